@@ -1,0 +1,80 @@
+"""Layers that two of the networks share to the letter.
+
+Parameters have `param_dtype`, arithmetic runs in `dtype`; softmax and norm statistics are always float32.
+"""
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at once,
+# and the autoencoder's one attention layer at 1024 px would need 16 times that.
+MAX_SCORES = 4096 * 4096
+
+
+class Identity(nnx.Module):
+    """Holds the place of a PyTorch layer without parameters (dropout), so that list positions agree with the state dict."""
+
+    def __call__(self, x):
+        return x
+
+
+def group_norm(channels: int, num_groups: int, epsilon: float, *, dtype, param_dtype, rngs) -> nnx.GroupNorm:
+    """GroupNorm with two-pass variance: E[x^2] - E[x]^2 loses digits where a group's mean is large."""
+    return nnx.GroupNorm(
+        channels, num_groups, epsilon=epsilon, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+    )
+
+
+def layer_norm(features: int, epsilon: float, *, dtype, param_dtype, rngs) -> nnx.LayerNorm:
+    """LayerNorm with two-pass variance."""
+    return nnx.LayerNorm(
+        features, epsilon=epsilon, use_fast_variance=False, dtype=dtype, param_dtype=param_dtype, rngs=rngs
+    )
+
+
+def conv3x3(in_channels: int, out_channels: int, *, dtype, param_dtype, rngs, stride: int = 1) -> nnx.Conv:
+    """3x3 convolution padded by 1 on every side. XLA's "SAME" is not that at stride 2 on even sizes."""
+    return nnx.Conv(
+        in_channels, out_channels, (3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)),
+        dtype=dtype, param_dtype=param_dtype, rngs=rngs,
+    )  # fmt: skip
+
+
+def conv1x1(in_channels: int, out_channels: int, *, dtype, param_dtype, rngs) -> nnx.Conv:
+    """1x1 convolution."""
+    return nnx.Conv(in_channels, out_channels, (1, 1), dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Doubles (b,h,w,c) by repeating pixels, then crops to (height, width): 2h or 2h-1, 2w or 2w-1.
+
+    For these sizes the crop equals PyTorch's `interpolate(size=..., mode="nearest")`.
+    """
+    return x.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
+
+
+def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v with scores and softmax in float32 (Vaswani et al. 2017, eq. 1).
+
+    query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Float32 scores make `upcast_attention` of SD 2.x a no-op here.
+    """
+    q_len, k_len = query.shape[1], key.shape[1]
+    scale = 1.0 / math.sqrt(query.shape[-1])
+
+    def attend(query):
+        scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
+        if causal:
+            scores = jnp.where(jnp.tri(q_len, dtype=bool), scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+        return jnp.einsum("bnqk,bknd->bqnd", weights, value)
+
+    pieces = -(-q_len * k_len // MAX_SCORES)
+    while q_len % pieces:
+        pieces += 1
+    if causal or pieces == 1:
+        return attend(query)
+    b, _, n, d = query.shape
+    split = query.reshape(b, pieces, q_len // pieces, n, d).swapaxes(0, 1)
+    return jax.lax.map(attend, split).swapaxes(0, 1).reshape(b, q_len, n, d)
