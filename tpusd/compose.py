@@ -1,0 +1,224 @@
+"""The command line -> plain values of one or more runs, composed by Hydra from conf/. DictConfigs stay in here.
+
+Uses Hydra to read, list and compose configs, and nothing of it that instantiates, logs or makes directories: a config
+from anywhere is safe to compose. Every fault is a UserError of one line.
+"""
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tpusd import __version__
+from tpusd.config import field_names, show, suggest
+from tpusd.errors import UserError
+
+VERSION_BASE = "1.3"
+MAX_JOBS = 100_000
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run as composed. `overrides`: what the command line set; `hydra_yaml`: Hydra's own settings, unresolved."""
+    values: dict[str, Any]
+    overrides: tuple[str, ...]
+    hydra_yaml: str
+
+
+def conf_directory() -> Path:
+    """conf/ inside the installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
+    """The runs that the command line asks for, all of them composed; None where it only asked to be shown something.
+
+    argv: without the program's name. More than one job only with --multirun, in the order of Hydra's own sweeper: the
+    last field varies fastest.
+    """
+    arguments = _parse(argv)
+    if arguments is None:
+        return None
+    if not (arguments.hydra_help or arguments.info or arguments.shell_completion):
+        jobs = _compose_all(arguments)
+        if not (arguments.help or arguments.cfg):
+            return jobs
+    _let_hydra_show(argv)
+    return None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
+    parser = get_args_parser()
+    parser.error = _refuse_flags
+    arguments = parser.parse_args([_version_asked(argument) for argument in argv])
+    if arguments.overrides and arguments.overrides[0] == _VERSION:
+        print(f"tpusd {__version__}")
+        return None
+    if arguments.experimental_rerun is not None:
+        raise UserError("--experimental-rerun: reads a pickle, which may run code; give the run's values as field=value")
+    if arguments.config_path is not None:
+        raise UserError(f"--config-path={show(arguments.config_path)}: conf/ is part of tpusd; add your own with --config-dir=DIR")
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
+    return arguments
+
+
+_VERSION = "\0version"
+
+
+def _version_asked(argument: str) -> str:
+    """argparse would print Hydra's version."""
+    return _VERSION if argument == "--version" else argument
+
+
+def _refuse_flags(message: str) -> None:
+    raise UserError(f"{message}; fields are set as field=value, and --help lists them")
+
+
+def _compose_all(arguments: argparse.Namespace) -> list[Job]:
+    overrides = _parse_overrides(arguments.overrides)
+    choices = _choices(arguments.config_dir)
+    for override in overrides:
+        _check_override(override, choices, arguments.multirun)
+    jobs = [tuple(job) for job in itertools.product(*(_values(override) for override in overrides))]
+    for job in jobs:
+        for override in _parse_overrides(job):
+            _check_choice(override, choices)
+    extra = [] if arguments.config_dir is None else [_search_path(arguments.config_dir)]
+    with hydra.initialize_config_dir(config_dir=str(conf_directory()), version_base=VERSION_BASE, job_name="tpusd"):
+        return [_compose(arguments.config_name or "config", job, extra) for job in jobs]
+
+
+def _parse_overrides(lines: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(parser.parse_override(line))
+        except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+            if "=" not in line:
+                raise UserError(f"'{show(line)}': is no field=value{suggest(line, field_names()) if line else ''}") from None
+            raise UserError(f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
+                            "or brackets in quotes, as in 'negative_prompt=\"dark, blurry\"'") from None
+    return parsed
+
+
+def _choices(config_dir: str | None) -> dict[str, list[str]]:
+    """Group -> the choices that it has, from conf/ and the directory of --config-dir."""
+    found: dict[str, set[str]] = {}
+    for root in [conf_directory()] + ([] if config_dir is None else [Path(config_dir)]):
+        for file in root.glob("*/**/*.yaml"):
+            found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(names) for group, names in found.items()}
+
+
+def _check_override(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> None:
+    key = override.key_or_group
+    line = show(override.input_line)
+    if _INTERPOLATION.search(override.input_line):
+        raise UserError(f"{line}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)")
+    if override.is_delete() or override.package is not None:
+        raise UserError(f"{line}: fields and groups are set, not moved or taken out; write field=value")
+    if key.split(".")[0].split("/")[0] == "hydra":
+        raise UserError(f"{line}: Hydra's own settings are not used; the run directory is set with output=DIR")
+    fields = field_names()
+    known = key in choices or key in fields or key.startswith("prompts.rows.")
+    if not known:
+        raise UserError(f"{line}: no such field or group"
+                        f"{suggest(key, [*fields, *choices]) or '; python -m tpusd.run --help lists them'}")
+    if override.is_sweep_override():
+        if not multirun:
+            raise UserError(f"{line}: is several values; add -m to run once for each, or quote it if it is one text")
+        if not override.is_discrete_sweep():
+            raise UserError(f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)")
+        if len(list(itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))) > MAX_JOBS:
+            raise UserError(f"{line}: more than {MAX_JOBS} values; sweep over fewer")
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
+    group = override.key_or_group
+    if group not in choices:
+        return
+    value = override.value()
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if str(name) not in choices[group]:
+            raise UserError(f"{group}={show(name)}: no such {group}{suggest(str(name), choices[group])}"
+                            f"; the choices are {', '.join(choices[group])}")
+
+
+def _search_path(config_dir: str) -> str:
+    path = str(Path(config_dir).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.searchpath=['file://{path}']"
+
+
+def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str]) -> Job:
+    try:
+        config = hydra.compose(config_name=config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+        hydra_yaml = OmegaConf.to_yaml(config.hydra, resolve=False)
+        values = _plain(config)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+        missing = re.search(r"Could not override '([^']+)'", str(error))
+        if missing:
+            line = next((line for line in overrides if line.startswith(missing[1] + "=")), missing[1])
+            raise UserError(f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; "
+                            "--cfg job shows those that it has") from None
+        raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
+    return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    raw = OmegaConf.to_container(config, resolve=False)
+    raw.pop("hydra", None)
+    _refuse_interpolation(raw, "")
+    return OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)
+
+
+def _refuse_interpolation(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_interpolation(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_interpolation(item, f"{where}[{i}]")
+    elif isinstance(value, str) and _INTERPOLATION.search(value):
+        raise UserError(f"{where}={show(value)}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("See https")]
+    return show(" ".join(lines[:2]).rstrip(".")) if lines else type(error).__name__
+
+
+def _let_hydra_show(argv: Sequence[str]) -> None:
+    """--help, --cfg, --info, --hydra-help and tab completion are Hydra's own; it reads sys.argv and may exit."""
+    before = sys.argv
+    sys.argv = [before[0], *argv]
+    try:
+        hydra.main(version_base=VERSION_BASE, config_path=str(conf_directory()), config_name="config")(_nothing)()
+    finally:
+        sys.argv = before
+
+
+def _nothing(config: DictConfig) -> None:
+    raise AssertionError("only what shows something is handed to Hydra")

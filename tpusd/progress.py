@@ -1,0 +1,90 @@
+"""How far a run is: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of what is being made."""
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+PLAIN_INTERVAL = 15.0       # seconds between lines where there is no terminal
+BAR_INTERVAL = 0.1
+
+
+class Progress:
+    """Images done, images/s, time left. Moves within a batch: `step` counts for its share of the batch's images.
+
+    The rate leaves out what comes before the first step (compiling), which does not come again.
+    """
+
+    def __init__(self, total: int, done: int = 0, *, stream: TextIO | None = None,
+                 clock: Callable[[], float] = time.monotonic):
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._total, self._finished = total, done
+        self._batch, self._step, self._num_steps = 0, 0, 0
+        self._anchor: tuple[float, float] | None = None       # (seconds, images) at the first sign of life
+        self._shown = clock()
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(total=total, initial=done, file=self._stream, leave=False, mininterval=0,
+                             bar_format="{percentage:3.0f}%|{bar:24}| {desc}")
+            self._show(force=True)
+
+    def start_batch(self, num_images: int) -> None:
+        self._batch, self._step, self._num_steps = num_images, 0, 0
+        self._show()
+
+    def step(self, done: int, total: int) -> None:
+        """`done` of `total` steps of the batch are behind us."""
+        self._step, self._num_steps = done, total
+        if self._anchor is None:
+            self._anchor = (self._clock(), self._position())
+        self._show()
+
+    def end_batch(self) -> None:
+        self._finished += self._batch
+        self._batch, self._step, self._num_steps = 0, 0, 0
+        if self._anchor is None:
+            self._anchor = (self._clock(), self._position())
+        self._show()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def text(self) -> str:
+        parts = [f"{self._finished}/{self._total} images"]
+        if self._num_steps:
+            parts.append(f"step {self._step}/{self._num_steps}")
+        rate = self._rate()
+        if rate > 0:
+            left = (self._total - self._position()) / rate
+            parts += [f"{rate:.2f} images/s" if rate >= 0.1 else f"{1 / rate:.1f} s/image", f"{_duration(left)} left"]
+        return ", ".join(parts)
+
+    def _position(self) -> float:
+        return self._finished + (self._batch * self._step / self._num_steps if self._num_steps else 0)
+
+    def _rate(self) -> float:
+        if self._anchor is None:
+            return 0.0
+        seconds, images = self._clock() - self._anchor[0], self._position() - self._anchor[1]
+        return images / seconds if seconds > 0 else 0.0
+
+    def _show(self, force: bool = False) -> None:
+        interval = PLAIN_INTERVAL if self._bar is None else BAR_INTERVAL
+        if not force and self._clock() - self._shown < interval:
+            return
+        self._shown = self._clock()
+        if self._bar is None:
+            print(f"tpusd: {self.text()}", file=self._stream, flush=True)
+        else:
+            self._bar.n = self._position()
+            self._bar.set_description_str(self.text(), refresh=False)
+            self._bar.refresh()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

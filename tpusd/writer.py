@@ -1,0 +1,79 @@
+"""Finished pixels -> files and manifest lines, behind the device's back. Knows nothing of how images are made."""
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from tpusd.images import encode_png
+from tpusd.plan import ImageSpec
+from tpusd.run_dir import RunDir
+
+NUM_ENCODERS = 4        # Pillow lets go of the interpreter while it encodes
+
+
+class ImageWriter:
+    """Encodes and writes images in a pool, and appends their manifest lines in the order of submission.
+
+    At most `max_pending` images wait, so that memory stays flat when the disk is slower than the device. The first
+    error stops the rest, and comes out of the next `submit` or of `close`. Use as a context manager: leaving it, even
+    by an exception, waits until what was submitted is on disk.
+    """
+
+    def __init__(self, run_dir: RunDir, describe: Callable[[ImageSpec], Mapping[str, Any]], *, max_pending: int):
+        """describe: an image's manifest fields but for `file_name` and `sha256`."""
+        self._run_dir, self._describe = run_dir, describe
+        self._room = threading.Semaphore(max(1, max_pending))
+        self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._error: BaseException | None = None
+        self.num_written = 0
+
+    def __enter__(self) -> "ImageWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._drain()
+        if kind is None:
+            self._raise_error()
+
+    def submit(self, specs: Sequence[ImageSpec], pixels: Sequence[np.ndarray]) -> None:
+        """pixels: uint8 (H, W, 3) each. Waits while too many images are pending."""
+        for spec, image in zip(specs, pixels, strict=True):
+            self._room.acquire()
+            self._raise_error()
+            written = self._encoders.submit(self._write, spec, image)
+            self._committer.submit(self._commit, written)
+
+    def _write(self, spec: ImageSpec, pixels: np.ndarray) -> dict[str, Any]:
+        if self._error is not None:
+            return {}
+        described = dict(self._describe(spec))
+        data = encode_png(pixels, described | image_recipe(spec))
+        return self._run_dir.write_image(f"{spec.name}.png", data) | described | dict(spec.extra)
+
+    def _commit(self, written: Future) -> None:
+        try:
+            record = written.result()
+            if self._error is None:
+                self._run_dir.append_line(record)
+                self.num_written += 1
+        except BaseException as error:      # also what is no Exception must reach the main thread
+            self._error = self._error or error
+        finally:
+            self._room.release()
+
+    def _drain(self) -> None:
+        self._encoders.shutdown(wait=True)
+        self._committer.shutdown(wait=True)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def image_recipe(spec: ImageSpec) -> dict[str, Any]:
+    """What the picture's own `tpusd` chunk says beyond its manifest fields."""
+    return {"sampler_settings": dataclasses.asdict(spec.sampler), "extra": dict(spec.extra)}
