@@ -4,6 +4,8 @@ Everything that can be wrong is checked in that order, cheapest first, before an
 transformers are loaded inside functions. Knows nothing of samplers, models or file formats.
 """
 import contextlib
+import functools
+import itertools
 import platform
 import sys
 import time
@@ -35,6 +37,7 @@ class PreparedRun:
     height: int
     width: int
     tokens: Mapping[str, tuple[int, bool]]      # text -> tokens before truncation, and whether it was truncated
+    table: Callable[[Any], Any]                 # sampler settings -> table of the checkpoint's schedule
     warnings: tuple[str, ...]
 
 
@@ -109,11 +112,12 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     checkpoint = open_checkpoint(ModelSource(path=path, repo=model.repo, revision=model.revision, variant=model.variant))
     if checkpoint.kind == "sdxl" and config.precision.vae.dtype == "float16":
         raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
-    make_table(config.sampler, checkpoint.scheduler_config)
+    table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))
+    table(config.sampler)       # its settings may not suit each other or the checkpoint
     height, width = image_size(config, checkpoint)
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     return PreparedRun(config=_saved_config(config, rows, checkpoint, height, width), rows=rows, checkpoint=checkpoint,
-                       height=height, width=width, tokens=tokens, warnings=warnings)
+                       height=height, width=width, tokens=tokens, table=table, warnings=warnings)
 
 
 def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
@@ -133,8 +137,8 @@ def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
 def count_tokens(config: RunConfig, rows: Sequence[Row],
                  tokenizers: Sequence[Callable]) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
     """Token count of every text of the run, and the warnings; with on_truncate=error the first long one is refused."""
-    texts = {row.prompt: f"row {i}" for i, row in reversed(list(enumerate(rows)))}
-    texts |= {row.negative_prompt: f"row {i}: negative_prompt" for i, row in reversed(list(enumerate(rows)))
+    texts = {row.prompt: f"prompt of row {i}" for i, row in reversed(list(enumerate(rows)))}
+    texts |= {row.negative_prompt: f"negative_prompt of row {i}" for i, row in reversed(list(enumerate(rows)))
               if row.negative_prompt is not None and row.negative_prompt not in texts}
     if config.negative_prompt is not None:
         texts.setdefault(config.negative_prompt, "negative_prompt")
@@ -148,11 +152,11 @@ def count_tokens(config: RunConfig, rows: Sequence[Row],
     long = [name for name in names if counts[name][1]]
     if not long:
         return counts, ()
-    first = f"{texts[long[0]]}={show(long[0])}: {counts[long[0]][0]} tokens, and the model reads {limit}"
+    first = f"{texts[long[0]]}: {counts[long[0]][0]} tokens, and the model reads {limit}"
     if config.on_truncate == "error":
-        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out")
+        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out: {show(long[0])}")
     more = f" ({len(long)} texts are too long)" if len(long) > 1 else ""
-    return counts, (f"{first}; its end is left out{more}",)
+    return counts, (f"{first}; its end is left out{more}: {show(long[0])}",)
 
 
 def load_pipeline(config: RunConfig, checkpoint: Any, devices: Sequence[Any], *, height: int, width: int) -> Any:
@@ -191,12 +195,9 @@ def logged(run_dir: Any) -> Iterator[None]:
 
 def _make(prepared: PreparedRun, run_dir: Any, started: datetime, load: Callable[..., Any]) -> None:
     """The part of a run that needs devices, from the claimed directory to its summary line."""
-    import functools
-
     import jax
 
     from tpusd.progress import Progress
-    from tpusd.samplers.table import make_table
 
     config, checkpoint = prepared.config, prepared.checkpoint
     devices = jax.local_devices()
@@ -211,10 +212,9 @@ def _make(prepared: PreparedRun, run_dir: Any, started: datetime, load: Callable
     loading = clock()
     pipeline = load(config, checkpoint, devices, height=prepared.height, width=prepared.width)
     generating = clock()
-    table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))
     progress = Progress(plan.num_images, plan.num_done)
     try:
-        run_images(plan, run_dir, pipeline, tables=lambda spec: table(spec.sampler), progress=progress,
+        run_images(plan, run_dir, pipeline, tables=lambda spec: prepared.table(spec.sampler), progress=progress,
                    describe=functools.partial(describe_image, config, prepared.tokens))
     finally:
         progress.close()
@@ -233,7 +233,9 @@ def _make(prepared: PreparedRun, run_dir: Any, started: datetime, load: Callable
 
 def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:
     """The manifest's own fields of an image, but for `file_name` and `sha256`."""
-    num_tokens, truncated = tokens.get(spec.prompt, (None, None))
+    num_tokens, truncated = tokens[spec.prompt]
+    if spec.negative_prompt is not None:
+        truncated = truncated or tokens[spec.negative_prompt][1]
     return {
         "row": spec.row, "copy": spec.copy, "prompt": spec.prompt, "negative_prompt": spec.negative_prompt,
         "seed": spec.seed if spec.row_seed is None else spec.row_seed, "row_seed": spec.row_seed,
@@ -271,8 +273,6 @@ def versions() -> dict[str, str | None]:
 
 def write_contact_sheet(run_dir: Any, num_images: int) -> None:
     """Thumbnails of the run's first images, read back from its manifest: a row of the sheet starts with a new prompt."""
-    import itertools
-
     from PIL import Image
 
     from tpusd.images import contact_sheet, encode_sheet, sheet_labels

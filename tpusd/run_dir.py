@@ -59,10 +59,12 @@ class RunDir:
     def claim(cls, claim: Claim) -> "RunDir":
         """Makes the directory for this process alone. Raises UserError where it cannot be made or is taken."""
         wanted = claim.output or claim.parent / claim.stem
+        made: list[Path] = []
+        path = None
         with told_as_user_error(wanted, "choose another directory with output=DIR"):
-            made = storage.make_parents(wanted)
-            path = _claim_output(wanted, made) if claim.output is not None else _claim_new(wanted, made)
             try:
+                storage.make_parents(wanted, made)
+                path = _claim_output(wanted, made) if claim.output is not None else _claim_new(wanted, made)
                 for directory in (path / IMAGES, path / HYDRA):
                     storage.make_directory(directory)
                     made.append(directory)
@@ -203,15 +205,17 @@ def _claim_new(wanted: Path, made: list[Path]) -> Path:
         return path
 
 
-def _discard(path: Path, made: list[Path]) -> None:
-    """Removes what a fresh claim holds, and the directories that it made, while they are empty otherwise."""
-    with contextlib.suppress(OSError):
-        for directory in (path / HYDRA, path / IMAGES, path):
+def _discard(path: Path | None, made: list[Path]) -> None:
+    """Removes what a fresh claim holds, and then the directories that it made, those that are empty.
+
+    path: None where nothing was claimed yet, only parents made.
+    """
+    ours = {} if path is None else {path: (CONFIG, RUN, MANIFEST, LOG), path / HYDRA: None, path / IMAGES: None}
+    for directory, names in ours.items():
+        with contextlib.suppress(OSError):
             for name in storage.list_directory(directory):
-                if directory != path or name in (CONFIG, RUN, MANIFEST, LOG):
+                if names is None or name in names:
                     storage.remove_file(directory / name)
-            if directory in made:
-                storage.remove_directory(directory)
-    with contextlib.suppress(OSError):
-        for directory in reversed(made):
+    for directory in reversed(made):
+        with contextlib.suppress(OSError):
             storage.remove_directory(directory)

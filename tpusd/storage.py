@@ -17,19 +17,17 @@ def make_directory(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def make_parents(path: Path) -> list[Path]:
-    """Makes the missing parents of `path`; returns those it made, outermost first."""
+def make_parents(path: Path, made: list[Path]) -> None:
+    """Makes the missing parents of `path` and adds those it made to `made`, outermost first, also when it then fails."""
     missing = []
     parent = path.parent
     while not os.path.lexists(parent):
         missing.append(parent)
         parent = parent.parent
-    made = []
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):      # another process may be making the same parents
             os.mkdir(directory)
             made.append(directory)
-    return made
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,0 +1,35 @@
+import importlib
+
+import pytest
+
+from tpusd import __version__
+from tpusd.cli import COMMANDS, main
+
+
+def test_every_command_has_a_module_with_a_main():
+    for module, _ in COMMANDS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands(argv, capsys):
+    assert main(argv) == 0
+    assert all(name in capsys.readouterr().out for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tpusd {__version__}\n"
+
+
+def test_run_is_the_module(capsys):
+    assert main(["run", "seed=-1"]) == 2
+    assert capsys.readouterr().err.startswith("tpusd: seed=-1: must be from 0")
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    (["runn"], "runn: no such command; did you mean run"), (["seed=1"], "tpusd run seed=1"), (["--frob"], "--frob: no such command")])
+def test_unknown_commands_are_one_line(argv, expected, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1

@@ -1,0 +1,220 @@
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_helpers import INLINE, StandInPipeline, config, pixels, prepare, tokenize
+
+from tpusd.config import make_config
+from tpusd.errors import UserError
+from tpusd.plan import make_plan, make_specs
+from tpusd.progress import Progress
+from tpusd.prompts import MANIFEST_FIELDS
+from tpusd.run import count_tokens, describe_image, exit_status, main, run, run_images
+from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
+from tpusd.writer import ImageWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def generate(tmp_path, *overrides, pipeline=None, name="run"):
+    pipeline = pipeline or StandInPipeline()
+    made = config(f"output={tmp_path / name}", *overrides)
+    return run(made, prepare=prepare, load=lambda *_, **__: pipeline), made, pipeline
+
+
+def images(path):
+    return {record["file_name"]: record["sha256"] for record in read_manifest(path)}
+
+
+def test_run_directory_explains_itself(tmp_path, capsys):
+    path, made, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2")
+    assert sorted(os.listdir(path)) == [
+        ".hydra", "config.yaml", "contact_sheet.png", "images", "manifest.jsonl", "run.json", "run.log"]
+    records = list(read_manifest(path))
+    assert [(record["row"], record["copy"]) for record in records] == [(row, copy) for row in range(3) for copy in range(2)]
+    assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
+    for record, spec in zip(records, make_specs(made, prepare(made).rows, height=24, width=40), strict=True):
+        data = (path / record["file_name"]).read_bytes()
+        assert record["sha256"] == hashlib.sha256(data).hexdigest()
+        with Image.open(io.BytesIO(data)) as image:
+            assert np.array_equal(np.asarray(image), pixels(spec))
+            recipe = json.loads(image.text["tpusd"])
+        assert recipe.items() >= {key: value for key, value in record.items() if key not in ("file_name", "sha256")}.items()
+        assert recipe["sampler_settings"]["num_inference_steps"] == record["num_inference_steps"]
+    facts = json.loads((path / "run.json").read_text())
+    assert facts["state"] == "finished" and facts["devices"]["count"] >= 1 and facts["versions"]["jax"]
+    assert facts["checkpoint"]["files"] == {"unet/weights.safetensors": "0" * 64}
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and out.startswith(f"{path}: 6 images in ")
+    assert str(path) in (path / "run.log").read_text()
+
+
+def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):
+    rows = 'prompts.rows=[{prompt: "a red fox", seed: 7, guidance_scale: 1, id: 5, tags: [x]}]'
+    path, _, _ = generate(tmp_path, rows, "seed=3")
+    (record,) = read_manifest(path)
+    assert set(record) == MANIFEST_FIELDS | {"id", "tags"}
+    assert (record["seed"], record["row_seed"], record["guidance_scale"], record["id"], record["num_tokens"]) == (7, 7, 1, 5, 5)
+
+
+def test_saved_config_alone_makes_the_run_again(tmp_path):
+    path, _, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2", "height=16")
+    again = make_config(read_config(path) | {"output": str(tmp_path / "again")})
+    assert images(run(again, prepare=prepare, load=lambda *_, **__: StandInPipeline())) == images(path)
+
+
+def test_image_files_do_not_depend_on_batch_size(tmp_path):
+    first, _, pipeline = generate(tmp_path, INLINE, "num_images_per_prompt=3")
+    second, _, packed = generate(tmp_path, INLINE, "num_images_per_prompt=3", "batch_size_per_device=4", name="other")
+    assert images(first) == images(second) and len(packed.batches) < len(pipeline.batches)
+
+
+def test_failure_before_the_first_image_leaves_no_directory(tmp_path):
+    pipeline = StandInPipeline(fails_at=0, error=UserError("unet: a truncated file"))
+    with pytest.raises(UserError, match="truncated"):
+        generate(tmp_path, INLINE, pipeline=pipeline, name="a/b/run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_later_keeps_every_finished_image(tmp_path):
+    for error in (UserError("no more memory"), KeyboardInterrupt(), ZeroDivisionError("ours")):
+        name = type(error).__name__
+        with pytest.raises(type(error)):
+            generate(tmp_path, INLINE, "batch_size_per_device=1", pipeline=StandInPipeline(fails_at=2, error=error), name=name)
+        path = tmp_path / name
+        assert images(path) == {record: hashlib.sha256((path / record).read_bytes()).hexdigest()
+                                for record in ("images/00000-000.png", "images/00001-000.png")}
+        assert json.loads((path / "run.json").read_text())["state"] == "running"
+        assert "stopped" in (path / "run.log").read_text()
+    assert "Traceback" in (tmp_path / "ZeroDivisionError" / "run.log").read_text()
+
+
+def test_error_of_the_pool_stops_the_run(tmp_path, monkeypatch):
+    def full(self, name, data):
+        raise UserError("output=DIR: cannot be written: No space left on device")
+    monkeypatch.setattr(RunDir, "write_image", full)
+    pipeline = StandInPipeline()
+    with pytest.raises(UserError, match="No space left"):
+        generate(tmp_path, INLINE, "num_images_per_prompt=50", pipeline=pipeline)
+    assert len(pipeline.batches) < 50 and list(tmp_path.iterdir()) == []
+
+
+def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
+    """The second batch is generated while the first is still being written."""
+    second_started, overlapped = threading.Event(), []
+    write = RunDir.write_image
+
+    def slow_write(self, name, data):
+        overlapped.append(second_started.wait(20))
+        return write(self, name, data)
+
+    class Pipeline(StandInPipeline):
+        def generate(self, specs, tables, *, on_step=None):
+            if self.batches:
+                second_started.set()
+            return super().generate(specs, tables, on_step=on_step)
+    monkeypatch.setattr(RunDir, "write_image", slow_write)
+    path, _, _ = generate(tmp_path, INLINE, pipeline=Pipeline())
+    assert overlapped == [True] * 3 and len(images(path)) == 3
+
+
+def test_pending_images_are_bounded(tmp_path):
+    made = config(INLINE, "num_images_per_prompt=9")
+    specs = list(make_specs(made, prepare(made).rows, height=24, width=40))
+    run_dir = RunDir.claim(Claim(output=tmp_path / "run"))
+    gate, waiting = threading.Event(), []
+
+    def describe(spec):
+        waiting.append(spec)
+        gate.wait(20)
+        return {"row": spec.row, "copy": spec.copy, **dict.fromkeys(("prompt", "negative_prompt", "sampler", "model"), "x"),
+                "num_inference_steps": 1, "guidance_scale": 1.0, "seed": 0, "height": 24, "width": 40}
+    with ImageWriter(run_dir, describe, max_pending=3) as writer:
+        submitted = []
+
+        def submit():
+            for spec in specs:
+                writer.submit([spec], [pixels(spec)])
+                submitted.append(spec)
+        thread = threading.Thread(target=submit)
+        thread.start()
+        time.sleep(0.2)
+        assert len(submitted) == 3
+        gate.set()
+        thread.join()
+    assert [(record["row"], record["copy"]) for record in run_dir.records()] == [(spec.row, spec.copy) for spec in specs]
+    run_dir.close()
+
+
+def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
+    made = config(INLINE)
+    prepared = prepare(made)
+    plan = make_plan(made, prepared.rows, 2, height=24, width=40, done={(1, 0)})
+    run_dir, stream = RunDir.claim(Claim(output=tmp_path / "run")), io.StringIO()
+    progress = Progress(plan.num_images, plan.num_done, stream=stream)
+    run_images(plan, run_dir, StandInPipeline(), tables=lambda spec: None, progress=progress,
+               describe=partial(describe_image, made, prepared.tokens))
+    assert sorted(images(run_dir.path)) == ["images/00000-000.png", "images/00002-000.png"]
+    assert progress.text().startswith("3/3 images")
+    run_dir.close()
+
+
+def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, capsys):
+    long = "prompts.rows=[{prompt: short}, {prompt: 'one two three four five six'}, {prompt: x, negative_prompt: 'a b c d e f g'}]"
+    path, _, _ = generate(tmp_path, long)
+    assert [(record["num_tokens"], record["truncated"]) for record in read_manifest(path)] == [(3, False), (8, True), (3, True)]
+    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (2 texts are too long): one two"
+    assert warning in capsys.readouterr().err and warning in (path / "run.log").read_text()
+    with pytest.raises(UserError, match="8 tokens, and the model reads 7; shorten it, or set on_truncate=warn"):
+        generate(tmp_path, long, "on_truncate=error", name="refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_token_count_is_the_largest_of_all_tokenizers():
+    made = config("prompts.rows=[{prompt: a b}]")
+    longer = lambda texts: tokenize([text + " x y z w" for text in texts])  # noqa: E731
+    counts, warnings = count_tokens(made, prepare(made).rows, (tokenize, longer, tokenize))
+    assert counts == {"a b": (8, True)} and len(warnings) == 1
+
+
+def test_runs_of_a_sweep_may_not_share_a_directory(tmp_path, capsys):
+    assert main(["-m", f"output={tmp_path / 'x'}", "seed=1,2"]) == 2
+    assert "several runs cannot share a directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_user_errors_are_one_line_whatever_they_hold(capsys):
+    with exit_status() as status:
+        raise UserError("a=b: first\nsecond")
+    assert status == [2] and capsys.readouterr().err == "tpusd: a=b: first second\n"
+
+
+def test_interrupted_run_is_a_valid_directory(tmp_path):
+    """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
+    code = ("import sys, time\nsys.path.insert(0, 'tests')\nfrom run_helpers import *\nfrom tpusd.run import *\n"
+            "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n        time.sleep(0.01); print('batch', flush=True)\n"
+            "        return super().generate(*a, **k)\n"
+            "with exit_status() as status:\n    run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"
+            "sys.exit(status[0])")
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=1000"], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    for _ in range(5):
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stderr.splitlines()[-1].startswith("tpusd: interrupted"), stderr
+    path = tmp_path / "run"
+    assert 4 <= len(images(path)) < 3000
+    assert {f"images/{name}" for name in os.listdir(path / "images")} == set(images(path))
