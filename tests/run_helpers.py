@@ -1,4 +1,5 @@
 """A small run without a model: configs from the real conf/, and a pipeline whose pixels follow from the spec alone."""
+
 import zlib
 from types import SimpleNamespace
 
@@ -18,8 +19,19 @@ def config(*overrides: str) -> RunConfig:
 
 
 def pixels(spec) -> np.ndarray:
-    recipe = (spec.row if spec.row_seed is None else None, spec.copy, spec.prompt, spec.negative_prompt, spec.seed,
-              spec.row_seed, spec.guidance_scale, spec.guidance_rescale, spec.height, spec.width, spec.sampler)
+    recipe = (
+        spec.row if spec.row_seed is None else None,
+        spec.copy,
+        spec.prompt,
+        spec.negative_prompt,
+        spec.seed,
+        spec.row_seed,
+        spec.guidance_scale,
+        spec.guidance_rescale,
+        spec.height,
+        spec.width,
+        spec.sampler,
+    )
     generator = np.random.default_rng(zlib.crc32(repr(recipe).encode()))
     return generator.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
 
@@ -43,7 +55,9 @@ class StandInPipeline:
 def tokenize(texts, limit=7):
     """A token a word, between a start and an end."""
     lengths = np.array([len(text.split()) + 2 for text in texts])
-    return SimpleNamespace(input_ids=np.zeros((len(texts), limit), np.int32), num_tokens=lengths, truncated=lengths > limit)
+    return SimpleNamespace(
+        input_ids=np.zeros((len(texts), limit), np.int32), num_tokens=lengths, truncated=lengths > limit
+    )
 
 
 def stand_in_checkpoint():
@@ -55,5 +69,13 @@ def prepare(config: RunConfig) -> PreparedRun:
     rows = read_rows(config.prompts)
     checkpoint = stand_in_checkpoint()
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    return PreparedRun(config=config, rows=rows, checkpoint=checkpoint, height=config.height or 24, width=config.width or 40,
-                       tokens=tokens, table=lambda settings: settings, warnings=warnings)
+    return PreparedRun(
+        config=config,
+        rows=rows,
+        checkpoint=checkpoint,
+        height=config.height or 24,
+        width=config.width or 40,
+        tokens=tokens,
+        table=lambda settings: settings,
+        warnings=warnings,
+    )

@@ -27,8 +27,14 @@ def test_run_is_the_module(capsys):
     assert capsys.readouterr().err.startswith("tpusd: seed=-1: must be from 0")
 
 
-@pytest.mark.parametrize(("argv", "expected"), [
-    (["runn"], "runn: no such command; did you mean run"), (["seed=1"], "tpusd run seed=1"), (["--frob"], "--frob: no such command")])
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["runn"], "runn: no such command; did you mean run"),
+        (["seed=1"], "tpusd run seed=1"),
+        (["--frob"], "--frob: no such command"),
+    ],
+)
 def test_unknown_commands_are_one_line(argv, expected, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err

@@ -7,8 +7,17 @@ from PIL import Image
 
 from tpusd.images import contact_sheet, encode_png, encode_sheet, parameters_text, sheet_labels
 
-RECIPE = {"prompt": "a red fox", "negative_prompt": "blurry", "num_inference_steps": 20, "sampler": "euler_ancestral",
-          "guidance_scale": 7.5, "seed": 0, "height": 24, "width": 40, "model": "sd15"}
+RECIPE = {
+    "prompt": "a red fox",
+    "negative_prompt": "blurry",
+    "num_inference_steps": 20,
+    "sampler": "euler_ancestral",
+    "guidance_scale": 7.5,
+    "seed": 0,
+    "height": 24,
+    "width": 40,
+    "model": "sd15",
+}
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
 
@@ -23,14 +32,18 @@ def test_pixels_and_both_texts_survive():
     assert np.array_equal(pixels, PIXELS)
     assert json.loads(text["tpusd"]) == RECIPE
     assert text["parameters"].startswith(
-        "a red fox\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 0, Size: 40x24, Model: sd15, RNG: JAX")
+        "a red fox\nNegative prompt: blurry\n"
+        "Steps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 0, Size: 40x24, Model: sd15, RNG: JAX"
+    )
 
 
 def test_same_recipe_gives_the_same_bytes():
     assert encode_png(PIXELS, RECIPE) == encode_png(PIXELS.copy(), dict(RECIPE))
 
 
-@pytest.mark.parametrize("prompt", ["Füße, \"x\": y", "日本の狐 🦊", "a\nb: c, d", "nul\0 and \x07 bell", "\u202eright to left"])
+@pytest.mark.parametrize(
+    "prompt", ['Füße, "x": y', "日本の狐 🦊", "a\nb: c, d", "nul\0 and \x07 bell", "\u202eright to left"]
+)
 def test_prompts_in_any_language_survive(prompt):
     _, text = decode(encode_png(PIXELS, RECIPE | {"prompt": prompt}))
     assert json.loads(text["tpusd"])["prompt"] == prompt
@@ -58,8 +71,8 @@ def test_sheet_has_a_cell_for_every_picture_and_labels_below():
     made = sheet(["one", "two", "three"], columns=2)
     assert made.width == 12 + 2 * 204 and made.height > 2 * (144 + 17)
     pixels = np.asarray(made)
-    assert (pixels == (255, 0, 0)).all(-1).sum() == 3 * 192 * 144          # enlarged in whole steps
-    assert (pixels.sum(-1) < 200).sum() > 20                                # letters
+    assert (pixels == (255, 0, 0)).all(-1).sum() == 3 * 192 * 144  # enlarged in whole steps
+    assert (pixels.sum(-1) < 200).sum() > 20  # letters
 
 
 def test_sheet_wraps_long_labels_and_takes_any_text():
@@ -75,5 +88,9 @@ def test_sheet_shrinks_large_pictures_and_keeps_their_shape():
 
 
 def test_only_the_first_picture_of_a_row_carries_the_prompt():
-    records = [{"row": 0, "copy": 0, "prompt": "a"}, {"row": 0, "copy": 1, "prompt": "a"}, {"row": 1, "copy": 0, "prompt": "a"}]
+    records = [
+        {"row": 0, "copy": 0, "prompt": "a"},
+        {"row": 0, "copy": 1, "prompt": "a"},
+        {"row": 1, "copy": 0, "prompt": "a"},
+    ]
     assert sheet_labels(records) == ["a", "copy 1", "a"]

@@ -1,4 +1,5 @@
 """Keys and noise against plain jax.random calls."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from tpusd.keys import image_key, initial_latents, step_noise
 
-SHAPE = (4, 5, 7)      # c, h, w: all distinct
+SHAPE = (4, 5, 7)  # c, h, w: all distinct
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
@@ -35,7 +36,7 @@ def test_row_seed_replaces_seed_and_row():
     expected = jax.random.fold_in(jax.random.key(9, impl="threefry2x32"), 2)
     assert np.array_equal(image_key(0, 3, 2, row_seed=9), jax.random.key_data(expected))
     assert np.array_equal(image_key(0, 3, 2, row_seed=9), image_key(1, 5, 2, row_seed=9))
-    assert not np.array_equal(image_key(0, 3, 2, row_seed=0), image_key(0, 3, 2))      # 0 is a seed
+    assert not np.array_equal(image_key(0, 3, 2, row_seed=0), image_key(0, 3, 2))  # 0 is a seed
 
 
 def test_rows_and_copies_never_share_a_key():

@@ -17,7 +17,8 @@ def specs_of(made):
 def test_every_row_and_copy_stands_in_the_plan_once():
     made = plan("num_images_per_prompt=5", devices=2)
     assert sorted((spec.row, spec.copy) for batch in made.batches for spec in batch.specs) == [
-        (row, copy) for row in range(3) for copy in range(5)]
+        (row, copy) for row in range(3) for copy in range(5)
+    ]
     assert made.num_images == made.num_to_make == 15 and made.num_done == 0
 
 

@@ -19,11 +19,11 @@ def test_rate_leaves_out_what_comes_before_the_first_step():
     clock, stream = Clock(), io.StringIO()
     progress = Progress(10, stream=stream, clock=clock)
     progress.start_batch(4)
-    clock.now += 1000                       # compiling
+    clock.now += 1000  # compiling
     progress.step(1, 8)
     clock.now += 7
     progress.step(8, 8)
-    progress.end_batch()                    # 3.5 images in 7 s after the first step
+    progress.end_batch()  # 3.5 images in 7 s after the first step
     assert progress.text() == "4/10 images, 0.50 images/s, 0:12 left"
 
 
@@ -33,7 +33,7 @@ def test_moves_within_a_batch():
     progress.start_batch(4)
     progress.step(1, 50)
     clock.now += 10
-    progress.step(26, 50)                   # two images' worth of steps in 10 s
+    progress.step(26, 50)  # two images' worth of steps in 10 s
     assert progress.text() == "0/4 images, step 26/50, 0.20 images/s, 0:10 left"
 
 

@@ -40,9 +40,18 @@ def images(path):
 def test_run_directory_explains_itself(tmp_path, capsys):
     path, made, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2")
     assert sorted(os.listdir(path)) == [
-        ".hydra", "config.yaml", "contact_sheet.png", "images", "manifest.jsonl", "run.json", "run.log"]
+        ".hydra",
+        "config.yaml",
+        "contact_sheet.png",
+        "images",
+        "manifest.jsonl",
+        "run.json",
+        "run.log",
+    ]
     records = list(read_manifest(path))
-    assert [(record["row"], record["copy"]) for record in records] == [(row, copy) for row in range(3) for copy in range(2)]
+    assert [(record["row"], record["copy"]) for record in records] == [
+        (row, copy) for row in range(3) for copy in range(2)
+    ]
     assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
     for record, spec in zip(records, make_specs(made, prepare(made).rows, height=24, width=40), strict=True):
         data = (path / record["file_name"]).read_bytes()
@@ -50,7 +59,10 @@ def test_run_directory_explains_itself(tmp_path, capsys):
         with Image.open(io.BytesIO(data)) as image:
             assert np.array_equal(np.asarray(image), pixels(spec))
             recipe = json.loads(image.text["tpusd"])
-        assert recipe.items() >= {key: value for key, value in record.items() if key not in ("file_name", "sha256")}.items()
+        assert (
+            recipe.items()
+            >= {key: value for key, value in record.items() if key not in ("file_name", "sha256")}.items()
+        )
         assert recipe["sampler_settings"]["num_inference_steps"] == record["num_inference_steps"]
     facts = json.loads((path / "run.json").read_text())
     assert facts["state"] == "finished" and facts["devices"]["count"] >= 1 and facts["versions"]["jax"]
@@ -65,7 +77,13 @@ def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):
     path, _, _ = generate(tmp_path, rows, "seed=3")
     (record,) = read_manifest(path)
     assert set(record) == MANIFEST_FIELDS | {"id", "tags"}
-    assert (record["seed"], record["row_seed"], record["guidance_scale"], record["id"], record["num_tokens"]) == (7, 7, 1, 5, 5)
+    assert (record["seed"], record["row_seed"], record["guidance_scale"], record["id"], record["num_tokens"]) == (
+        7,
+        7,
+        1,
+        5,
+        5,
+    )
 
 
 def test_saved_config_alone_makes_the_run_again(tmp_path):
@@ -91,10 +109,18 @@ def test_failure_later_keeps_every_finished_image(tmp_path):
     for error in (UserError("no more memory"), KeyboardInterrupt(), ZeroDivisionError("ours")):
         name = type(error).__name__
         with pytest.raises(type(error)):
-            generate(tmp_path, INLINE, "batch_size_per_device=1", pipeline=StandInPipeline(fails_at=2, error=error), name=name)
+            generate(
+                tmp_path,
+                INLINE,
+                "batch_size_per_device=1",
+                pipeline=StandInPipeline(fails_at=2, error=error),
+                name=name,
+            )
         path = tmp_path / name
-        assert images(path) == {record: hashlib.sha256((path / record).read_bytes()).hexdigest()
-                                for record in ("images/00000-000.png", "images/00001-000.png")}
+        assert images(path) == {
+            record: hashlib.sha256((path / record).read_bytes()).hexdigest()
+            for record in ("images/00000-000.png", "images/00001-000.png")
+        }
         assert json.loads((path / "run.json").read_text())["state"] == "running"
         assert "stopped" in (path / "run.log").read_text()
     assert "Traceback" in (tmp_path / "ZeroDivisionError" / "run.log").read_text()
@@ -103,6 +129,7 @@ def test_failure_later_keeps_every_finished_image(tmp_path):
 def test_error_of_the_pool_stops_the_run(tmp_path, monkeypatch):
     def full(self, name, data):
         raise UserError("output=DIR: cannot be written: No space left on device")
+
     monkeypatch.setattr(RunDir, "write_image", full)
     pipeline = StandInPipeline()
     with pytest.raises(UserError, match="No space left"):
@@ -124,6 +151,7 @@ def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
             if self.batches:
                 second_started.set()
             return super().generate(specs, tables, on_step=on_step)
+
     monkeypatch.setattr(RunDir, "write_image", slow_write)
     path, _, _ = generate(tmp_path, INLINE, pipeline=Pipeline())
     assert overlapped == [True] * 3 and len(images(path)) == 3
@@ -138,8 +166,17 @@ def test_pending_images_are_bounded(tmp_path):
     def describe(spec):
         waiting.append(spec)
         gate.wait(20)
-        return {"row": spec.row, "copy": spec.copy, **dict.fromkeys(("prompt", "negative_prompt", "sampler", "model"), "x"),
-                "num_inference_steps": 1, "guidance_scale": 1.0, "seed": 0, "height": 24, "width": 40}
+        return {
+            "row": spec.row,
+            "copy": spec.copy,
+            **dict.fromkeys(("prompt", "negative_prompt", "sampler", "model"), "x"),
+            "num_inference_steps": 1,
+            "guidance_scale": 1.0,
+            "seed": 0,
+            "height": 24,
+            "width": 40,
+        }
+
     with ImageWriter(run_dir, describe, max_pending=3) as writer:
         submitted = []
 
@@ -147,13 +184,16 @@ def test_pending_images_are_bounded(tmp_path):
             for spec in specs:
                 writer.submit([spec], [pixels(spec)])
                 submitted.append(spec)
+
         thread = threading.Thread(target=submit)
         thread.start()
         time.sleep(0.2)
         assert len(submitted) == 3
         gate.set()
         thread.join()
-    assert [(record["row"], record["copy"]) for record in run_dir.records()] == [(spec.row, spec.copy) for spec in specs]
+    assert [(record["row"], record["copy"]) for record in run_dir.records()] == [
+        (spec.row, spec.copy) for spec in specs
+    ]
     run_dir.close()
 
 
@@ -163,18 +203,31 @@ def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
     plan = make_plan(made, prepared.rows, 2, height=24, width=40, done={(1, 0)})
     run_dir, stream = RunDir.claim(Claim(output=tmp_path / "run")), io.StringIO()
     progress = Progress(plan.num_images, plan.num_done, stream=stream)
-    run_images(plan, run_dir, StandInPipeline(), tables=lambda spec: None, progress=progress,
-               describe=partial(describe_image, made, prepared.tokens))
+    run_images(
+        plan,
+        run_dir,
+        StandInPipeline(),
+        tables=lambda spec: None,
+        progress=progress,
+        describe=partial(describe_image, made, prepared.tokens),
+    )
     assert sorted(images(run_dir.path)) == ["images/00000-000.png", "images/00002-000.png"]
     assert progress.text().startswith("3/3 images")
     run_dir.close()
 
 
 def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, capsys):
-    long = "prompts.rows=[{prompt: short}, {prompt: 'one two three four five six'}, {prompt: x, negative_prompt: 'a b c d e f g'}]"
+    long = (
+        "prompts.rows=[{prompt: short}, {prompt: 'one two three four five six'}, "
+        "{prompt: x, negative_prompt: 'a b c d e f g'}]"
+    )
     path, _, _ = generate(tmp_path, long)
-    assert [(record["num_tokens"], record["truncated"]) for record in read_manifest(path)] == [(3, False), (8, True), (3, True)]
-    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (2 texts are too long): one two"
+    assert [(record["num_tokens"], record["truncated"]) for record in read_manifest(path)] == [
+        (3, False),
+        (8, True),
+        (3, True),
+    ]
+    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (2 texts are too long): one"
     assert warning in capsys.readouterr().err and warning in (path / "run.log").read_text()
     with pytest.raises(UserError, match="8 tokens, and the model reads 7; shorten it, or set on_truncate=warn"):
         generate(tmp_path, long, "on_truncate=error", name="refused")
@@ -202,14 +255,22 @@ def test_user_errors_are_one_line_whatever_they_hold(capsys):
 
 def test_interrupted_run_is_a_valid_directory(tmp_path):
     """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
-    code = ("import sys, time\nsys.path.insert(0, 'tests')\nfrom run_helpers import *\nfrom tpusd.run import *\n"
-            "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n        time.sleep(0.01); print('batch', flush=True)\n"
-            "        return super().generate(*a, **k)\n"
-            "with exit_status() as status:\n    run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"
-            "sys.exit(status[0])")
+    code = (
+        "import sys, time\nsys.path.insert(0, 'tests')\nfrom run_helpers import *\nfrom tpusd.run import *\n"
+        "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n        time.sleep(0.01); print('batch', flush=True)\n"
+        "        return super().generate(*a, **k)\n"
+        "with exit_status() as status:\n"
+        "    run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"
+        "sys.exit(status[0])"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=1000"], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        [sys.executable, "-c", code, f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=1000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
     for _ in range(5):
         process.stdout.readline()
     process.send_signal(signal.SIGINT)

@@ -17,8 +17,9 @@ NOW = datetime(2026, 11, 23, 12, 34, 56)
 class FailingOs:
     """`os`, whose nth call of `function` fails. Counts calls, so that a test can see that it was reached."""
 
-    def __init__(self, function, nth=0, error=OSError(28, "No space left on device")):
-        self.function, self.nth, self.error, self.calls = function, nth, error, 0
+    def __init__(self, function, nth=0, error=None):
+        self.function, self.nth, self.calls = function, nth, 0
+        self.error = error or OSError(28, "No space left on device")
 
     def __getattr__(self, name):
         real = getattr(os, name)
@@ -30,6 +31,7 @@ class FailingOs:
             if self.calls - 1 == self.nth:
                 raise self.error
             return real(*arguments, **options)
+
         return call
 
 
@@ -48,7 +50,9 @@ def test_name_is_date_time_and_prompts():
     assert make_claim(None, "portraits", NOW).stem == "2026-11-23_12-34-56_portraits"
 
 
-@pytest.mark.parametrize(("name", "expected"), [("../../etc", "etc"), ("a b/c\0d\n", "a_b_c_d"), ("日本", "prompts"), ("x" * 99, "x" * 40)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("../../etc", "etc"), ("a b/c\0d\n", "a_b_c_d"), ("日本", "prompts"), ("x" * 99, "x" * 40)]
+)
 def test_only_plain_letters_of_a_name_reach_the_disk(name, expected):
     assert make_claim(None, name, NOW).stem == "2026-11-23_12-34-56_" + expected
 
@@ -61,6 +65,7 @@ def test_runs_of_one_second_get_directories_of_their_own(tmp_path):
         made = RunDir.claim(claim)
         paths.append(made.path.name)
         made.close()
+
     for _ in range(7):
         threads.append(threading.Thread(target=take))
         threads[-1].start()
@@ -88,9 +93,13 @@ def test_directory_is_claimed_once(tmp_path):
 
 def test_directories_that_cannot_be_made_are_told(tmp_path):
     (tmp_path / "file").write_text("mine")
-    for output, expected in (("file", "is a file"), ("file/below", "cannot be written: Not a directory"),
-                             ("x" * 300, "cannot be written: File name too long"), ("", "must name a directory"),
-                             ("nul\0", "must name a directory")):
+    for output, expected in (
+        ("file", "is a file"),
+        ("file/below", "cannot be written: Not a directory"),
+        ("x" * 300, "cannot be written: File name too long"),
+        ("", "must name a directory"),
+        ("nul\0", "must name a directory"),
+    ):
         with pytest.raises(UserError, match=expected):
             RunDir.claim(make_claim(output and str(tmp_path / output), "x", NOW))
     assert tree(tmp_path) == ["file"]
@@ -124,14 +133,45 @@ def test_discarded_claim_leaves_nothing_of_its_own(tmp_path):
         assert tree(tmp_path) == left
 
 
+def test_image_is_durable_under_its_name_before_its_line_is_written(run_dir, monkeypatch):
+    calls, names = [], {}
+
+    class RecordingOs:
+        def __getattr__(self, name):
+            real = getattr(os, name)
+            if name not in ("open", "write", "fsync", "rename"):
+                return real
+
+            def call(first, *rest):
+                result = real(first, *rest)
+                if name == "open":
+                    names[result] = Path(first).name
+                # The only file that was open before is the manifest.
+                descriptor = result if name == "open" else first
+                what = Path(rest[0]).name if name == "rename" else names.get(descriptor, "manifest.jsonl")
+                calls.append((name, what))
+                return result
+
+            return call
+
+    monkeypatch.setattr(storage, "os", RecordingOs())
+    run_dir.append_line(run_dir.write_image("00000-000.png", b"pixels"))
+    temporary = "00000-000.png.tmp"
+    assert calls == [
+        ("open", temporary), ("write", temporary), ("fsync", temporary), ("rename", "00000-000.png"),
+        ("open", "images"), ("fsync", "images"),
+        ("write", "manifest.jsonl"), ("fsync", "manifest.jsonl"),
+    ]  # fmt: skip
+
+
 def test_image_is_on_disk_before_its_line(run_dir):
     fields = run_dir.write_image("00000-000.png", b"pixels")
     assert fields == {"file_name": "images/00000-000.png", "sha256": hashlib.sha256(b"pixels").hexdigest()}
     assert (run_dir.path / fields["file_name"]).read_bytes() == b"pixels"
     assert list(run_dir.records()) == []
-    run_dir.append_line(fields | {"row": 0, "copy": 0, "prompt": "日本\n\u2028\"x\""})
+    run_dir.append_line(fields | {"row": 0, "copy": 0, "prompt": '日本\n\u2028"x"'})
     (record,) = run_dir.records()
-    assert record["prompt"] == "日本\n\u2028\"x\""
+    assert record["prompt"] == '日本\n\u2028"x"'
     assert finished_images(run_dir.path) == {(0, 0): record}
 
 
@@ -197,8 +237,12 @@ def test_image_without_its_file_is_not_finished(run_dir):
 
 
 def test_config_survives_the_way_through_the_file_and_runs_no_code(run_dir):
-    values = {"seed": 4294967295, "negative_prompt": None, "rows": [{"prompt": "yes: \"no\" # 日本\n\u2028\x07 0x10"}, {"prompt": "null"}],
-              "guidance_scale": 7.5}
+    values = {
+        "seed": 4294967295,
+        "negative_prompt": None,
+        "rows": [{"prompt": 'yes: "no" # 日本\n\u2028\x07 0x10'}, {"prompt": "null"}],
+        "guidance_scale": 7.5,
+    }
     run_dir.write_config(values)
     assert read_config(run_dir.path) == values
     (run_dir.path / "config.yaml").write_text("seed: !!python/object/apply:os.system ['true']\n")

@@ -1,4 +1,5 @@
 """The console script: `tpusd run ...` equals `python -m tpusd.run ...`. A subcommand is one row of a table."""
+
 import importlib
 import os
 import re
@@ -29,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif argv[0] in COMMANDS:
             status[0] = importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
         else:
-            hint = "; fields come after run: tpusd run " + show(argv[0]) if "=" in argv[0] else suggest(argv[0], COMMANDS)
+            hint = (
+                "; fields come after run: tpusd run " + show(argv[0]) if "=" in argv[0] else suggest(argv[0], COMMANDS)
+            )
             raise UserError(f"{show(argv[0])}: no such command{hint}; there are {', '.join(COMMANDS)}")
     return status[0]
 
@@ -37,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _help() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    return (f"tpusd {__version__}: reproducible Stable Diffusion images with JAX\n\n{rows}\n\n"
-            "tpusd COMMAND --help says more. Tab completion for bash: eval \"$(tpusd -sc install=bash)\"")
+    return (
+        f"tpusd {__version__}: reproducible Stable Diffusion images with JAX\n\n{rows}\n\n"
+        'tpusd COMMAND --help says more. Tab completion for bash: eval "$(tpusd -sc install=bash)"'
+    )
 
 
 def _complete(argv: list[str]) -> int:
@@ -48,7 +53,7 @@ def _complete(argv: list[str]) -> int:
         print(" ".join(name for name in COMMANDS if name.startswith(words[1])))
         return 0
     if len(words) > 2:
-        if words[1] != "run":       # only `run` takes a config's fields
+        if words[1] != "run":  # only `run` takes a config's fields
             return 0
         os.environ["COMP_LINE"] = re.sub(r"^(\S+) +run", r"\1", os.environ["COMP_LINE"])
     from tpusd.run import main as run_main

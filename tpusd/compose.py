@@ -3,6 +3,7 @@
 Uses Hydra to read, list and compose configs, and nothing of it that instantiates, logs or makes directories: a config
 from anywhere is safe to compose. Every fault is a UserError of one line.
 """
+
 import argparse
 import itertools
 import re
@@ -33,6 +34,7 @@ _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One run as composed. `overrides`: what the command line set; `hydra_yaml`: Hydra's own settings, unresolved."""
+
     values: dict[str, Any]
     overrides: tuple[str, ...]
     hydra_yaml: str
@@ -69,9 +71,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         print(f"tpusd {__version__}")
         return None
     if arguments.experimental_rerun is not None:
-        raise UserError("--experimental-rerun: reads a pickle, which may run code; give the run's values as field=value")
+        raise UserError(
+            "--experimental-rerun: reads a pickle, which may run code; give the run's values as field=value"
+        )
     if arguments.config_path is not None:
-        raise UserError(f"--config-path={show(arguments.config_path)}: conf/ is part of tpusd; add your own with --config-dir=DIR")
+        raise UserError(
+            f"--config-path={show(arguments.config_path)}: conf/ is part of tpusd; add your own with --config-dir=DIR"
+        )
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
     return arguments
@@ -111,9 +117,13 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
             if "=" not in line:
-                raise UserError(f"'{show(line)}': is no field=value{suggest(line, field_names()) if line else ''}") from None
-            raise UserError(f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
-                            "or brackets in quotes, as in 'negative_prompt=\"dark, blurry\"'") from None
+                raise UserError(
+                    f"'{show(line)}': is no field=value{suggest(line, field_names()) if line else ''}"
+                ) from None
+            raise UserError(
+                f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
+                "or brackets in quotes, as in 'negative_prompt=\"dark, blurry\"'"
+            ) from None
     return parsed
 
 
@@ -138,13 +148,17 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
     fields = field_names()
     known = key in choices or key in fields or key.startswith("prompts.rows.")
     if not known:
-        raise UserError(f"{line}: no such field or group"
-                        f"{suggest(key, [*fields, *choices]) or '; python -m tpusd.run --help lists them'}")
+        raise UserError(
+            f"{line}: no such field or group"
+            f"{suggest(key, [*fields, *choices]) or '; python -m tpusd.run --help lists them'}"
+        )
     if override.is_sweep_override():
         if not multirun:
             raise UserError(f"{line}: is several values; add -m to run once for each, or quote it if it is one text")
         if not override.is_discrete_sweep():
-            raise UserError(f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)")
+            raise UserError(
+                f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
+            )
         if len(list(itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))) > MAX_JOBS:
             raise UserError(f"{line}: more than {MAX_JOBS} values; sweep over fewer")
 
@@ -163,8 +177,10 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
     names = value if isinstance(value, list) else [value]
     for name in names:
         if str(name) not in choices[group]:
-            raise UserError(f"{group}={show(name)}: no such {group}{suggest(str(name), choices[group])}"
-                            f"; the choices are {', '.join(choices[group])}")
+            raise UserError(
+                f"{group}={show(name)}: no such {group}{suggest(str(name), choices[group])}"
+                f"; the choices are {', '.join(choices[group])}"
+            )
 
 
 def _search_path(config_dir: str) -> str:
@@ -181,8 +197,10 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str]) -> 
         missing = re.search(r"Could not override '([^']+)'", str(error))
         if missing:
             line = next((line for line in overrides if line.startswith(missing[1] + "=")), missing[1])
-            raise UserError(f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; "
-                            "--cfg job shows those that it has") from None
+            raise UserError(
+                f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; "
+                "--cfg job shows those that it has"
+            ) from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 
@@ -202,7 +220,9 @@ def _refuse_interpolation(value: Any, where: str) -> None:
         for i, item in enumerate(value):
             _refuse_interpolation(item, f"{where}[{i}]")
     elif isinstance(value, str) and _INTERPOLATION.search(value):
-        raise UserError(f"{where}={show(value)}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)")
+        raise UserError(
+            f"{where}={show(value)}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)"
+        )
 
 
 def _first_line(error: BaseException) -> str:

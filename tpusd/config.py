@@ -2,6 +2,7 @@
 
 Knows nothing of Hydra, of YAML, or of where the values come from; a saved config.yaml goes through the same door.
 """
+
 import dataclasses
 import difflib
 import math
@@ -15,12 +16,12 @@ from typing import Any, Literal
 from tpusd.errors import UserError
 from tpusd.samplers.table import SamplerSettings
 
-MAX_SEED = 2**32 - 1      # JAX silently takes other seeds for one of these
-MAX_COPIES = 4096         # an image's key is folded from row * 4096 + copy
+MAX_SEED = 2**32 - 1  # JAX silently takes other seeds for one of these
+MAX_COPIES = 4096  # an image's key is folded from row * 4096 + copy
 MAX_ROWS = 2**32 // MAX_COPIES
-MAX_SIZE = 8192           # pixels
+MAX_SIZE = 8192  # pixels
 MAX_GUIDANCE = 1000.0
-SIZE_STEP = 8             # pixels to one latent
+SIZE_STEP = 8  # pixels to one latent
 
 DType = Literal["bfloat16", "float16", "float32"]
 
@@ -28,17 +29,19 @@ DType = Literal["bfloat16", "float16", "float32"]
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Where the checkpoint comes from: exactly one of `asset`, `path` and `repo`."""
+
     name: str
-    asset: str | None = None      # a checkpoint inside the package, by name
-    path: str | None = None       # a diffusers directory
-    repo: str | None = None       # owner/name on the Hugging Face Hub
-    revision: str | None = None   # branch, tag or commit of the repo
-    variant: str | None = None    # such as fp16
+    asset: str | None = None  # a checkpoint inside the package, by name
+    path: str | None = None  # a diffusers directory
+    repo: str | None = None  # owner/name on the Hugging Face Hub
+    revision: str | None = None  # branch, tag or commit of the repo
+    variant: str | None = None  # such as fp16
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartPrecision:
     """`param_dtype`: how weights are stored; `dtype`: what the layers compute in."""
+
     param_dtype: DType
     dtype: DType
 
@@ -54,6 +57,7 @@ class PrecisionConfig:
 @dataclass(frozen=True, kw_only=True)
 class PromptsConfig:
     """A prompt set: either `rows`, or a file at `path` whose texts stand in `column` (unset: `prompt`)."""
+
     name: str
     rows: tuple[Mapping[str, Any], ...] | None = None
     path: str | None = None
@@ -63,6 +67,7 @@ class PromptsConfig:
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A whole run. Sizes in pixels; `None` for height and width means the model's own size."""
+
     model: ModelConfig
     precision: PrecisionConfig
     sampler: SamplerSettings
@@ -71,7 +76,7 @@ class RunConfig:
     num_images_per_prompt: int = 1
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
-    negative_prompt: str | None = None     # not the same as "": SDXL takes zeros where none is given
+    negative_prompt: str | None = None  # not the same as "": SDXL takes zeros where none is given
     height: int | None = None
     width: int | None = None
     batch_size_per_device: int = 1
@@ -99,7 +104,10 @@ def field_names() -> list[str]:
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X` for the nearest known name, else an empty string."""
     by_leaf = {leaf: full for full in known for leaf in (full.rsplit(".", 1)[-1], full)}
-    near = difflib.get_close_matches(name, by_leaf, n=1) or [leaf for leaf in by_leaf if len(name) > 2 and name in leaf][:1]
+    near = (
+        difflib.get_close_matches(name, by_leaf, n=1)
+        or [leaf for leaf in by_leaf if len(name) > 2 and name in leaf][:1]
+    )
     return f"; did you mean {by_leaf[near[0]]}" if near else ""
 
 
@@ -120,14 +128,16 @@ def check_seed(where: str, seed: Any) -> int:
 
 def check_guidance_scale(where: str, scale: float) -> float:
     if not (math.isfinite(scale) and 0 <= scale <= MAX_GUIDANCE):
-        raise UserError(f"{where}={scale:g}: must be from 0 to {MAX_GUIDANCE:g}; 7.5 is usual, 1 follows the prompt alone")
+        raise UserError(
+            f"{where}={scale:g}: must be from 0 to {MAX_GUIDANCE:g}; 7.5 is usual, 1 follows the prompt alone"
+        )
     return scale
 
 
 def _check(config: RunConfig) -> None:
     check_seed("seed", config.seed)
     check_guidance_scale("guidance_scale", config.guidance_scale)
-    if not 0 <= config.guidance_rescale <= 1:      # false for nan too
+    if not 0 <= config.guidance_rescale <= 1:  # false for nan too
         raise UserError(f"guidance_rescale={config.guidance_rescale:g}: must be from 0 to 1; 0 switches it off")
     _check_range("num_images_per_prompt", config.num_images_per_prompt, 1, MAX_COPIES, "use more rows or another seed")
     _check_range("batch_size_per_device", config.batch_size_per_device, 1, 4096, "1 needs the least memory")
@@ -138,8 +148,10 @@ def _check(config: RunConfig) -> None:
     _check_model(config.model)
     prompts = config.prompts
     if prompts.path is not None and prompts.rows is not None:
-        raise UserError(f"prompts.path={show(prompts.path)}: prompts={prompts.name} brings its own rows; "
-                        "add prompts=file to read the file")
+        raise UserError(
+            f"prompts.path={show(prompts.path)}: prompts={prompts.name} brings its own rows; "
+            "add prompts=file to read the file"
+        )
     if prompts.path is None and prompts.rows is None:
         raise UserError("prompts.path=null: prompts=file reads a file; add prompts.path=FILE")
     if prompts.column is not None and prompts.path is None:
@@ -151,7 +163,9 @@ def check_size(name: str, size: int | None) -> None:
         return
     if size % SIZE_STEP or not SIZE_STEP <= size <= MAX_SIZE:
         nearest = min(max(SIZE_STEP, round(size / SIZE_STEP) * SIZE_STEP), MAX_SIZE)
-        raise UserError(f"{name}={size}: must be a multiple of {SIZE_STEP} from {SIZE_STEP} to {MAX_SIZE}; try {name}={nearest}")
+        raise UserError(
+            f"{name}={size}: must be a multiple of {SIZE_STEP} from {SIZE_STEP} to {MAX_SIZE}; try {name}={nearest}"
+        )
 
 
 def _check_range(name: str, value: int, low: int, high: int, advice: str) -> None:
@@ -165,8 +179,10 @@ def _check_model(model: ModelConfig) -> None:
         raise UserError("model.path=null: model=local reads a directory; add model.path=DIR")
     if len(sources) != 1:
         given = " ".join(f"model.{name}={show(getattr(model, name))}" for name in sources) or "model.repo=null"
-        raise UserError(f"{given}: exactly one of model.asset, model.path and model.repo must be set; "
-                        "use model=local model.path=DIR for a directory")
+        raise UserError(
+            f"{given}: exactly one of model.asset, model.path and model.repo must be set; "
+            "use model=local model.path=DIR for a directory"
+        )
     if model.asset is not None and not model.asset.isidentifier():
         raise UserError(f"model.asset={show(model.asset)}: is a name, not a path; use model=local model.path=DIR")
     if model.repo is None and model.revision is not None:
@@ -177,6 +193,7 @@ def _check_model(model: ModelConfig) -> None:
 
 # Plain values -> dataclasses.
 
+
 def _build(cls: type, values: Any, where: str) -> Any:
     """where: dotted prefix such as `sampler.`, for messages."""
     if not isinstance(values, Mapping):
@@ -185,8 +202,10 @@ def _build(cls: type, values: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise UserError(f"{where}{show(key)}={show(values[key])}: no such field"
-                            f"{suggest(str(key), fields) or '; the fields are ' + ', '.join(fields)}")
+            raise UserError(
+                f"{where}{show(key)}={show(values[key])}: no such field"
+                f"{suggest(str(key), fields) or '; the fields are ' + ', '.join(fields)}"
+            )
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if name not in values and required:
@@ -208,14 +227,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(kinds[0], value, where)
     if origin is Literal:
         if value not in args:
-            raise UserError(f"{where}={show(value)}: must be one of {', '.join(map(str, args))}"
-                            f"{suggest(str(value), [str(arg) for arg in args])}")
+            raise UserError(
+                f"{where}={show(value)}: must be one of {', '.join(map(str, args))}"
+                f"{suggest(str(value), [str(arg) for arg in args])}"
+            )
         return value
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             _wrong(where, value, "a list, as in [a, b]")
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None:        # Mapping: a prompt row, checked where rows are read
+    if origin is not None:  # Mapping: a prompt row, checked where rows are read
         return value if isinstance(value, Mapping) else _wrong(where, value, "a group of fields, as in {prompt: text}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -224,8 +245,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _wrong(where: str, value: Any, rule: str) -> typing.NoReturn:
-    kind = {"str": "text", "NoneType": "null", "bool": "true or false", "int": "a whole number", "float": "a number with a point",
-            "dict": "a group", "list": "a list"}.get(type(value).__name__, type(value).__name__)
+    kind = {
+        "str": "text",
+        "NoneType": "null",
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number with a point",
+        "dict": "a group",
+        "list": "a list",
+    }.get(type(value).__name__, type(value).__name__)
     hint = f"; quote it as '{where}=\"{value}\"'" if rule == "text" and isinstance(value, int | float) else ""
     raise UserError(f"{where}={show(value)}: must be {rule}, not {kind}{hint}")
 

@@ -1,7 +1,7 @@
 """Pixels -> PNG bytes that carry their recipe, and contact sheets. Knows nothing of runs or directories."""
+
 import io
 import json
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +10,23 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from tpusd import __version__
 
-COMPRESS_LEVEL = 1              # at 512x512: 24 ms; level 6 takes 41 ms and saves 11 %
-MAX_CHUNK_CHARS = 1 << 18       # Pillow reads back at most 1 MiB of text, and a character may take 4 bytes
+COMPRESS_LEVEL = 1  # at 512x512: 24 ms; level 6 takes 41 ms and saves 11 %
+MAX_CHUNK_CHARS = 1 << 18  # Pillow reads back at most 1 MiB of text, and a character may take 4 bytes
 # How A1111 and its readers call the samplers; others go by their own name.
 A1111_NAMES = {
-    "pndm": "PLMS", "ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "euler_ancestral": "Euler a", "heun": "Heun",
-    "lms": "LMS", "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "unipc": "UniPC", "deis": "DEIS", "lcm": "LCM"}
+    "pndm": "PLMS",
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "lms": "LMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "deis": "DEIS",
+    "lcm": "LCM",
+}
 
 
 def encode_png(pixels: np.ndarray, recipe: Mapping[str, Any]) -> bytes:
@@ -32,10 +43,15 @@ def encode_png(pixels: np.ndarray, recipe: Mapping[str, Any]) -> bytes:
 def parameters_text(recipe: Mapping[str, Any]) -> str:
     """The text that A1111, Civitai and others read: prompt, negative prompt, then one line of settings."""
     settings = {
-        "Steps": recipe["num_inference_steps"], "Sampler": A1111_NAMES.get(recipe["sampler"], recipe["sampler"]),
-        "CFG scale": f"{recipe['guidance_scale']:g}", "Seed": recipe["seed"],
-        "Size": f"{recipe['width']}x{recipe['height']}", "Model": recipe["model"],
-        "RNG": "JAX", "Version": f"tpusd {__version__}"}
+        "Steps": recipe["num_inference_steps"],
+        "Sampler": A1111_NAMES.get(recipe["sampler"], recipe["sampler"]),
+        "CFG scale": f"{recipe['guidance_scale']:g}",
+        "Seed": recipe["seed"],
+        "Size": f"{recipe['width']}x{recipe['height']}",
+        "Model": recipe["model"],
+        "RNG": "JAX",
+        "Version": f"tpusd {__version__}",
+    }
     schedules = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}
     for option, name in schedules.items():
         if recipe.get("sampler_settings", {}).get(option):
@@ -47,7 +63,9 @@ def parameters_text(recipe: Mapping[str, Any]) -> str:
     return "\n".join(line.replace("\0", "") for line in lines)
 
 
-def contact_sheet(entries: Iterable[tuple[str, Image.Image]], *, columns: int, note: str = "", cell: int = 192) -> Image.Image:
+def contact_sheet(
+    entries: Iterable[tuple[str, Image.Image]], *, columns: int, note: str = "", cell: int = 192
+) -> Image.Image:
     """Labelled thumbnails in rows of `columns`; `cell`: pixels of a thumbnail's longer side. `note` stands at the foot.
 
     An empty label leaves the room under its thumbnail free. Entries are taken one at a time and not kept.
@@ -64,8 +82,10 @@ def contact_sheet(entries: Iterable[tuple[str, Image.Image]], *, columns: int, n
         thumbnails.append((_wrap(label, font, cell), image))
     columns = max(1, min(columns, len(thumbnails)))
     gap, line_height = 12, 17
-    rows = [thumbnails[i:i + columns] for i in range(0, len(thumbnails), columns)]
-    heights = [max(image.height for _, image in row) + 6 + line_height * max(len(lines) for lines, _ in row) for row in rows]
+    rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails), columns)]
+    heights = [
+        max(image.height for _, image in row) + 6 + line_height * max(len(lines) for lines, _ in row) for row in rows
+    ]
     note_lines = _wrap(note, font, columns * (cell + gap) - gap, max_lines=3)
     size = (gap + columns * (cell + gap), gap + sum(height + gap for height in heights) + line_height * len(note_lines))
     sheet = Image.new("RGB", size, "white")
@@ -105,7 +125,7 @@ def _quoted(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text[:MAX_CHUNK_CHARS // 2]
+    return text[: MAX_CHUNK_CHARS // 2]
 
 
 def _fitting(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,23 +137,23 @@ def _fitting(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)      # Pillow's own, so that sheets look the same everywhere
+    return ImageFont.load_default(size)  # Pillow's own, so that sheets look the same everywhere
 
 
 def _wrap(text: str, font: Any, width: int, max_lines: int = 4) -> list[str]:
     """Lines of at most `width` pixels; what does not fit ends in an ellipsis. Control characters become spaces."""
-    text = "".join(c if c.isprintable() else " " for c in text[:400]).strip()
-    per_line = max(4, int(width / max(1.0, font.getlength("abcdefghij portrait of") / 22)))
-    lines: list[str] = []
-    for line in textwrap.wrap(text, per_line):
-        while font.getlength(line) > width and len(line) > 1:      # wide letters: break where they end
-            cut = max(1, int(len(line) * width / font.getlength(line)) - 1)
-            lines.append(line[:cut])
-            line = line[cut:]
-        lines.append(line)
+    lines = [""]
+    for word in "".join(c if c.isprintable() else " " for c in text[:400]).split():
+        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+            continue
+        lines.append(word)
+        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:  # a word wider than a line
+            cut = max(1, int(len(lines[-1]) * width / font.getlength(lines[-1])) - 1)
+            lines[-1:] = [lines[-1][:cut], lines[-1][cut:]]
+    lines = lines[1:]
     if len(lines) > max_lines:
-        lines = lines[:max_lines]
-        lines[-1] = lines[-1][:-3].rstrip() + "..."
+        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-3].rstrip() + "..."]
     return lines
 
 

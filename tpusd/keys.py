@@ -1,8 +1,9 @@
 """The random key of an image, and the noise drawn from it: a function of (seed, row, copy) and of nothing else.
 
-Version 1. Keys travel as raw key data, uint32 (2,), of JAX's threefry2x32, which gives the same bits on every device,
-alone or vmapped. Knows nothing of batches, models or samplers.
+Version 1 (tpusd.provenance.KEY_DERIVATION). Keys travel as raw key data, uint32 (2,), of JAX's threefry2x32, which
+gives the same bits on every device, alone or vmapped. Knows nothing of batches, models or samplers.
 """
+
 from functools import partial
 
 import jax
@@ -11,12 +12,11 @@ import numpy as np
 
 from tpusd.config import MAX_COPIES, MAX_ROWS, MAX_SEED
 
-KEY_VERSION = 1
 IMPL = "threefry2x32"
 
 
 def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np.ndarray:
-    """Key data uint32 (2,): fold_in(key(seed), row * 4096 + copy), or fold_in(key(row_seed), copy) for a row with its own.
+    """Key data uint32 (2,): fold_in(key(seed), row * 4096 + copy); for a row with a seed fold_in(key(row_seed), copy).
 
     At row 0 it equals jax.random.split(PRNGKey(seed), n)[copy].
     """
@@ -32,8 +32,11 @@ def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 
 
 def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
-    """The noise of step k of a stochastic sampler: (b, h, w, c) float32 from fold_in(key, 1 + k), drawn channel-first."""
-    fold = lambda key: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))  # noqa: E731
+    """The noise of step k of a stochastic sampler: (b, h, w, c) float32 from fold_in(key, 1 + k), channel-first too."""
+
+    def fold(key: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))
+
     return _normal(jax.vmap(fold)(keys), shape)
 
 
@@ -44,5 +47,7 @@ def _fold(seed: jax.Array, index: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=1)
 def _normal(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    draw = lambda key: jax.random.normal(jax.random.wrap_key_data(key, impl=IMPL), shape, jnp.float32)  # noqa: E731
-    return jax.vmap(draw)(keys).transpose(0, 2, 3, 1)   # (b, c, h, w) -> (b, h, w, c)
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.wrap_key_data(key, impl=IMPL), shape, jnp.float32)
+
+    return jax.vmap(draw)(keys).transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)

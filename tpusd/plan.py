@@ -2,6 +2,7 @@
 
 Knows nothing of devices but their number, and nothing of how an image is made.
 """
+
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,11 @@ from tpusd.samplers.table import SamplerSettings
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
     """All that decides an image's pixels beside checkpoint and precision. Sizes in pixels."""
+
     row: int
     copy: int
     prompt: str
-    negative_prompt: str | None     # None: not given, which SDXL tells from an empty one
+    negative_prompt: str | None  # None: not given, which SDXL tells from an empty one
     seed: int
     row_seed: int | None
     guidance_scale: float
@@ -25,7 +27,7 @@ class ImageSpec:
     height: int
     width: int
     sampler: SamplerSettings
-    extra: Mapping[str, Any] = field(default_factory=dict)     # further columns: to the manifest, not to the pixels
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
 
     @property
     def uses_cfg(self) -> bool:
@@ -41,6 +43,7 @@ class ImageSpec:
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Images made together. `padded_size` is the compiled size; the last batch of a kind may hold fewer."""
+
     specs: tuple[ImageSpec, ...]
     padded_size: int
     uses_cfg: bool
@@ -49,6 +52,7 @@ class Batch:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """`batches` holds what is to be made; `num_images` counts the whole run, `num_done` of it exist already."""
+
     batches: tuple[Batch, ...]
     num_images: int
     num_done: int
@@ -63,16 +67,30 @@ def make_specs(config: RunConfig, rows: Sequence[Row], *, height: int, width: in
     for index, row in enumerate(rows):
         for copy in range(config.num_images_per_prompt):
             yield ImageSpec(
-                row=index, copy=copy, prompt=row.prompt,
+                row=index,
+                copy=copy,
+                prompt=row.prompt,
                 negative_prompt=config.negative_prompt if row.negative_prompt is None else row.negative_prompt,
-                seed=config.seed, row_seed=row.seed,
+                seed=config.seed,
+                row_seed=row.seed,
                 guidance_scale=config.guidance_scale if row.guidance_scale is None else row.guidance_scale,
-                guidance_rescale=config.guidance_rescale, height=height, width=width,
-                sampler=config.sampler, extra=row.extra)
+                guidance_rescale=config.guidance_rescale,
+                height=height,
+                width=width,
+                sampler=config.sampler,
+                extra=row.extra,
+            )
 
 
-def make_plan(config: RunConfig, rows: Sequence[Row], num_devices: int, *, height: int, width: int,
-              done: Set[tuple[int, int]] = frozenset()) -> Plan:
+def make_plan(
+    config: RunConfig,
+    rows: Sequence[Row],
+    num_devices: int,
+    *,
+    height: int,
+    width: int,
+    done: Set[tuple[int, int]] = frozenset(),
+) -> Plan:
     """Batches of num_devices * batch_size_per_device images. `done`: (row, copy) of images that exist and are left out.
 
     Images with and without classifier-free guidance go into batches of their own, for they run different programs;
@@ -92,4 +110,6 @@ def make_plan(config: RunConfig, rows: Sequence[Row], num_devices: int, *, heigh
     num_images = len(rows) * config.num_images_per_prompt
     return Plan(
         batches=tuple(Batch(specs=tuple(batch), padded_size=size, uses_cfg=batch[0].uses_cfg) for batch in batches),
-        num_images=num_images, num_done=num_images - sum(map(len, batches)))
+        num_images=num_images,
+        num_done=num_images - sum(map(len, batches)),
+    )

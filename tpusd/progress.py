@@ -1,4 +1,5 @@
 """How far a run is: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of what is being made."""
+
 import sys
 import time
 from collections.abc import Callable
@@ -6,7 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-PLAIN_INTERVAL = 15.0       # seconds between lines where there is no terminal
+PLAIN_INTERVAL = 15.0  # seconds between lines where there is no terminal
 BAR_INTERVAL = 0.1
 
 
@@ -16,18 +17,25 @@ class Progress:
     The rate leaves out what comes before the first step (compiling), which does not come again.
     """
 
-    def __init__(self, total: int, done: int = 0, *, stream: TextIO | None = None,
-                 clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self, total: int, done: int = 0, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ):
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._total, self._finished = total, done
         self._batch, self._step, self._num_steps = 0, 0, 0
-        self._anchor: tuple[float, float] | None = None       # (seconds, images) at the first sign of life
+        self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first sign of life
         self._shown = clock()
         self._bar = None
         if self._stream.isatty():
-            self._bar = tqdm(total=total, initial=done, file=self._stream, leave=False, mininterval=0,
-                             bar_format="{percentage:3.0f}%|{bar:24}| {desc}")
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                file=self._stream,
+                leave=False,
+                mininterval=0,
+                bar_format="{percentage:3.0f}%|{bar:24}| {desc}",
+            )
             self._show(force=True)
 
     def start_batch(self, num_images: int) -> None:

@@ -2,6 +2,7 @@
 
 Knows where a row came from, so that every message can say it; knows nothing of seeds' meaning, copies or models.
 """
+
 import csv
 import difflib
 import io
@@ -15,17 +16,19 @@ from tpusd.config import MAX_ROWS, PromptsConfig, check_guidance_scale, check_se
 from tpusd.errors import UserError
 
 MAX_FILE_BYTES = 1 << 30
-MAX_PROMPT_CHARS = 200_000     # far beyond any text encoder's window, and short enough for a PNG text chunk
+MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 ROW_FIELDS = ("prompt", "negative_prompt", "seed", "guidance_scale")
 # What a manifest line holds of its own; a prompt file's further column may not take one of these names.
 MANIFEST_FIELDS = frozenset(
     "file_name sha256 row copy prompt negative_prompt seed row_seed height width sampler num_inference_steps "
-    "guidance_scale guidance_rescale model precision num_tokens truncated".split())
+    "guidance_scale guidance_rescale model precision num_tokens truncated".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One prompt. `None`: the run's own value holds. `extra`: further columns, for the manifest alone."""
+
     prompt: str
     negative_prompt: str | None = None
     seed: int | None = None
@@ -61,14 +64,22 @@ def _row(place: str, record: Mapping[str, Any], column: str, *, inline: bool) ->
     if column not in values:
         have = [str(key) for key in values]
         near = difflib.get_close_matches(column, set(have) - set(ROW_FIELDS), n=1)
-        raise UserError(f"{place}: has no column {show(column)}; it has {show(', '.join(have)) or 'none'}; "
-                        + (f"write {{{column}: text}}" if inline else f"choose one with prompts.column={near[0] if near else 'NAME'}"))
+        raise UserError(
+            f"{place}: has no column {show(column)}; it has {show(', '.join(have)) or 'none'}; "
+            + (
+                f"write {{{column}: text}}"
+                if inline
+                else f"choose one with prompts.column={near[0] if near else 'NAME'}"
+            )
+        )
     prompt = _text(place, column, values.pop(column))
     if not prompt.strip():
         raise UserError(f"{place}: {show(column)} is empty; write a prompt or take the row out")
     if column != "prompt" and "prompt" in values:
-        raise UserError(f"{place}: has both {show(column)} and prompt, and the manifest's prompt is {show(column)}; "
-                        "rename the column prompt")
+        raise UserError(
+            f"{place}: has both {show(column)} and prompt, and the manifest's prompt is {show(column)}; "
+            "rename the column prompt"
+        )
     negative_prompt, seed, scale = (values.pop(name, None) for name in ROW_FIELDS[1:])
     for name in values:
         if not isinstance(name, str) or name in MANIFEST_FIELDS:
@@ -78,7 +89,8 @@ def _row(place: str, record: Mapping[str, Any], column: str, *, inline: bool) ->
         negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
         seed=None if seed in (None, "") else check_seed(f"{place}: seed", _number(seed, int)),
         guidance_scale=None if scale in (None, "") else _guidance_scale(place, scale),
-        extra={name: _json_value(place, name, value) for name, value in values.items()})
+        extra={name: _json_value(place, name, value) for name, value in values.items()},
+    )
 
 
 def _text(place: str, name: str, value: Any) -> str:
@@ -89,7 +101,9 @@ def _text(place: str, name: str, value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{place}: {show(name)} holds half a surrogate pair, which is not Unicode text; take it out") from None
+        raise UserError(
+            f"{place}: {show(name)} holds half a surrogate pair, which is not Unicode text; take it out"
+        ) from None
     return value
 
 
@@ -118,11 +132,14 @@ def _json_value(place: str, name: str, value: Any) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
         json.dumps(name, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
-        raise UserError(f"{place}: {show(name)}={show(value)}: cannot stand in the manifest; use text or a number") from None
+        raise UserError(
+            f"{place}: {show(name)}={show(value)}: cannot stand in the manifest; use text or a number"
+        ) from None
     return value
 
 
 # Files. Each reader yields (place, record).
+
 
 def _read_file(prompts: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
     path = Path(prompts.path)
@@ -139,11 +156,13 @@ def _read_text(path: Path) -> str:
     where = f"prompts.path={show(str(path))}"
     try:
         if not path.is_file():
-            raise UserError(f"{where}: {'is not a file' if path.exists() else 'no such file'}; give a txt, csv, tsv or jsonl file")
+            raise UserError(
+                f"{where}: {'is not a file' if path.exists() else 'no such file'}; give a txt, csv, tsv or jsonl file"
+            )
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 30} GiB; split it over several runs")
         data = path.read_bytes()
-    except (OSError, ValueError) as error:     # ValueError: a NUL in the name
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{where}: is UTF-16; save it as UTF-8")
@@ -183,12 +202,17 @@ def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if twice:
                     raise UserError(f"{place}: column {show(twice[0])} stands twice in the header; rename one")
             elif len(cells) != len(header):
-                raise UserError(f"{place}: has {len(cells)} cells and the header has {len(header)}; "
-                                f"put text that holds {'tabs' if delimiter != ',' else 'commas'} in double quotes")
+                raise UserError(
+                    f"{place}: has {len(cells)} cells and the header has {len(header)}; "
+                    f"put text that holds {'tabs' if delimiter != ',' else 'commas'} in double quotes"
+                )
             else:
                 record = dict(zip(header, cells, strict=True))
                 # An empty cell is how csv says that a row brings no value of its own.
-                yield place, {name: None if name in ROW_FIELDS[1:] and not cell else cell for name, cell in record.items()}
+                yield (
+                    place,
+                    {name: None if name in ROW_FIELDS[1:] and not cell else cell for name, cell in record.items()},
+                )
     except csv.Error as error:
         raise UserError(f"{where} line {start}: is not readable ({error}); check its double quotes") from None
 
@@ -201,8 +225,14 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too deep or too long"
-            raise UserError(f"{place}: is not JSON ({reason}); write one object a line, as in {{\"prompt\": \"...\"}}") from None
+            reason = (
+                f"{error.msg}, column {error.colno}"
+                if isinstance(error, json.JSONDecodeError)
+                else "too deep or too long"
+            )
+            raise UserError(
+                f'{place}: is not JSON ({reason}); write one object a line, as in {{"prompt": "..."}}'
+            ) from None
         if not isinstance(record, dict):
-            raise UserError(f"{place}: must be an object, as in {{\"prompt\": \"...\"}}, not {show(record)}")
+            raise UserError(f'{place}: must be an object, as in {{"prompt": "..."}}, not {show(record)}')
         yield place, record

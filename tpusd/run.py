@@ -3,41 +3,42 @@
 Everything that can be wrong is checked in that order, cheapest first, before anything heavy is imported: jax, flax and
 transformers are loaded inside functions. Knows nothing of samplers, models or file formats.
 """
+
 import contextlib
 import functools
 import itertools
-import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tpusd import __version__
 from tpusd.config import RunConfig, check_size, config_values, make_config, show
 from tpusd.errors import UserError
 from tpusd.plan import ImageSpec, Plan, make_plan
 from tpusd.prompts import Row, read_rows, row_values
 
 SHEET_COLUMNS = 8
-SHEET_IMAGES = 96          # a contact sheet of more is no longer looked at
+SHEET_IMAGES = 96  # a contact sheet of more is no longer looked at
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130     # 128 + SIGINT
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """A run that passed every check that needs no device. Sizes in pixels."""
-    config: RunConfig              # height, width, revision and rows filled in: what config.yaml says
+
+    config: RunConfig  # height, width, revision and rows filled in: what config.yaml says
     rows: tuple[Row, ...]
     checkpoint: Any
     height: int
     width: int
-    tokens: Mapping[str, tuple[int, bool]]      # text -> tokens before truncation, and whether it was truncated
-    table: Callable[[Any], Any]                 # sampler settings -> table of the checkpoint's schedule
+    tokens: Mapping[str, tuple[int, bool]]  # text -> tokens before truncation, and whether it was truncated
+    table: Callable[[Any], Any]  # sampler settings -> table of the checkpoint's schedule
     warnings: tuple[str, ...]
 
 
@@ -48,13 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         jobs = compose_jobs(sys.argv[1:] if argv is None else argv)
         if jobs is not None:
-            configs = [make_config(job.values) for job in jobs]     # all of them, before the first starts
+            configs = [make_config(job.values) for job in jobs]  # all of them, before the first starts
             outputs = [config.output for config in configs if config.output is not None]
             if len(set(outputs)) < len(outputs):
-                raise UserError(f"output={show(outputs[0])}: several runs cannot share a directory; leave output out with -m")
+                raise UserError(f"output={show(outputs[0])}: several runs cannot share a directory; leave output out")
             for job, config in zip(jobs, configs, strict=True):
-                run(config, hydra_files={"overrides.yaml": list(job.overrides), "config.yaml": job.values,
-                                         "hydra.yaml": job.hydra_yaml})
+                run(
+                    config,
+                    hydra_files={
+                        "overrides.yaml": list(job.overrides),
+                        "config.yaml": job.values,
+                        "hydra.yaml": job.hydra_yaml,
+                    },
+                )
     return status[0]
 
 
@@ -72,8 +79,13 @@ def exit_status() -> Iterator[list[int]]:
         status[0] = EXIT_INTERRUPTED
 
 
-def run(config: RunConfig, *, hydra_files: Mapping[str, Any] | None = None, prepare: Callable[..., PreparedRun] | None = None,
-        load: Callable[..., Any] | None = None) -> Path:
+def run(
+    config: RunConfig,
+    *,
+    hydra_files: Mapping[str, Any] | None = None,
+    prepare: Callable[..., PreparedRun] | None = None,
+    load: Callable[..., Any] | None = None,
+) -> Path:
     """Makes a whole run; returns its directory. prepare, load: `prepare_run` and `load_pipeline` unless given."""
     from tpusd.run_dir import RunDir, make_claim, to_yaml
 
@@ -93,7 +105,7 @@ def run(config: RunConfig, *, hydra_files: Mapping[str, Any] | None = None, prep
             _make(prepared, run_dir, started, load or load_pipeline)
     except UserError:
         if next(run_dir.records(), None) is None:
-            run_dir.discard()       # nothing came of it, so nothing stays of it
+            run_dir.discard()  # nothing came of it, so nothing stays of it
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -108,16 +120,25 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     from tpusd.samplers.table import make_table
 
     model = config.model
-    path = str(Path(__file__).parent / "assets" / model.asset) if model.asset is not None else model.path
-    checkpoint = open_checkpoint(ModelSource(path=path, repo=model.repo, revision=model.revision, variant=model.variant))
+    checkpoint = open_checkpoint(
+        ModelSource(asset=model.asset, path=model.path, repo=model.repo, revision=model.revision, variant=model.variant)
+    )
     if checkpoint.kind == "sdxl" and config.precision.vae.dtype == "float16":
         raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
     table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))
-    table(config.sampler)       # its settings may not suit each other or the checkpoint
+    table(config.sampler)  # its settings may not suit each other or the checkpoint
     height, width = image_size(config, checkpoint)
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    return PreparedRun(config=_saved_config(config, rows, checkpoint, height, width), rows=rows, checkpoint=checkpoint,
-                       height=height, width=width, tokens=tokens, table=table, warnings=warnings)
+    return PreparedRun(
+        config=_saved_config(config, rows, checkpoint, height, width),
+        rows=rows,
+        checkpoint=checkpoint,
+        height=height,
+        width=width,
+        tokens=tokens,
+        table=table,
+        warnings=warnings,
+    )
 
 
 def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
@@ -125,8 +146,10 @@ def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
     scale = 2 ** (len(checkpoint.vae_config.block_out_channels) - 1)
     own = checkpoint.unet_config.sample_size
     own = (own, own) if isinstance(own, int) else tuple(own)
-    sizes = [size if size is not None else latents * scale
-             for size, latents in zip((config.height, config.width), own, strict=True)]
+    sizes = [
+        size if size is not None else latents * scale
+        for size, latents in zip((config.height, config.width), own, strict=True)
+    ]
     for name, size in zip(("height", "width"), sizes, strict=True):
         check_size(name, size)
         if size % scale:
@@ -134,12 +157,15 @@ def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def count_tokens(config: RunConfig, rows: Sequence[Row],
-                 tokenizers: Sequence[Callable]) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
+def count_tokens(
+    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence[Callable]
+) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
     """Token count of every text of the run, and the warnings; with on_truncate=error the first long one is refused."""
-    texts = {row.prompt: f"prompt of row {i}" for i, row in reversed(list(enumerate(rows)))}
-    texts |= {row.negative_prompt: f"negative_prompt of row {i}" for i, row in reversed(list(enumerate(rows)))
-              if row.negative_prompt is not None and row.negative_prompt not in texts}
+    texts: dict[str, str] = {}  # text -> where it stands first
+    for index, row in enumerate(rows):
+        texts.setdefault(row.prompt, f"prompt of row {index}")
+        if row.negative_prompt is not None:
+            texts.setdefault(row.negative_prompt, f"negative_prompt of row {index}")
     if config.negative_prompt is not None:
         texts.setdefault(config.negative_prompt, "negative_prompt")
     names = list(texts)
@@ -162,12 +188,25 @@ def count_tokens(config: RunConfig, rows: Sequence[Row],
 def load_pipeline(config: RunConfig, checkpoint: Any, devices: Sequence[Any], *, height: int, width: int) -> Any:
     from tpusd.pipeline import Pipeline
 
-    return Pipeline.load(checkpoint, config.precision, height=height, width=width,
-                         batch_size_per_device=config.batch_size_per_device, devices=devices)
+    return Pipeline.load(
+        checkpoint,
+        config.precision,
+        height=height,
+        width=width,
+        batch_size_per_device=config.batch_size_per_device,
+        devices=devices,
+    )
 
 
-def run_images(plan: Plan, run_dir: Any, pipeline: Any, *, tables: Callable[[ImageSpec], Any],
-               describe: Callable[[ImageSpec], Mapping[str, Any]], progress: Any) -> None:
+def run_images(
+    plan: Plan,
+    run_dir: Any,
+    pipeline: Any,
+    *,
+    tables: Callable[[ImageSpec], Any],
+    describe: Callable[[ImageSpec], Mapping[str, Any]],
+    progress: Any,
+) -> None:
     """Makes every batch of the plan: the device works on the next while a pool encodes and writes the last."""
     from tpusd.writer import ImageWriter
 
@@ -198,35 +237,54 @@ def _make(prepared: PreparedRun, run_dir: Any, started: datetime, load: Callable
     import jax
 
     from tpusd.progress import Progress
+    from tpusd.provenance import KEY_DERIVATION, describe_checkpoint, describe_devices, versions
 
     config, checkpoint = prepared.config, prepared.checkpoint
     devices = jax.local_devices()
     plan = make_plan(config, prepared.rows, len(devices), height=prepared.height, width=prepared.width)
-    facts = {"created": started.isoformat(timespec="seconds"), "state": "running", "num_images": plan.num_images,
-             "versions": versions(), "devices": describe_devices(devices), "checkpoint": describe_checkpoint(checkpoint)}
+    facts = {
+        "created": started.isoformat(timespec="seconds"),
+        "state": "running",
+        "num_images": plan.num_images,
+        "versions": versions(),
+        "key_derivation": KEY_DERIVATION,
+        "devices": describe_devices(devices),
+        "checkpoint": describe_checkpoint(checkpoint),
+    }
     run_dir.write_run(facts)
-    run_dir.log(f"{_now()} {plan.num_to_make} images in {len(plan.batches)} batches on {len(devices)} "
-                f"{devices[0].device_kind} device(s)")
+    run_dir.log(
+        f"{_now()} {plan.num_to_make} images in {len(plan.batches)} batches on {len(devices)} "
+        f"{devices[0].device_kind} device(s)"
+    )
 
-    clock = time.monotonic
-    loading = clock()
-    pipeline = load(config, checkpoint, devices, height=prepared.height, width=prepared.width)
-    generating = clock()
+    def hash_files() -> None:  # reads every weight file, so it goes on beside the images
+        facts["checkpoint"] = describe_checkpoint(checkpoint, with_files=True)
+        run_dir.write_run(facts)
+
     progress = Progress(plan.num_images, plan.num_done)
-    try:
-        run_images(plan, run_dir, pipeline, tables=lambda spec: prepared.table(spec.sampler), progress=progress,
-                   describe=functools.partial(describe_image, config, prepared.tokens))
-    finally:
-        progress.close()
-    written = clock()
-    write_contact_sheet(run_dir, plan.num_images)
-    seconds = {"load": generating - loading, "generate": written - generating}
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as background, contextlib.closing(progress):
+        hashed = background.submit(hash_files)
+        loading = time.monotonic()
+        pipeline = load(config, checkpoint, devices, height=prepared.height, width=prepared.width)
+        generating = time.monotonic()
+        run_images(
+            plan,
+            run_dir,
+            pipeline,
+            tables=lambda spec: prepared.table(spec.sampler),
+            progress=progress,
+            describe=functools.partial(describe_image, config, prepared.tokens),
+        )
+        seconds = {"load": generating - loading, "generate": time.monotonic() - generating}
+        hashed.result()
+    write_contact_sheet(run_dir, plan.num_images, len(prepared.rows))
     facts |= {"state": "finished", "seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    facts["checkpoint"] = describe_checkpoint(checkpoint, with_files=True)
     run_dir.write_run(facts)
     rate = plan.num_to_make / max(seconds["generate"], 1e-9)
-    summary = (f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "
-               f"{seconds['generate']:.1f} s ({rate:.2f} images/s)")
+    summary = (
+        f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "
+        f"{seconds['generate']:.1f} s ({rate:.2f} images/s)"
+    )
     run_dir.log(f"{_now()} {summary}")
     print(summary)
 
@@ -237,49 +295,35 @@ def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], sp
     if spec.negative_prompt is not None:
         truncated = truncated or tokens[spec.negative_prompt][1]
     return {
-        "row": spec.row, "copy": spec.copy, "prompt": spec.prompt, "negative_prompt": spec.negative_prompt,
-        "seed": spec.seed if spec.row_seed is None else spec.row_seed, "row_seed": spec.row_seed,
-        "height": spec.height, "width": spec.width,
-        "sampler": spec.sampler.name, "num_inference_steps": spec.sampler.num_inference_steps,
-        "guidance_scale": spec.guidance_scale, "guidance_rescale": spec.guidance_rescale,
-        "model": config.model.name, "precision": config.precision.name,
-        "num_tokens": num_tokens, "truncated": truncated}
+        "row": spec.row,
+        "copy": spec.copy,
+        "prompt": spec.prompt,
+        "negative_prompt": spec.negative_prompt,
+        "seed": spec.seed if spec.row_seed is None else spec.row_seed,
+        "row_seed": spec.row_seed,
+        "height": spec.height,
+        "width": spec.width,
+        "sampler": spec.sampler.name,
+        "num_inference_steps": spec.sampler.num_inference_steps,
+        "guidance_scale": spec.guidance_scale,
+        "guidance_rescale": spec.guidance_rescale,
+        "model": config.model.name,
+        "precision": config.precision.name,
+        "num_tokens": num_tokens,
+        "truncated": truncated,
+    }
 
 
-def describe_devices(devices: Sequence[Any]) -> dict[str, Any]:
-    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
-
-
-def describe_checkpoint(checkpoint: Any, *, with_files: bool = False) -> dict[str, Any]:
-    """Repository and commit; with_files: the sha256 of each file too, which reads every weight."""
-    identity = checkpoint.identity
-    return {"repo": identity.repo, "commit": identity.commit} | ({"files": dict(identity.files)} if with_files else {})
-
-
-def versions() -> dict[str, str | None]:
-    """What is installed of all that may decide a pixel; None: not installed."""
-    from importlib import metadata
-
-    def version(package: str) -> str | None:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return None
-
-    packages = ("jax", "jaxlib", "libtpu", "flax", "numpy", "transformers", "pillow")
-    return {"tpusd": __version__, "python": platform.python_version(), "key_derivation": "1",
-            **{package: version(package) for package in packages}}
-
-
-def write_contact_sheet(run_dir: Any, num_images: int) -> None:
-    """Thumbnails of the run's first images, read back from its manifest: a row of the sheet starts with a new prompt."""
+def write_contact_sheet(run_dir: Any, num_images: int, num_rows: int) -> None:
+    """Thumbnails of the run's images, read back from its manifest: the first copies of the first rows."""
     from PIL import Image
 
     from tpusd.images import contact_sheet, encode_sheet, sheet_labels
     from tpusd.run_dir import CONTACT_SHEET
 
-    records = list(itertools.islice(run_dir.records(), SHEET_IMAGES))
-    records.sort(key=lambda record: (record["row"], record["copy"]))
+    max_copies = SHEET_COLUMNS if num_rows > 1 else SHEET_IMAGES
+    first = itertools.islice((record for record in run_dir.records() if record["copy"] < max_copies), SHEET_IMAGES)
+    records = sorted(first, key=lambda record: (record["row"], record["copy"]))
     if not records:
         return
 

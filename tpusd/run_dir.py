@@ -1,4 +1,4 @@
-"""A run directory: claiming it, writing to it, reading it back. An image has a manifest line if and only if it is whole.
+"""A run directory: claimed, written, read back. An image is in the manifest if and only if it is whole.
 
     runs/<date>_<time>_<prompts>/
       config.yaml  run.json  manifest.jsonl  images/00003-001.png  contact_sheet.png  run.log  .hydra/
@@ -6,6 +6,7 @@
 Order of an image: temporary file, fsync, rename, fsync of images/, then its manifest line in one write, fsync. Knows
 nothing of how images are made; all its disk operations go through tpusd.storage.
 """
+
 import contextlib
 import hashlib
 import json
@@ -30,6 +31,7 @@ DEFAULT_PARENT = Path("runs")
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """Where a run goes: `output` exactly, or a new directory under `parent` with `stem` as its name."""
+
     output: Path | None = None
     parent: Path = DEFAULT_PARENT
     stem: str = ""
@@ -51,7 +53,7 @@ class RunDir:
     def __init__(self, path: Path):
         self.path = path
         self.images = path / IMAGES
-        self._made: list[Path] = []          # directories of ours, outermost first, for `discard`
+        self._made: list[Path] = []  # directories of ours, outermost first, for `discard`
         self._log = storage.LineFile(path / LOG)
         self._manifest = storage.LineFile(path / MANIFEST)
 
@@ -96,7 +98,7 @@ class RunDir:
             storage.write_file(self.path / name, data)
 
     def write_image(self, name: str, data: bytes) -> dict[str, Any]:
-        """Safe in any thread. Returns the manifest's `file_name` and `sha256`; the image counts once its line is there."""
+        """Returns the manifest's `file_name` and `sha256`; the image counts once its line is there. Thread-safe."""
         self.write(f"{IMAGES}/{name}", data)
         return {"file_name": f"{IMAGES}/{name}", "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -152,7 +154,9 @@ def finished_images(path: Path) -> dict[tuple[int, int], dict[str, Any]]:
     finished = {}
     for record in read_manifest(path):
         key = (record.get("row"), record.get("copy"))
-        if all(type(number) is int for number in key) and storage.file_size(path / IMAGES / Path(record["file_name"]).name):
+        if all(type(number) is int for number in key) and storage.file_size(
+            path / IMAGES / Path(record["file_name"]).name
+        ):
             finished[key] = record
     return finished
 
@@ -169,7 +173,9 @@ def told_as_user_error(path: Path, advice: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
-        raise UserError(f"output={show(str(path))}: cannot be written: {error.strerror or error}{what}; {advice}") from None
+        raise UserError(
+            f"output={show(str(path))}: cannot be written: {error.strerror or error}{what}; {advice}"
+        ) from None
 
 
 def _claim_output(path: Path, made: list[Path]) -> Path:
@@ -181,13 +187,15 @@ def _claim_output(path: Path, made: list[Path]) -> Path:
         try:
             taken = storage.list_directory(path)
             if not taken:
-                storage.create_file(path / LOG)     # of two processes that saw it empty, one goes on
+                storage.create_file(path / LOG)  # of two processes that saw it empty, one goes on
         except NotADirectoryError:
             raise UserError(f"output={show(str(path))}: is a file; name a new or an empty directory") from None
         except FileExistsError:
             taken = [LOG]
         if taken:
-            raise UserError(f"output={show(str(path))}: exists and is not empty; name a new or an empty directory") from None
+            raise UserError(
+                f"output={show(str(path))}: exists and is not empty; name a new or an empty directory"
+            ) from None
     return path
 
 

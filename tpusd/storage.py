@@ -3,12 +3,13 @@
 Each function is a short sequence of `os` calls, so that replacing `storage.os` sees, fails or stops each of them.
 Knows nothing of what the bytes mean. Everything raises OSError as the system gave it.
 """
+
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-TEMPORARY = ".tmp"      # suffix of files in the making; what carries it after a crash is waste
+TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
 
 
 def make_directory(path: Path) -> None:
@@ -18,14 +19,14 @@ def make_directory(path: Path) -> None:
 
 
 def make_parents(path: Path, made: list[Path]) -> None:
-    """Makes the missing parents of `path` and adds those it made to `made`, outermost first, also when it then fails."""
+    """Makes the missing parents of `path`; adds those it made to `made`, outermost first, also when it then fails."""
     missing = []
     parent = path.parent
     while not os.path.lexists(parent):
         missing.append(parent)
         parent = parent.parent
     for directory in reversed(missing):
-        with contextlib.suppress(FileExistsError):      # another process may be making the same parents
+        with contextlib.suppress(FileExistsError):  # another process may be making the same parents
             os.mkdir(directory)
             made.append(directory)
 
@@ -146,4 +147,4 @@ def _write_all(descriptor: int, data: bytes) -> None:
     """os.write may take less than it is given, and then says why at the next call."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view):]
+        view = view[os.write(descriptor, view) :]

@@ -1,4 +1,5 @@
 """Finished pixels -> files and manifest lines, behind the device's back. Knows nothing of how images are made."""
+
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from tpusd.images import encode_png
 from tpusd.plan import ImageSpec
 from tpusd.run_dir import RunDir
 
-NUM_ENCODERS = 4        # Pillow lets go of the interpreter while it encodes
+NUM_ENCODERS = 4  # Pillow lets go of the interpreter while it encodes
 
 
 class ImageWriter:
@@ -60,7 +61,7 @@ class ImageWriter:
             if self._error is None:
                 self._run_dir.append_line(record)
                 self.num_written += 1
-        except BaseException as error:      # also what is no Exception must reach the main thread
+        except BaseException as error:  # also what is no Exception must reach the main thread
             self._error = self._error or error
         finally:
             self._room.release()
