@@ -1,0 +1,151 @@
+"""Strict filling (contract 5): every stored tensor used or ignored for a reason, every parameter filled exactly once.
+
+How a leaf is turned around follows the type of the module that receives it (Linear, Conv, norm, Embed), never its shape or
+name. Knows no files and no network in particular.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tpusd.checkpoints.files import shown
+from tpusd.checkpoints.names import destination_name, ignored_reason
+from tpusd.checkpoints.tensors import TensorInfo, TensorSource
+from tpusd.errors import UserError
+
+MAX_SHOWN = 8  # faults of one kind that an error spells out; the rest are counted
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+# Module type -> {our leaf: PyTorch's leaf}.
+_LEAVES = {
+    nnx.Linear: {"kernel": "weight", "bias": "bias"},
+    nnx.Conv: {"kernel": "weight", "bias": "bias"},
+    nnx.GroupNorm: {"scale": "weight", "bias": "bias"},
+    nnx.LayerNorm: {"scale": "weight", "bias": "bias"},
+    nnx.Embed: {"embedding": "weight"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter of the abstract model: where it is, what it belongs to, and its shape in our layout."""
+
+    path: tuple  # as in nnx.State
+    module: type  # a key of _LEAVES
+    leaf: str
+    shape: tuple[int, ...]
+
+    def stored_shapes(self, layout: str) -> tuple[tuple[int, ...], ...]:
+        """The shapes in which a file may hold it. A linear layer and a 1x1 convolution are the same arithmetic, and
+        published files mix them; which of the two ours is, is known from the module."""
+        if self.leaf != "kernel":
+            return (self.shape,)
+        if self.module is nnx.Linear:
+            i, o = self.shape
+            return ((o, i), (o, i, 1, 1)) if layout == "torch" else ((i, o), (1, 1, i, o))
+        h, w, i, o = self.shape
+        one = h == w == 1
+        if layout == "torch":
+            return ((o, i, h, w), (o, i)) if one else ((o, i, h, w),)
+        return ((h, w, i, o), (i, o)) if one else ((h, w, i, o),)
+
+    def arrange(self, stored: np.ndarray, layout: str) -> np.ndarray:
+        """The stored array in our layout: a view where that is possible."""
+        if self.leaf == "kernel" and layout == "torch":
+            if stored.ndim == 4:
+                stored = stored.transpose(2, 3, 1, 0)  # (o,i,h,w) -> (h,w,i,o)
+            else:
+                stored = stored.T
+        return stored.reshape(self.shape)
+
+    def to_torch(self, ours: np.ndarray) -> np.ndarray:
+        """The inverse of `arrange` into PyTorch's layout."""
+        if self.leaf != "kernel":
+            return ours
+        return ours.T if self.module is nnx.Linear else ours.transpose(3, 2, 0, 1)
+
+
+def parameters(model: nnx.Module) -> dict[str, Parameter]:
+    """Every parameter of an (abstract) model by its PyTorch name."""
+    found = {}
+    for path, module in nnx.iter_modules(model):
+        for leaf, torch_leaf in _LEAVES.get(type(module), {}).items():
+            value = getattr(module, leaf)
+            if value is not None:
+                name = ".".join(map(str, (*path, torch_leaf)))
+                shape = tuple(value.get_value().shape)
+                found[name] = Parameter(path=(*path, leaf), module=type(module), leaf=leaf, shape=shape)
+    unknown = {path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))} - {p.path for p in found.values()}
+    assert not unknown, f"parameters of a module type without a rule: {unknown}"
+    return found
+
+
+def match(
+    part: str, layout: str, tensors: Mapping[str, TensorInfo], wanted: Mapping[str, Parameter], where: str
+) -> dict[str, str]:
+    """Parameter name -> stored name, one to one. Raises one UserError that lists all that is wrong."""
+    chosen: dict[str, str] = {}
+    unknown, twice, shapes, dtypes = [], [], [], []
+    for stored, info in tensors.items():
+        if ignored_reason(part, stored) is not None:
+            continue
+        name = destination_name(part, layout, stored)
+        if name not in wanted:
+            unknown.append(f"{shown(stored)} {info.shape}")
+            continue
+        if name in chosen:
+            twice.append(f"{shown(stored)} and {shown(chosen[name])}")
+            continue
+        chosen[name] = stored
+        if info.shape not in (fits := wanted[name].stored_shapes(layout)):
+            shapes.append(f"{shown(stored)} {info.shape}, the config asks for {' or '.join(map(str, fits))}")
+        elif info.dtype not in _FLOATS:
+            dtypes.append(f"{shown(stored)} {shown(info.dtype)}")
+    missing = [f"{name} {wanted[name].stored_shapes(layout)[0]}" for name in wanted if name not in chosen]
+    faults = (
+        ("missing", missing),
+        ("not known to the model that config.json describes", unknown),
+        ("of another shape", shapes),
+        ("stored twice", twice),
+        (f"of a type other than {', '.join(_FLOATS)}", dtypes),
+    )
+    if any(rows for _, rows in faults):
+        listed = "; ".join(_listed(kind, rows) for kind, rows in faults if rows)
+        raise UserError(f"{where}: the weights do not fit: {listed}; get the checkpoint again, or mend its config.json")
+    return chosen
+
+
+def _listed(kind: str, rows: list[str]) -> str:
+    more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
+    return f"{len(rows)} {kind}: {', '.join(rows[:MAX_SHOWN])}{more}"
+
+
+def fill(model: nnx.Module, part: str, source: TensorSource, *, dtype, sharding=None, where: str) -> nnx.State:
+    """The model's state with `source`'s values as `dtype`, each tensor on its devices before the next but one is read.
+
+    model: abstract; sharding: as in jax.device_put, None for the default device. Host memory holds two tensors at most.
+    """
+    wanted = parameters(model)
+    chosen = match(part, source.layout, source.tensors, wanted, where)
+    state = nnx.state(model, nnx.Param)
+    variables = dict(nnx.to_flat_state(state))
+    previous = None
+    for name, stored in sorted(chosen.items(), key=lambda item: (str(source.tensors[item[1]].file), item[1])):
+        parameter = wanted[name]
+        array = cast(parameter.arrange(source.read(stored), source.layout), np.dtype(dtype), f"{where}: {name}")
+        placed = jax.device_put(array, sharding)
+        if previous is not None:
+            previous.block_until_ready()  # else the copies of all tensors may wait in host memory for the devices
+        previous = placed
+        variables[parameter.path].set_value(placed)
+    return state
+
+
+def cast(array: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    with np.errstate(over="raise"):
+        try:
+            return np.ascontiguousarray(array, dtype=dtype)
+        except FloatingPointError:
+            raise UserError(f"{where}: a value does not fit {dtype}; choose precision=bf16 or precision=fp32") from None

@@ -1,0 +1,258 @@
+"""Where a checkpoint comes from: a packaged asset, a local directory, or a Hugging Face Hub repository -> a directory.
+
+Knows which files a checkpoint consists of, and nothing of their content.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from tpusd.checkpoints.files import Directory, shown
+from tpusd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
+# Stems of weight files, PyTorch's and Flax's.
+_TORCH = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+_FLAX = {
+    "unet": "diffusion_flax_model",
+    "vae": "diffusion_flax_model",
+    "text_encoder": "flax_model",
+    "text_encoder_2": "flax_model",
+}
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_SMALL = re.compile(
+    r"model_index\.json|(unet|vae|text_encoder(_2)?)/config\.json|scheduler/scheduler_config\.json"
+    r"|tokenizer(_2)?/(vocab\.json|merges\.txt|tokenizer\.json|special_tokens_map\.json|tokenizer_config\.json|added_tokens\.json)"
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONVERT = (
+    'convert it where you trust it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
+    "P.from_pretrained('SOURCE').save_pretrained('DIR')\", then model=local model.path=DIR"
+)
+_CONVERT_FILE = (
+    'convert it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
+    "P.from_single_file('FILE').save_pretrained('DIR')\", then model=local model.path=DIR"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Exactly one of asset (a name inside the package), path (a diffusers directory) and repo (owner/name on the Hub)."""
+
+    asset: str | None = None
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None  # branch, tag or commit of the repo
+    variant: str | None = None  # such as fp16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A directory on this machine, and for the Hub the commit that it is."""
+
+    directory: Directory
+    repo: str | None = None
+    commit: str | None = None
+    variant: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFiles:
+    """One part's weights in one format. `name`: the file, or the index of shards."""
+
+    format: str  # "safetensors", "shards" or "msgpack"
+    name: str
+
+
+def resolve_source(source: ModelSource) -> Resolved:
+    """Finds the checkpoint, downloading what it lacks. Raises UserError for all that a user can mend.
+
+    source: a ModelSource, or a config with the same five fields.
+    """
+    if source.asset is not None:
+        folder = resources.files("tpusd") / "assets" / source.asset
+        if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
+            raise UserError(f"model.asset={shown(source.asset)}: the package holds no such checkpoint; try model=tiny")
+        return Resolved(directory=Directory(str(folder)), variant=source.variant)
+    if source.path is not None:
+        return Resolved(directory=_local(source.path), variant=source.variant)
+    if source.repo is None:
+        raise UserError(
+            "model: has neither path nor repo; choose a model such as model=sd15, or model=local model.path=DIR"
+        )
+    return _hub(source)
+
+
+def choose_weights(names: Iterable[str], part: str, variant: str | None, where: str) -> WeightFiles:
+    """The one file (or index) among a folder's `names` to read `part` from: safetensors, then shards, then msgpack."""
+    names = set(names)
+    torch, flax = _TORCH[part], f"{_FLAX[part]}.msgpack"
+    dot = f".{variant}" if variant is not None else ""
+    for kind, name in (
+        ("safetensors", f"{torch}{dot}.safetensors"),
+        ("shards", f"{torch}.safetensors.index{dot}.json"),
+    ):
+        if name in names:
+            return WeightFiles(format=kind, name=name)
+    if variant is None and flax in names:
+        return WeightFiles(format="msgpack", name=flax)
+    variants = sorted({m[1] for n in names if (m := re.fullmatch(rf"{torch}\.([\w-]+)\.safetensors", n))})
+    if variants and variant is None:
+        raise UserError(
+            f"{where}: has weights only as variant {' or '.join(variants)}; set model.variant={variants[0]}"
+        )
+    plain = f"{torch}.safetensors" in names or f"{torch}.safetensors.index.json" in names or flax in names
+    if variant is not None and (plain or variants):
+        others = "leave model.variant unset" if plain else f"set model.variant={variants[0]}"
+        raise UserError(f"model.variant={shown(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
+    if pickles := sorted(n for n in names if n.endswith(_PICKLES)):
+        raise UserError(
+            f"{where}: has only pickled weights ({shown(pickles[0])}), which can run code and are never opened; {_CONVERT}"
+        )
+    raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
+
+
+def needed_files(names: Iterable[str], variant: str | None, where: str) -> list[str]:
+    """Those of a repository's files that a checkpoint is read from. Raises UserError if it cannot be one."""
+    names = sorted(names)
+    if "model_index.json" not in names:
+        raise UserError(
+            f"{where}: has no model_index.json, so it is not a diffusers checkpoint; choose another repository"
+        )
+    wanted = [name for name in names if _SMALL.fullmatch(name)]
+    for part in PARTS:
+        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        if not inside and part == "text_encoder_2":
+            continue
+        chosen = choose_weights(inside, part, variant, f"{where}: {part}")
+        wanted.append(f"{part}/{chosen.name}")
+        if chosen.format == "shards":
+            dot = rf"(\.{re.escape(variant)})?" if variant is not None else ""
+            shard = re.compile(rf"{_TORCH[part]}{dot}-\d+-of-\d+{dot}\.safetensors")
+            wanted += [f"{part}/{name}" for name in inside if shard.fullmatch(name)]
+    return wanted
+
+
+def _local(path: str) -> Directory:
+    if Path(path).expanduser().is_file():
+        what = "one file, not a diffusers directory"
+        raise UserError(f"model.path={shown(path)}: {what}; {_CONVERT_FILE}")
+    directory = Directory(path)
+    if directory.path("model_index.json") is None:
+        single = [name for name in directory.names() if name.endswith((".safetensors", *_PICKLES))]
+        hint = (
+            f"it holds {shown(single[0])}: {_CONVERT_FILE}"
+            if single
+            else "give the directory that holds model_index.json"
+        )
+        raise UserError(f"model.path={shown(path)}: not a diffusers checkpoint (no model_index.json); {hint}")
+    return directory
+
+
+def _hub(source: ModelSource) -> Resolved:
+    """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
+    import huggingface_hub  # a second to import
+    from huggingface_hub import errors
+
+    repo, revision = source.repo, source.revision
+    where = f"model.repo={shown(repo)}"
+    try:
+        if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
+            return found
+        try:
+            info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
+        except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
+            raise UserError(
+                f"{where}: gated; accept its terms at https://huggingface.co/{shown(repo)}, then log in with: hf auth login"
+            ) from None
+        except errors.RepositoryNotFoundError:
+            raise UserError(
+                f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
+            ) from None
+        except errors.RevisionNotFoundError:
+            raise UserError(
+                f"model.revision={shown(revision)}: {shown(repo)} has no such branch, tag or commit; "
+                f"see https://huggingface.co/{shown(repo)}/commits"
+            ) from None
+        except errors.HFValidationError as error:
+            raise UserError(f"{where}: not the name of a repository ({shown(error)}); it must be owner/name") from None
+        except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
+            return _offline(source, where, error)
+        wanted = needed_files([file.rfilename for file in info.siblings or ()], source.variant, where)
+        log.info("%s: commit %s", repo, info.sha)
+        root = huggingface_hub.snapshot_download(
+            repo, revision=info.sha, allow_patterns=[_literal(name) for name in wanted]
+        )
+        return Resolved(directory=Directory(root), repo=repo, commit=info.sha, variant=source.variant)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{where}: the download failed ({type(error).__name__}: {shown(error)}); run again to go on with it"
+        ) from None
+
+
+def _cached(source: ModelSource, where: str) -> Resolved | None:
+    """The snapshot in the cache, if it holds all that this variant needs."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        root = huggingface_hub.snapshot_download(
+            source.repo, revision=source.revision, local_files_only=True, allow_patterns=["model_index.json"]
+        )
+        directory = Directory(root)
+        if not _whole(directory, source.variant, where):
+            return None
+    except (errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError, UserError):
+        return None
+    return Resolved(directory=directory, repo=source.repo, commit=directory.root.name, variant=source.variant)
+
+
+def _whole(directory: Directory, variant: str | None, where: str) -> bool:
+    """Whether an interrupted download left nothing out. A file in the cache is complete or absent."""
+    index = directory.json("model_index.json")
+    folders = {
+        name: directory.names(name) for name in (*PARTS, "scheduler", "tokenizer", "tokenizer_2") if index.get(name)
+    }
+    names = ["model_index.json"] + [f"{folder}/{name}" for folder, inside in folders.items() for name in inside]
+    needed = needed_files(names, variant, where)
+    small = {name: "config.json" for name in PARTS} | {"scheduler": "scheduler_config.json"}
+    for folder, inside in folders.items():
+        if folder.startswith("tokenizer"):
+            if "tokenizer.json" not in inside and not {"vocab.json", "merges.txt"} <= set(inside):
+                return False
+        elif small[folder] not in inside:
+            return False
+    shards = [m for name in needed if (m := re.fullmatch(r"(\w+)/.*-\d+-of-(\d+)\..*", name))]
+    for index_name in (name for name in needed if ".index." in name):
+        here = [m for m in shards if m[1] == index_name.partition("/")[0]]
+        if not here or len(here) != int(here[0][2]):
+            return False
+    return True
+
+
+def _offline(source: ModelSource, where: str, error: Exception) -> Resolved:
+    found = _cached(source, where)
+    if found is None:
+        raise UserError(
+            f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold this checkpoint whole; "
+            "connect once, or use model=local model.path=DIR"
+        )
+    log.warning("%s: the Hub cannot be reached; using the cached commit %s", source.repo, found.commit)
+    return found
+
+
+def _literal(name: str) -> str:
+    """A file name as a pattern that matches it alone."""
+    return re.sub(r"([*?\[])", r"[\1]", name)

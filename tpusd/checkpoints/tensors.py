@@ -1,0 +1,114 @@
+"""Weight files as named arrays that are read one at a time. Knows formats, not models.
+
+A source lists names, shapes and dtypes without reading any data; `read` then brings one tensor into host memory. Nothing is
+unpickled, and a declared size is checked against the file before anything of that size is allocated.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, for safetensors as well
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from tpusd.checkpoints.files import Directory, shown
+from tpusd.errors import UserError
+
+MAX_HEADER_BYTES = 16 << 20  # SDXL's UNet, 1680 tensors, takes 0.2 MB
+MAX_INDEX_BYTES = 16 << 20
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """What a file declares of one tensor, and which file."""
+
+    shape: tuple[int, ...]
+    dtype: str  # NumPy's name, or the format's own name in angle brackets where NumPy has none
+    file: Path
+
+
+class TensorSource(Protocol):
+    """Named tensors of one part of a checkpoint."""
+
+    layout: str  # "torch": (out, in, h, w); "flax": (h, w, in, out)
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo]
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+class Safetensors:
+    """One safetensors file, or the shards that an index names."""
+
+    layout = "torch"
+
+    def __init__(self, files: tuple[Path, ...]):
+        self.files = files
+        self._open = {file: _open_safetensors(file) for file in files}
+        self.tensors = {}
+        for file, handle in self._open.items():
+            for name in handle.keys():
+                if name in self.tensors:
+                    raise UserError(f"{file}: tensor {shown(name)} stands in {self.tensors[name].file.name} as well")
+                part = handle.get_slice(name)
+                dtype = _DTYPES.get(part.get_dtype(), f"<{part.get_dtype()}>")
+                self.tensors[name] = TensorInfo(shape=tuple(part.get_shape()), dtype=dtype, file=file)
+
+    def read(self, name: str) -> np.ndarray:
+        return self._open[self.tensors[name].file].get_tensor(name)
+
+
+def open_shards(directory: Directory, index: str) -> Safetensors:
+    """The shards of `unet/diffusion_pytorch_model.safetensors.index.json`; the index and the files must agree."""
+    folder = index.rpartition("/")[0]
+    weight_map = directory.json(index, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise UserError(f"{directory.shown(index)}: has no weight_map from tensor to file; get it again")
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise UserError(
+                f"{directory.shown(index)}: names {shown(shard)}, which is not a safetensors file beside it"
+            )
+    paths = {
+        shard: directory.need(f"{folder}/{shard}", f"the index names it; get it again ({len(shards)} shards)")
+        for shard in shards
+    }
+    source = Safetensors(tuple(paths.values()))
+    wrong = [n for n, shard in weight_map.items() if n not in source.tensors or source.tensors[n].file != paths[shard]]
+    wrong += [n for n in source.tensors if n not in weight_map]
+    if wrong:
+        raise UserError(
+            f"{directory.shown(index)}: does not agree with its shards on {len(wrong)} tensors, such as {shown(wrong[0])}; get it again"
+        )
+    return source
+
+
+def _open_safetensors(file: Path):
+    """A checked handle. The library verifies that the tensors cover the file exactly; the header's size is bounded here."""
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as raw:
+            head = raw.read(8)
+        if len(head) < 8:
+            raise UserError(
+                f"{file}: {size} bytes, too short for a safetensors file; the download was cut off, get it again"
+            )
+        header = struct.unpack("<Q", head)[0]
+        if header > size - 8:
+            raise UserError(
+                f"{file}: not a safetensors file, or cut off within its header ({size} bytes); get it again"
+            )
+        if header > MAX_HEADER_BYTES:
+            raise UserError(
+                f"{file}: a header of {header} bytes, over {MAX_HEADER_BYTES}: not a file that this program should read"
+            )
+        return safe_open(file, framework="numpy")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{file}: not a whole safetensors file ({shown(error, 160)}); get it again") from None

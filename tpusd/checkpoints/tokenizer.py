@@ -1,0 +1,150 @@
+"""CLIP's tokenizer: prompts -> 77 token ids. Wraps transformers' fast CLIPTokenizer; knows no model."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tpusd.checkpoints.files import Directory, shown
+from tpusd.errors import UserError
+
+MAX_LENGTH = 77  # Stable Diffusion's text encoders see 77 positions, whatever the prompt
+MAX_FILE_BYTES = 16 << 20  # CLIP's largest, tokenizer.json, is under 4 MB
+FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+)
+
+
+class TokenizedPrompts(NamedTuple):
+    """input_ids (n,77) int32; num_tokens (n,) before truncation, with begin and end of text; truncated (n,) bool."""
+
+    input_ids: np.ndarray
+    num_tokens: np.ndarray
+    truncated: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Callable on prompts. Padding and special tokens are what the checkpoint's tokenizer says: SD 1.x pads with
+    end-of-text, SD 2.x and SDXL's second tokenizer with `!` (id 0)."""
+
+    files: tuple[Path, ...]  # what the folder holds of FILES
+    backend: object  # transformers' tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that can come out."""
+        return max(self.backend.get_vocab().values(), default=-1) + 1
+
+    def __call__(self, prompts: Sequence[str]) -> TokenizedPrompts:
+        """Any text, of any length, NUL and control characters too. Raises UserError for text that is not Unicode."""
+        for prompt in prompts:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"prompt={shown(prompt)}: half a surrogate pair at character {error.start}: mend the text"
+                ) from None
+        tokenizer = self.backend
+        rows = tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
+        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        input_ids = np.full((len(rows), MAX_LENGTH), pad, np.int32)
+        num_tokens = np.array([len(row) for row in rows], np.int32)
+        for ids, row in zip(input_ids, rows, strict=True):
+            row = row if len(row) <= MAX_LENGTH else [*row[: MAX_LENGTH - 1], end]
+            ids[: len(row)] = row
+        return TokenizedPrompts(input_ids, num_tokens, num_tokens > MAX_LENGTH)
+
+
+def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
+    """The tokenizer in `folder`, such as `tokenizer`: vocab.json with merges.txt, or tokenizer.json alone.
+
+    Never reaches the network and runs no code from the checkpoint. Raises UserError for what is missing or broken.
+    """
+    paths = {name: path for name in FILES if (path := directory.path(f"{folder}/{name}")) is not None}
+    if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
+        raise UserError(
+            f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; get the checkpoint again"
+        )
+    for name in directory.names(folder):  # all of them: the library may open more than we name
+        if name.endswith(".json"):
+            directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
+        else:
+            directory.read(f"{folder}/{name}", MAX_FILE_BYTES, "")
+    from transformers import CLIPTokenizerFast  # seconds to import
+
+    try:
+        with _quiet():
+            backend = CLIPTokenizerFast.from_pretrained(str(directory.root / folder), local_files_only=True)
+        special = {name: getattr(backend, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        probe = backend(["a"], verbose=False)["input_ids"][0]
+    except Exception as error:  # the library raises whatever its parsers meet, plain Exception among it
+        raise UserError(
+            f"{directory.shown(folder)}: not a CLIP tokenizer ({shown(error)}); get the checkpoint again"
+        ) from None
+    if None in special.values() or probe[0] != special["bos"] or probe[-1] != special["eos"]:
+        raise UserError(
+            f"{directory.shown(folder)}: does not put begin and end of text around a prompt, as CLIP's does; get the checkpoint again"
+        )
+    return Tokenizer(files=tuple(paths.values()), backend=backend)
+
+
+class _quiet:
+    """Silences transformers' advice for the time of a call; it speaks of models that are not used here."""
+
+    def __enter__(self):
+        self.logger = logging.getLogger("transformers")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_):
+        self.logger.setLevel(self.level)
+
+
+def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> int:
+    """Writes CLIP's format with bytes as the only tokens, for random checkpoints; returns the vocabulary's size.
+
+    The order is that of CLIP's own vocabulary: 256 bytes, the same at the end of a word, then begin and end of text.
+    """
+    import json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [
+        _printable_byte(b)
+        for b in (*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173)
+    ]
+    tokens = letters + [f"{letter}</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": pad_token,
+    }
+    documents = {
+        "vocab.json": {token: i for i, token in enumerate(tokens)},
+        "special_tokens_map.json": special,
+        "tokenizer_config.json": {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": MAX_LENGTH,
+            "do_lower_case": True,
+            **special,
+        },
+    }
+    for name, values in documents.items():
+        (folder / name).write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return len(tokens)
+
+
+def _printable_byte(byte: int) -> str:
+    """GPT-2's map of bytes to printable characters: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    others = (*range(33), *range(127, 161), 173)
+    return chr(256 + others.index(byte)) if byte in others else chr(byte)
