@@ -61,7 +61,7 @@ def tokenize(texts, limit=7):
 
 
 def stand_in_checkpoint():
-    identity = SimpleNamespace(repo=None, commit=None, files={"unet/weights.safetensors": "0" * 64})
+    identity = SimpleNamespace(repo=None, commit=None, variant=None, sha256={"unet/weights.safetensors": "0" * 64})
     return SimpleNamespace(kind="sd", identity=identity, scheduler_config=None, tokenizers=(tokenize,))
 
 

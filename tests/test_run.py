@@ -66,7 +66,7 @@ def test_run_directory_explains_itself(tmp_path, capsys):
         assert recipe["sampler_settings"]["num_inference_steps"] == record["num_inference_steps"]
     facts = json.loads((path / "run.json").read_text())
     assert facts["state"] == "finished" and facts["devices"]["count"] >= 1 and facts["versions"]["jax"]
-    assert facts["checkpoint"]["files"] == {"unet/weights.safetensors": "0" * 64}
+    assert facts["checkpoint"]["sha256"] == {"unet/weights.safetensors": "0" * 64}
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and out.startswith(f"{path}: 6 images in ")
     assert str(path) in (path / "run.log").read_text()
@@ -257,7 +257,8 @@ def test_interrupted_run_is_a_valid_directory(tmp_path):
     """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
     code = (
         "import sys, time\nsys.path.insert(0, 'tests')\nfrom run_helpers import *\nfrom tpusd.run import *\n"
-        "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n        time.sleep(0.01); print('batch', flush=True)\n"
+        "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n"
+        "        time.sleep(0.01); print('batch', flush=True)\n"
         "        return super().generate(*a, **k)\n"
         "with exit_status() as status:\n"
         "    run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"

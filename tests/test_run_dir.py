@@ -9,7 +9,7 @@ import pytest
 
 from tpusd import storage
 from tpusd.errors import UserError
-from tpusd.run_dir import Claim, RunDir, finished_images, make_claim, read_config, read_manifest, to_yaml
+from tpusd.run_dir import Claim, RunDir, check_claim, finished_images, make_claim, read_config, read_manifest, to_yaml
 
 NOW = datetime(2026, 11, 23, 12, 34, 56)
 
@@ -100,9 +100,21 @@ def test_directories_that_cannot_be_made_are_told(tmp_path):
         ("", "must name a directory"),
         ("nul\0", "must name a directory"),
     ):
-        with pytest.raises(UserError, match=expected):
-            RunDir.claim(make_claim(output and str(tmp_path / output), "x", NOW))
+        looked = [] if len(output) == 300 else [check_claim]  # which a look does not tell
+        for claim in (*looked, RunDir.claim):
+            with pytest.raises(UserError, match=expected):
+                claim(make_claim(output and str(tmp_path / output), "x", NOW))
     assert tree(tmp_path) == ["file"]
+
+
+def test_taken_directory_is_refused_before_anything_is_fetched(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for free in ("empty", "new", "deep/er"):
+        check_claim(Claim(output=tmp_path / free))
+    check_claim(Claim(parent=tmp_path / "runs", stem="x"))
+    with pytest.raises(UserError, match="exists and is not empty"):
+        check_claim(Claim(output=tmp_path))
+    assert tree(tmp_path) == ["empty"]
 
 
 @pytest.mark.parametrize("nth", range(3))

@@ -6,6 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from tpusd import __version__
+from tpusd.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy", "transformers", "pillow")
 KEY_DERIVATION = 1  # which rule tpusd.keys follows; it changes only with the noise of every image
@@ -21,9 +22,15 @@ def describe_devices(devices: Sequence[Any]) -> dict[str, Any]:
 
 
 def describe_checkpoint(checkpoint: Any, *, with_files: bool = False) -> dict[str, Any]:
-    """Repository and commit; with_files: the sha256 of each file too, which may read every weight."""
+    """Repository, commit and variant; with_files: the sha256 of each file too, which reads every weight."""
     identity = checkpoint.identity
-    return {"repo": identity.repo, "commit": identity.commit} | ({"files": dict(identity.files)} if with_files else {})
+    described = {"repo": identity.repo, "commit": identity.commit, "variant": identity.variant}
+    if not with_files:
+        return described
+    try:
+        return described | {"sha256": dict(identity.sha256)}
+    except OSError as error:
+        raise UserError(f"model: a file of the checkpoint went away while it was read: {error}") from None
 
 
 def _version(package: str) -> str | None:

@@ -87,14 +87,16 @@ def run(
     load: Callable[..., Any] | None = None,
 ) -> Path:
     """Makes a whole run; returns its directory. prepare, load: `prepare_run` and `load_pipeline` unless given."""
-    from tpusd.run_dir import RunDir, make_claim, to_yaml
+    from tpusd.run_dir import RunDir, check_claim, make_claim, to_yaml
 
     started = datetime.now(UTC)
+    name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
+    claim = make_claim(config.output, name, started.astimezone())
+    check_claim(claim)
     prepared = (prepare or prepare_run)(config)
     for warning in prepared.warnings:
         print(f"tpusd: {warning}", file=sys.stderr)
-    name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
-    run_dir = RunDir.claim(make_claim(config.output, name, started.astimezone()))
+    run_dir = RunDir.claim(claim)
     try:
         with logged(run_dir):
             for warning in prepared.warnings:

@@ -26,6 +26,7 @@ from tpusd.errors import UserError
 CONFIG, RUN, MANIFEST, LOG, IMAGES, HYDRA = "config.yaml", "run.json", "manifest.jsonl", "run.log", "images", ".hydra"
 CONTACT_SHEET = "contact_sheet.png"
 DEFAULT_PARENT = Path("runs")
+ELSEWHERE = "choose another directory with output=DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,18 @@ def make_claim(output: str | None, prompts_name: str, now: datetime) -> Claim:
     return Claim(output=Path(output))
 
 
+def check_claim(claim: Claim) -> None:
+    """Refuses what `RunDir.claim` would refuse, as far as looking tells: before a model is fetched, say."""
+    path = claim.output or claim.parent / claim.stem
+    if claim.output is not None and storage.exists(path):
+        with told_as_user_error(path, ELSEWHERE):
+            _refuse_taken(path)
+    while not storage.exists(path):
+        path = path.parent
+    with told_as_user_error(claim.output or claim.parent, ELSEWHERE):
+        storage.check_writable(path)
+
+
 class RunDir:
     """An open run directory. `claim` makes a new one; `open` takes up one that exists."""
 
@@ -63,7 +76,7 @@ class RunDir:
         wanted = claim.output or claim.parent / claim.stem
         made: list[Path] = []
         path = None
-        with told_as_user_error(wanted, "choose another directory with output=DIR"):
+        with told_as_user_error(wanted, ELSEWHERE):
             try:
                 storage.make_parents(wanted, made)
                 path = _claim_output(wanted, made) if claim.output is not None else _claim_new(wanted, made)
@@ -184,19 +197,22 @@ def _claim_output(path: Path, made: list[Path]) -> Path:
         storage.make_directory(path)
         made.append(path)
     except FileExistsError:
+        _refuse_taken(path)
         try:
-            taken = storage.list_directory(path)
-            if not taken:
-                storage.create_file(path / LOG)  # of two processes that saw it empty, one goes on
-        except NotADirectoryError:
-            raise UserError(f"output={show(str(path))}: is a file; name a new or an empty directory") from None
+            storage.create_file(path / LOG)  # of two processes that saw it empty, one goes on
         except FileExistsError:
-            taken = [LOG]
-        if taken:
-            raise UserError(
-                f"output={show(str(path))}: exists and is not empty; name a new or an empty directory"
-            ) from None
+            _refuse_taken(path)
     return path
+
+
+def _refuse_taken(path: Path) -> None:
+    """Raises UserError unless `path`, which exists, is an empty directory."""
+    try:
+        taken = storage.list_directory(path)
+    except NotADirectoryError:
+        raise UserError(f"output={show(str(path))}: is a file; name a new or an empty directory") from None
+    if taken:
+        raise UserError(f"output={show(str(path))}: exists and is not empty; name a new or an empty directory")
 
 
 def _claim_new(wanted: Path, made: list[Path]) -> Path:

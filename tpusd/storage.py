@@ -5,7 +5,9 @@ Knows nothing of what the bytes mean. Everything raises OSError as the system ga
 """
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def make_parents(path: Path, made: list[Path]) -> None:
     """Makes the missing parents of `path`; adds those it made to `made`, outermost first, also when it then fails."""
     missing = []
     parent = path.parent
-    while not os.path.lexists(parent):
+    while not exists(parent):
         missing.append(parent)
         parent = parent.parent
     for directory in reversed(missing):
@@ -118,6 +120,19 @@ def file_size(path: Path) -> int | None:
         return os.stat(path).st_size
     except FileNotFoundError:
         return None
+
+
+def exists(path: Path) -> bool:
+    """A link that leads nowhere exists too."""
+    return os.path.lexists(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raises what making something in the directory `path` would raise, as far as its permissions tell."""
+    if not stat.S_ISDIR(os.stat(path).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def list_directory(path: Path) -> list[str]:
