@@ -43,7 +43,8 @@ VOCAB_SIZE = 514
 def tiny_configs(layout: str) -> dict[str, object]:
     """Config dataclasses of the parts, with every feature that the full-size layout has."""
     text = CLIPTextConfig(
-        vocab_size=VOCAB_SIZE, eos_token_id=VOCAB_SIZE - 1, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
+        vocab_size=VOCAB_SIZE, eos_token_id=VOCAB_SIZE - 1, hidden_size=WIDTH, intermediate_size=2 * WIDTH,
+        num_hidden_layers=2,
         num_attention_heads=4, projection_dim=WIDTH, hidden_act="quick_gelu" if layout != "sd2" else "gelu",
     )  # fmt: skip
     parts = {"text_encoder": text}
@@ -56,7 +57,8 @@ def tiny_configs(layout: str) -> dict[str, object]:
         unet |= dict(attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True)
     if layout == "sdxl":
         parts["text_encoder_2"] = CLIPTextConfig(
-            vocab_size=VOCAB_SIZE, eos_token_id=VOCAB_SIZE - 1, hidden_size=48, intermediate_size=64, num_hidden_layers=3,
+            vocab_size=VOCAB_SIZE, eos_token_id=VOCAB_SIZE - 1, hidden_size=48, intermediate_size=64,
+            num_hidden_layers=3,
             num_attention_heads=3, projection_dim=40, hidden_act="gelu", with_projection=True,
         )  # fmt: skip
         unet |= dict(

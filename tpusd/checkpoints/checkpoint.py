@@ -1,7 +1,7 @@
 """A checkpoint: opened (small files, checked), then loaded part by part, strictly (contract 5).
 
-Knows which networks and tokenizers each pipeline class has, and what must agree between them. Knows no devices but for the
-sharding that it is handed.
+Knows which networks and tokenizers each pipeline class has, and what must agree between them. Knows no devices but for
+the sharding that it is handed.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _PIPELINES = {
     "StableDiffusionXLPipeline": "sdxl",
     "FlaxStableDiffusionXLPipeline": "sdxl",
 }
-# Component -> classes that it may be, `Flax` in front or not. The scheduler's class does not matter: it is a config here.
+# Component -> classes that it may be, `Flax` in front or not. The scheduler's class does not matter, only its config.
 _COMPONENTS = {
     "text_encoder": ("CLIPTextModel",),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
@@ -114,7 +114,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: ModelSource) -> Checkpoint:
-    """Reads and checks everything but the weights' data: model_index.json, configs, tokenizers, headers of weight files.
+    """Reads and checks all but the weights' data: model_index.json, configs, tokenizers, headers of weight files.
 
     source: a ModelSource, or a config with its five fields. Every error is a UserError.
     """
@@ -212,7 +212,8 @@ def _check_components(index: Mapping[str, Any], needed: tuple[str, ...], directo
             raise UserError(f"{where}: {name} is missing, which {index['_class_name']} needs; get the checkpoint again")
         if value[1].removeprefix("Flax") not in known:
             raise UserError(
-                f"{where}: {name}={shown(value[1])} is not implemented (implemented: {' or '.join(known)}); choose another checkpoint"
+                f"{where}: {name}={shown(value[1])} is not implemented (implemented: {' or '.join(known)}); "
+                "choose another checkpoint"
             )
     for name, value in index.items():
         if isinstance(value, list) and any(value) and name not in needed and name not in _UNUSED:
@@ -243,7 +244,8 @@ def _check_agreement(text: tuple[CLIPTextConfig, ...], unet: UNetConfig, vae: VA
     ]
     if (unet.addition_embed_type == "text_time") != (len(text) == 2):
         raise UserError(
-            f"{directory.shown('unet/config.json')}: addition_embed_type={shown(unet.addition_embed_type)} does not go with {len(text)} text encoders"
+            f"{directory.shown('unet/config.json')}: addition_embed_type={shown(unet.addition_embed_type)} does not go "
+            f"with {len(text)} text encoder(s); the files of two checkpoints are mixed up"
         )
     if unet.addition_embed_type == "text_time":
         # Six numbers of size and crop, and the pooled text: Podell et al. 2023, section 2.2.
@@ -259,7 +261,8 @@ def _check_agreement(text: tuple[CLIPTextConfig, ...], unet: UNetConfig, vae: VA
     for left, a, right, b in rules:
         if a != b:
             raise UserError(
-                f"{shown(directory.root, 300)}: {left}={a} but {right}={b}: they must be equal; this kind of model is not implemented, or the files are mixed up"
+                f"{shown(directory.root, 300)}: {left}={a} but {right}={b}: they must be equal; "
+                "this kind of model is not implemented, or the files of two checkpoints are mixed up"
             )
 
 

@@ -1,4 +1,4 @@
-"""Small files of a checkpoint directory that a stranger may have made: bounded, inside the directory, plain text on errors.
+"""Small files of a checkpoint directory that a stranger may have made: of bounded size, inside the directory.
 
 Knows nothing of what the files mean.
 """
@@ -24,8 +24,8 @@ def shown(text: object, limit: int = 100) -> str:
 class Directory:
     """A checkpoint directory whose files are reached by relative name only.
 
-    A link may not lead out of the directory: a checkpoint from a stranger could otherwise name any file of this machine.
-    The one exception is the layout of the Hugging Face cache, `models--x/snapshots/COMMIT/file -> models--x/blobs/...`.
+    A link may not lead out of the directory: a stranger's checkpoint could otherwise name any file of this machine. The
+    one exception is the layout of the Hugging Face cache, `models--x/snapshots/COMMIT/file -> models--x/blobs/...`.
     """
 
     def __init__(self, root: str | Path):
@@ -46,7 +46,7 @@ class Directory:
             self.allowed += (snapshots.parent / "blobs",)
 
     def path(self, name: str) -> Path | None:
-        """The file `name` (such as unet/config.json), or None if there is none. Raises UserError for what is not a file."""
+        """The file `name` (such as unet/config.json), None if there is none. Raises UserError for what is no file."""
         try:
             real = (self.root / name).resolve(strict=True)
             mode = real.stat().st_mode
@@ -72,7 +72,7 @@ class Directory:
         return path
 
     def names(self, part: str = "") -> list[str]:
-        """Names of the files in one folder, without the folder; empty if there is no such folder inside the directory."""
+        """Names of the files in one folder, without the folder; empty if there is no such folder."""
         folder = self.root / part
         try:
             if not folder.resolve(strict=True).is_relative_to(self.root):

@@ -1,7 +1,7 @@
 """Strict filling (contract 5): every stored tensor used or ignored for a reason, every parameter filled exactly once.
 
-How a leaf is turned around follows the type of the module that receives it (Linear, Conv, norm, Embed), never its shape or
-name. Knows no files and no network in particular.
+How a leaf is turned around follows the type of the module that receives it (Linear, Conv, norm, Embed), never its shape
+or name. Knows no files and no network in particular.
 """
 
 from collections.abc import Mapping

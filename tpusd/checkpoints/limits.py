@@ -1,7 +1,7 @@
 """Bounds on config.json values, checked before a model is described from them. Knows no file.
 
-A config from anywhere must fail quickly: block_out_channels of 10**9 or a million layers must not be built even as shapes.
-The bounds are some ten times what the largest Stable Diffusion has.
+A config from anywhere must fail quickly: block_out_channels of 10**9 or a million layers must not be built even as
+shapes. The bounds are some ten times what the largest Stable Diffusion has.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ _ZERO = {"freq_shift", "eos_token_id"}  # whole numbers that may be 0
 
 
 def check_values(cls, values: Mapping[str, Any], where: str) -> None:
-    """Types and bounds of the fields that config dataclass `cls` reads. Raises UserError for the first that is wrong."""
+    """Types and bounds of the fields that config dataclass `cls` reads. Raises UserError for the first one wrong."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if field.name in values:

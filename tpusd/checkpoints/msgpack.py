@@ -1,8 +1,8 @@
 """Flax's msgpack files (`diffusion_flax_model.msgpack`) as a tensor source. Knows the format, not models.
 
-A file is nested maps of names to arrays; an array is extension type 1 holding [shape, dtype name, bytes]. The walk below
-reads only the few bytes that describe, skips the data, and checks every declared length against the file: nothing is built
-from what a stranger's file claims. Specification: github.com/msgpack/msgpack/blob/master/spec.md, flax.serialization.
+A file is nested maps of names to arrays; an array is extension type 1 holding [shape, dtype name, bytes]. The walk
+below reads only the few bytes that describe, skips the data, and checks every declared length against the file: nothing
+is allocated on a stranger's word. Specification: github.com/msgpack/msgpack/blob/master/spec.md, flax.serialization.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The names that published files use, mapped to the dotted paths of our modules: the whole table.
 
-Module attributes carry the PyTorch state-dict names, so a row stands here only where a published name differs from that.
-Knows no shapes; the leaf's transform follows the destination's type and stands in `fill`.
+Module attributes carry the PyTorch state-dict names, so a row stands here only where a published name differs from
+that. Knows no shapes; the leaf's transform follows the destination's type and stands in `fill`.
 """
 
 import re

@@ -35,9 +35,9 @@ def save_checkpoint(
 ) -> None:
     """Writes a StableDiffusionPipeline directory, or a StableDiffusionXLPipeline one if there is a second text encoder.
 
-    Networks are (config, state) pairs. scheduler_config: the values of scheduler_config.json with `_class_name`. dtype: of
-    the stored weights, float32 or float16. Files of an earlier save are replaced; model_index.json is written last, so a
-    directory whose writing was cut off is not taken for a checkpoint.
+    Networks are (config, state) pairs. scheduler_config: the values of scheduler_config.json with `_class_name`. dtype:
+    of the stored weights, float32 or float16. Files of an earlier save are replaced; model_index.json is written last,
+    so a directory whose writing was cut off is not taken for a checkpoint.
     """
     root = Path(directory)
     (root / "model_index.json").unlink(missing_ok=True)

@@ -47,7 +47,7 @@ _CONVERT_FILE = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Exactly one of asset (a name inside the package), path (a diffusers directory) and repo (owner/name on the Hub)."""
+    """One of asset (a name inside the package), path (a diffusers directory) and repo (owner/name on the Hub)."""
 
     asset: str | None = None
     path: str | None = None
@@ -117,7 +117,8 @@ def choose_weights(names: Iterable[str], part: str, variant: str | None, where: 
         raise UserError(f"model.variant={shown(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
     if pickles := sorted(n for n in names if n.endswith(_PICKLES)):
         raise UserError(
-            f"{where}: has only pickled weights ({shown(pickles[0])}), which can run code and are never opened; {_CONVERT}"
+            f"{where}: has only pickled weights ({shown(pickles[0])}), which can run code and are never opened; "
+            + _CONVERT
         )
     raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
 
@@ -173,7 +174,8 @@ def _hub(source: ModelSource) -> Resolved:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
         except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
             raise UserError(
-                f"{where}: gated; accept its terms at https://huggingface.co/{shown(repo)}, then log in with: hf auth login"
+                f"{where}: gated; accept its terms at https://huggingface.co/{shown(repo)}, "
+                "then log in with: hf auth login"
             ) from None
         except errors.RepositoryNotFoundError:
             raise UserError(
@@ -246,8 +248,8 @@ def _offline(source: ModelSource, where: str, error: Exception) -> Resolved:
     found = _cached(source, where)
     if found is None:
         raise UserError(
-            f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold this checkpoint whole; "
-            "connect once, or use model=local model.path=DIR"
+            f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold all of this "
+            "checkpoint; connect once, or use model=local model.path=DIR"
         )
     log.warning("%s: the Hub cannot be reached; using the cached commit %s", source.repo, found.commit)
     return found

@@ -1,7 +1,7 @@
 """Weight files as named arrays that are read one at a time. Knows formats, not models.
 
-A source lists names, shapes and dtypes without reading any data; `read` then brings one tensor into host memory. Nothing is
-unpickled, and a declared size is checked against the file before anything of that size is allocated.
+A source lists names, shapes and dtypes without reading any data; `read` brings one tensor into host memory. Nothing
+is unpickled, and a declared size is checked against the file before anything of that size is allocated.
 """
 
 import struct
@@ -83,13 +83,14 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
     wrong += [n for n in source.tensors if n not in weight_map]
     if wrong:
         raise UserError(
-            f"{directory.shown(index)}: does not agree with its shards on {len(wrong)} tensors, such as {shown(wrong[0])}; get it again"
+            f"{directory.shown(index)}: does not agree with its shards on {len(wrong)} tensor(s), such as "
+            f"{shown(wrong[0])}; get the checkpoint again"
         )
     return source
 
 
 def _open_safetensors(file: Path):
-    """A checked handle. The library verifies that the tensors cover the file exactly; the header's size is bounded here."""
+    """A checked handle. The library verifies that tensors cover the file exactly; here the header's size is bounded."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as raw:

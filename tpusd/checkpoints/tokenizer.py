@@ -1,5 +1,6 @@
 """CLIP's tokenizer: prompts -> 77 token ids. Wraps transformers' fast CLIPTokenizer; knows no model."""
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
     paths = {name: path for name in FILES if (path := directory.path(f"{folder}/{name}")) is not None}
     if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
         raise UserError(
-            f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; get the checkpoint again"
+            f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; "
+            "get the checkpoint again"
         )
     for name in directory.names(folder):  # all of them: the library may open more than we name
         if name.endswith(".json"):
@@ -92,7 +94,8 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
         ) from None
     if None in special.values() or probe[0] != special["bos"] or probe[-1] != special["eos"]:
         raise UserError(
-            f"{directory.shown(folder)}: does not put begin and end of text around a prompt, as CLIP's does; get the checkpoint again"
+            f"{directory.shown(folder)}: does not put begin and end of text around a prompt, as CLIP's does; "
+            "get the checkpoint again"
         )
     return Tokenizer(files=tuple(paths.values()), backend=backend)
 
@@ -114,8 +117,6 @@ def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> i
 
     The order is that of CLIP's own vocabulary: 256 bytes, the same at the end of a word, then begin and end of text.
     """
-    import json
-
     folder.mkdir(parents=True, exist_ok=True)
     letters = [
         _printable_byte(b)
@@ -145,6 +146,6 @@ def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> i
 
 
 def _printable_byte(byte: int) -> str:
-    """GPT-2's map of bytes to printable characters: printable Latin-1 as itself, the others from U+0100 on, in order."""
+    """GPT-2's map of bytes to printable characters: printable Latin-1 as itself, the others from U+0100 on."""
     others = (*range(33), *range(127, 161), 173)
     return chr(256 + others.index(byte)) if byte in others else chr(byte)
