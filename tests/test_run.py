@@ -197,6 +197,21 @@ def test_pending_images_are_bounded(tmp_path):
     run_dir.close()
 
 
+def test_device_waits_for_a_slow_disk(tmp_path, monkeypatch):
+    gate, pipeline = threading.Event(), StandInPipeline()
+    write = RunDir.write_image
+    monkeypatch.setattr(RunDir, "write_image", lambda *arguments: gate.wait(20) and write(*arguments))
+    thread = threading.Thread(
+        target=generate, args=(tmp_path, INLINE, "num_images_per_prompt=9"), kwargs={"pipeline": pipeline}
+    )
+    thread.start()
+    time.sleep(0.5)
+    assert 1 <= len(pipeline.batches) <= 4  # two batches' worth may wait, one more is finished, one is made meanwhile
+    gate.set()
+    thread.join()
+    assert sum(map(len, pipeline.batches)) == 27
+
+
 def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
     made = config(INLINE)
     prepared = prepare(made)
@@ -219,15 +234,16 @@ def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
 def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, capsys):
     long = (
         "prompts.rows=[{prompt: short}, {prompt: 'one two three four five six'}, "
-        "{prompt: x, negative_prompt: 'a b c d e f g'}]"
+        "{prompt: x, negative_prompt: 'a b c d e f g'}, {prompt: 'a b c d e f', negative_prompt: y}]"
     )
     path, _, _ = generate(tmp_path, long)
     assert [(record["num_tokens"], record["truncated"]) for record in read_manifest(path)] == [
         (3, False),
         (8, True),
         (3, True),
+        (8, True),
     ]
-    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (2 texts are too long): one"
+    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (3 texts are too long): one"
     assert warning in capsys.readouterr().err and warning in (path / "run.log").read_text()
     with pytest.raises(UserError, match="8 tokens, and the model reads 7; shorten it, or set on_truncate=warn"):
         generate(tmp_path, long, "on_truncate=error", name="refused")

@@ -91,6 +91,33 @@ def test_directory_is_claimed_once(tmp_path):
             RunDir.claim(Claim(output=path))
 
 
+def test_empty_directory_is_claimed_by_one_of_many(tmp_path, monkeypatch):
+    """All of them look before any of them claims."""
+    barrier, outcomes = threading.Barrier(5), []
+    look = storage.list_directory
+
+    def look_together(path):
+        names = look(path)
+        if not names:
+            barrier.wait(20)
+        return names
+
+    def take():
+        try:
+            RunDir.claim(Claim(output=tmp_path)).close()
+            outcomes.append("claimed")
+        except UserError as error:
+            outcomes.append(str(error).partition(": ")[2].partition(";")[0])
+
+    monkeypatch.setattr(storage, "list_directory", look_together)
+    threads = [threading.Thread(target=take) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["claimed", *["exists and is not empty"] * 4]
+
+
 def test_directories_that_cannot_be_made_are_told(tmp_path):
     (tmp_path / "file").write_text("mine")
     for output, expected in (

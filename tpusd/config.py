@@ -5,7 +5,6 @@ Knows nothing of Hydra, of YAML, or of where the values come from; a saved confi
 
 import dataclasses
 import difflib
-import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -127,7 +126,7 @@ def check_seed(where: str, seed: Any) -> int:
 
 
 def check_guidance_scale(where: str, scale: float) -> float:
-    if not (math.isfinite(scale) and 0 <= scale <= MAX_GUIDANCE):
+    if not 0 <= scale <= MAX_GUIDANCE:  # false for nan too
         raise UserError(
             f"{where}={scale:g}: must be from 0 to {MAX_GUIDANCE:g}; 7.5 is usual, 1 follows the prompt alone"
         )
@@ -137,7 +136,7 @@ def check_guidance_scale(where: str, scale: float) -> float:
 def _check(config: RunConfig) -> None:
     check_seed("seed", config.seed)
     check_guidance_scale("guidance_scale", config.guidance_scale)
-    if not 0 <= config.guidance_rescale <= 1:  # false for nan too
+    if not 0 <= config.guidance_rescale <= 1:
         raise UserError(f"guidance_rescale={config.guidance_rescale:g}: must be from 0 to 1; 0 switches it off")
     _check_range("num_images_per_prompt", config.num_images_per_prompt, 1, MAX_COPIES, "use more rows or another seed")
     _check_range("batch_size_per_device", config.batch_size_per_device, 1, 4096, "1 needs the least memory")

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tpusd import __version__
 
 COMPRESS_LEVEL = 1  # at 512x512: 24 ms; level 6 takes 41 ms and saves 11 %
-MAX_CHUNK_CHARS = 1 << 18  # Pillow reads back at most 1 MiB of text, and a character may take 4 bytes
+MAX_CHUNK_BYTES = 1 << 20  # readers refuse longer text chunks
+MAX_TEXT_CHARS = 80_000  # of a prompt: JSON may take 6 bytes for a character, and there are two prompts
 # How A1111 and its readers call the samplers; others go by their own name.
 A1111_NAMES = {
     "pndm": "PLMS",
@@ -34,7 +35,7 @@ def encode_png(pixels: np.ndarray, recipe: Mapping[str, Any]) -> bytes:
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3, (pixels.dtype, pixels.shape)
     info = PngImagePlugin.PngInfo()
     _add_text(info, "parameters", parameters_text(recipe))
-    info.add_itxt("tpusd", json.dumps(_fitting(recipe), ensure_ascii=False))
+    info.add_itxt("tpusd", _fitting(recipe))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=COMPRESS_LEVEL, pnginfo=info)
     return buffer.getvalue()
@@ -125,15 +126,16 @@ def _quoted(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text[: MAX_CHUNK_CHARS // 2]
+    return text[:MAX_TEXT_CHARS]
 
 
-def _fitting(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe without its further columns where those would make the chunk too long to be read back."""
-    own = dict(recipe)
-    if len(json.dumps(own, ensure_ascii=False)) > MAX_CHUNK_CHARS:
-        own.pop("extra", None)
-    return {name: _cut(value) if isinstance(value, str) else value for name, value in own.items()}
+def _fitting(recipe: Mapping[str, Any]) -> str:
+    """The recipe as JSON; without its further columns where those would make it too long to be read back."""
+    own = {name: _cut(value) if isinstance(value, str) else value for name, value in recipe.items()}
+    text = json.dumps(own, ensure_ascii=False)
+    if len(text.encode()) < MAX_CHUNK_BYTES:
+        return text
+    return json.dumps({name: value for name, value in own.items() if name != "extra"}, ensure_ascii=False)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
