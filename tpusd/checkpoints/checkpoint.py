@@ -36,6 +36,7 @@ MODELS = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
 }
+CONFIGS = {"text_encoder": CLIPTextConfig, "text_encoder_2": CLIPTextConfig, "unet": UNetConfig, "vae": VAEConfig}
 _PIPELINES = {
     "StableDiffusionPipeline": "sd",
     "FlaxStableDiffusionPipeline": "sd",
@@ -133,11 +134,11 @@ def describe(resolved: Resolved) -> Checkpoint:
 
     text_configs = tuple(
         # Whether there is a projection is said by the class, and by `architectures` only if somebody wrote it.
-        _read_config(CLIPTextConfig, directory, part, {"architectures": [index[part][1].removeprefix("Flax")]})
+        _read_config(directory, part, {"architectures": [index[part][1].removeprefix("Flax")]})
         for part in encoders
     )
-    unet = _read_config(UNetConfig, directory, "unet")
-    vae = _read_config(VAEConfig, directory, "vae")
+    unet = _read_config(directory, "unet")
+    vae = _read_config(directory, "vae")
     _check_agreement(text_configs, unet, vae, directory)
 
     scheduler_values = directory.json("scheduler/scheduler_config.json")
@@ -220,8 +221,8 @@ def _check_components(index: Mapping[str, Any], needed: tuple[str, ...], directo
             raise UserError(f"{where}: the component {shown(name)} is not implemented; choose another checkpoint")
 
 
-def _read_config(cls, directory: Directory, part: str, more: Mapping[str, Any] | None = None):
-    name = f"{part}/config.json"
+def _read_config(directory: Directory, part: str, more: Mapping[str, Any] | None = None):
+    cls, name = CONFIGS[part], f"{part}/config.json"
     values = {**directory.json(name), **(more or {})}
     check_values(cls, values, directory.shown(name))
     try:

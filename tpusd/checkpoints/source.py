@@ -138,8 +138,9 @@ def needed_files(names: Iterable[str], variant: str | None, where: str) -> list[
         chosen = choose_weights(inside, part, variant, f"{where}: {part}")
         wanted.append(f"{part}/{chosen.name}")
         if chosen.format == "shards":
-            dot = rf"(\.{re.escape(variant)})?" if variant is not None else ""
-            shard = re.compile(rf"{_TORCH[part]}{dot}-\d+-of-\d+{dot}\.safetensors")
+            dot = re.escape(f".{variant}") if variant is not None else ""
+            number = r"-\d+-of-\d+"
+            shard = re.compile(rf"{_TORCH[part]}({dot}{number}|{number}{dot})\.safetensors")  # both orders are in use
             wanted += [f"{part}/{name}" for name in inside if shard.fullmatch(name)]
     return wanted
 
@@ -192,10 +193,14 @@ def _hub(source: ModelSource) -> Resolved:
             return _offline(source, where, error)
         wanted = needed_files([file.rfilename for file in info.siblings or ()], source.variant, where)
         log.info("%s: commit %s", repo, info.sha)
+        # By the user's name for it, not by info.sha: only then can the cache resolve a branch when offline.
         root = huggingface_hub.snapshot_download(
-            repo, revision=info.sha, allow_patterns=[_literal(name) for name in wanted]
+            repo, revision=revision, allow_patterns=[_literal(name) for name in wanted]
         )
-        return Resolved(directory=Directory(root), repo=repo, commit=info.sha, variant=source.variant)
+        directory = Directory(root)
+        if directory.root.name != info.sha:  # after some HTTP errors the library hands out an older copy
+            raise UserError(f"{where}: commit {info.sha} could not be downloaded whole; run again")
+        return Resolved(directory=directory, repo=repo, commit=info.sha, variant=source.variant)
     except UserError:
         raise
     except Exception as error:
