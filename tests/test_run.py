@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +26,13 @@ from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
 from tpusd.writer import ImageWriter
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Batches of these tests are counted for one device, however many the machine has."""
+    devices = jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
 
 
 def generate(tmp_path, *overrides, pipeline=None, name="run"):

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint = (
                 "; fields come after run: tpusd run " + show(argv[0]) if "=" in argv[0] else suggest(argv[0], COMMANDS)
             )
-            raise UserError(f"{show(argv[0])}: no such command{hint}; there are {', '.join(COMMANDS)}")
+            raise UserError(f"{show(argv[0])}: no such command{hint}; the commands: {' '.join(COMMANDS)}")
     return status[0]
 
 

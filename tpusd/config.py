@@ -18,6 +18,7 @@ from tpusd.samplers.table import SamplerSettings
 MAX_SEED = 2**32 - 1  # JAX silently takes other seeds for one of these
 MAX_COPIES = 4096  # an image's key is folded from row * 4096 + copy
 MAX_ROWS = 2**32 // MAX_COPIES
+MAX_STEPS = 1000
 MAX_SIZE = 8192  # pixels
 MAX_GUIDANCE = 1000.0
 SIZE_STEP = 8  # pixels to one latent
@@ -142,8 +143,8 @@ def _check(config: RunConfig) -> None:
     _check_range("batch_size_per_device", config.batch_size_per_device, 1, 4096, "1 needs the least memory")
     for name, size in (("height", config.height), ("width", config.width)):
         check_size(name, size)
-    steps = getattr(config.sampler, "num_inference_steps", 1)
-    _check_range("sampler.num_inference_steps", steps, 1, 1000, "20 to 50 are usual")
+    steps = config.sampler.num_inference_steps
+    _check_range("sampler.num_inference_steps", steps, 1, MAX_STEPS, "20 to 50 are usual")
     _check_model(config.model)
     prompts = config.prompts
     if prompts.path is not None and prompts.rows is not None:

@@ -1,5 +1,6 @@
 """How far a run is: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of what is being made."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Progress:
                 file=self._stream,
                 leave=False,
                 mininterval=0,
-                bar_format="{percentage:3.0f}%|{bar:24}| {desc}",
+                bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
             )
             self._show(force=True)
 
@@ -87,6 +88,7 @@ class Progress:
         if self._bar is None:
             print(f"tpusd: {self.text()}", file=self._stream, flush=True)
         else:
+            self._bar.ncols = shutil.get_terminal_size().columns  # 80 where the terminal does not tell
             self._bar.n = self._position()
             self._bar.set_description_str(self.text(), refresh=False)
             self._bar.refresh()
