@@ -35,6 +35,8 @@ class Progress:
                 file=self._stream,
                 leave=False,
                 mininterval=0,
+                ncols=80,  # set anew each time it is shown; tqdm shows nothing where a terminal tells 0
+                nrows=20,
                 bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
             )
             self._show(force=True)
