@@ -1,5 +1,6 @@
 """Tiny checkpoints for tests, made once per layout, and copies of them to damage."""
 
+import atexit
 import functools
 import importlib.util
 import json
@@ -23,12 +24,17 @@ def load_tool(name: str):
     return module
 
 
-@functools.cache
 def tiny(layout: str = "sd1") -> Path:
     """A random float32 checkpoint of this layout, shared by all tests of the process: do not write to it."""
-    root = Path(tempfile.mkdtemp(prefix="tpusd-tiny-")) / layout
-    load_tool("make_tiny_checkpoint").make_tiny_checkpoint(root, layout=layout)
-    return root
+    return _tiny(layout)
+
+
+@functools.cache
+def _tiny(layout: str) -> Path:
+    root = Path(tempfile.mkdtemp(prefix="tpusd-tiny-"))
+    atexit.register(shutil.rmtree, root)
+    load_tool("make_tiny_checkpoint").make_tiny_checkpoint(root / layout, layout=layout)
+    return root / layout
 
 
 def copy(tmp_path: Path, layout: str = "sd1") -> Path:
