@@ -4,8 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tpusd.compose import compose_jobs, conf_directory
+from tpusd.config import field_names, make_config
 from tpusd.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +69,35 @@ def test_sweep_is_the_product_with_the_last_field_fastest():
         (name, seed) for name in ("fp32", "bf16") for seed in range(3)
     ]
     assert jobs[4].overrides == ("precision=bf16", "seed=1", "guidance_scale=2")
+
+
+def test_glob_sweeps_over_the_choices_of_a_group():
+    jobs = compose_jobs(["-m", "model=glob(sd2*)"])
+    assert [job.values["model"]["name"] for job in jobs] == ["sd21", "sd21_base"]
+    with pytest.raises(UserError, match="seed is a field; list the values"):
+        compose_jobs(["-m", "seed=glob(*)"])
+
+
+VALUES = st.one_of(
+    st.sampled_from(
+        ["0", "-1", "1e400", "nan", "null", "???", "[[[]]]", "{a: b}", "a,b", "range(3)", "glob(*)", "@", "${a}"]
+    ),
+    st.text(max_size=12),
+)
+KEYS = st.one_of(
+    st.sampled_from([*field_names(), "model", "prompts", "+x", "~seed", "seed@a", "prompts.rows.0", "."]), st.text()
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=2), st.booleans())
+def test_any_command_line_gives_runs_or_one_line(overrides, multirun):
+    try:
+        argv = [f"{key}={value}" for key, value in overrides if not key.startswith("-")]
+        jobs = compose_jobs((["-m"] if multirun else []) + argv)
+        assert all(make_config(job.values) for job in jobs[:3])
+    except UserError as error:
+        assert len(str(error)) < 600 and "\n" not in str(error)
 
 
 def test_escaped_dollar_is_text():

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tpusd.config import PromptsConfig
 from tpusd.errors import UserError
@@ -121,3 +123,44 @@ def test_more_rows_than_keys_are_refused(tmp_path, monkeypatch):
     assert len(read(tmp_path, "p.txt", "a\nb\nc\n")) == 3
     with pytest.raises(UserError, match="more than 3 prompts"):
         read(tmp_path, "p.txt", "a\nb\nc\nd\n")
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "prompt",
+                "seed",
+                ",",
+                "\t",
+                "\n",
+                "\r",
+                '"',
+                "{",
+                "}",
+                ":",
+                '"prompt"',
+                '"seed"',
+                "1",
+                "-",
+                "[",
+                "é",
+                "\0",
+            ]
+        ),
+        max_size=25,
+    ).map(lambda parts: "".join(parts).encode()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=TEXTS, suffix=st.sampled_from([".txt", ".csv", ".tsv", ".jsonl"]), header=st.booleans())
+def test_any_file_gives_rows_or_one_line(tmp_path_factory, data, suffix, header):
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(b"prompt,seed\n" * header + data)
+    try:
+        rows = read_rows(PromptsConfig(name="file", path=str(path)))
+        assert rows and all(row.prompt.strip() for row in rows)
+    except UserError as error:
+        assert len(str(error)) < 600 and "\n" not in str(error)

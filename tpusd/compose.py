@@ -8,7 +8,7 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -100,7 +100,7 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     choices = _choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
-    jobs = [tuple(job) for job in itertools.product(*(_values(override) for override in overrides))]
+    jobs = [tuple(job) for job in itertools.product(*(_values(override, choices) for override in overrides))]
     for job in jobs:
         for override in _parse_overrides(job):
             _check_choice(override, choices)
@@ -159,14 +159,25 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
             raise UserError(
                 f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
             )
-        if len(list(itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1))) > MAX_JOBS:
+        if isinstance(override.value(), Glob) and key not in choices:
+            raise UserError(f"{line}: glob chooses among a group's choices, and {key} is a field; list the values")
+        if len(list(itertools.islice(_swept(override, choices), MAX_JOBS + 1))) > MAX_JOBS:
             raise UserError(f"{line}: more than {MAX_JOBS} values; sweep over fewer")
 
 
-def _values(override: Override) -> list[str]:
+def _values(override: Override, choices: Mapping[str, list[str]]) -> list[str]:
     if not override.is_sweep_override():
         return [override.input_line]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
+
+
+def _swept(override: Override, choices: Mapping[str, list[str]]) -> Iterator[str]:
+    value = override.value()
+    return (
+        iter(value.filter(choices[override.key_or_group]))
+        if isinstance(value, Glob)
+        else override.sweep_string_iterator()
+    )
 
 
 def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
