@@ -120,6 +120,7 @@ def test_declared_tensors_must_lie_in_the_file(tmp_path):
         {"a": {"dtype": "F32", "shape": [2**20, 2**20], "data_offsets": [0, 2**42]}},
         {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]}},
         {"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}},
+        {"a": {"dtype": "F32", "shape": [1] * 100_000, "data_offsets": [0, 8]}},
         {
             "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
             "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
@@ -138,6 +139,8 @@ def test_names_from_a_file_cannot_reach_the_terminal(tmp_path):
     (root / UNET).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     line = error_of(root, lambda c: load_weights(c, "unet", param_dtype=jnp.float32))  # asserts that it is printable
     assert len(line) < 3000
+    edit(root / "unet/config.json", **{"\x1b[2J": ["\n"] * 100_000})
+    assert len(error_of(root)) < 3000
     edit(root / "model_index.json", _class_name="\x1b[31m")
     error_of(root)
 

@@ -142,7 +142,7 @@ def describe(resolved: Resolved) -> Checkpoint:
     _check_agreement(text_configs, unet, vae, directory)
 
     scheduler_values = directory.json("scheduler/scheduler_config.json")
-    scheduler = SchedulerConfig.from_dict(scheduler_values)
+    scheduler = _parsed(SchedulerConfig, scheduler_values, "scheduler/scheduler_config.json", directory)
     weights, files = {}, []
     for part in parts:
         chosen = choose_weights(directory.names(part), part, resolved.variant, directory.shown(part))
@@ -225,10 +225,16 @@ def _read_config(directory: Directory, part: str, more: Mapping[str, Any] | None
     cls, name = CONFIGS[part], f"{part}/config.json"
     values = {**directory.json(name), **(more or {})}
     check_values(cls, values, directory.shown(name))
+    return _parsed(cls, values, name, directory)
+
+
+def _parsed(cls, values: Mapping[str, Any], name: str, directory: Directory):
+    """`cls.from_dict(values)`, with whatever a stranger's values raise there as one bounded line."""
     try:
         return cls.from_dict(values)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{directory.shown(name)}: {shown(error, 200)}; mend it or get the checkpoint again") from None
+    except (UserError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        told = shown(str(error).removeprefix(f"{name}: "), 600)
+        raise UserError(f"{directory.shown(name)}: {told}; choose another checkpoint, or get this one again") from None
 
 
 def _check_agreement(text: tuple[CLIPTextConfig, ...], unet: UNetConfig, vae: VAEConfig, directory: Directory) -> None:

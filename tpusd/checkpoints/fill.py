@@ -93,14 +93,14 @@ def match(
             continue
         name = destination_name(part, layout, stored)
         if name not in wanted:
-            unknown.append(f"{shown(stored)} {info.shape}")
+            unknown.append(f"{shown(stored)} {shown(info.shape)}")
             continue
         if name in chosen:
             twice.append(f"{shown(stored)} and {shown(chosen[name])}")
             continue
         chosen[name] = stored
         if info.shape not in (fits := wanted[name].stored_shapes(layout)):
-            shapes.append(f"{shown(stored)} {info.shape}, the config asks for {' or '.join(map(str, fits))}")
+            shapes.append(f"{shown(stored)} {shown(info.shape)}, the config asks for {' or '.join(map(str, fits))}")
         elif info.dtype not in _FLOATS:
             dtypes.append(f"{shown(stored)} {shown(info.dtype)}")
     missing = [f"{name} {wanted[name].stored_shapes(layout)[0]}" for name in wanted if name not in chosen]

@@ -35,10 +35,10 @@ class FlaxMsgpack:
                 if walk.at != walk.size:
                     raise _Malformed("more bytes after the end")
         except OSError as error:
-            raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+            raise UserError(f"{shown(file, 300)}: cannot be read: {error.strerror}") from None
         except _Malformed as error:
             raise UserError(
-                f"{file}: not a whole Flax msgpack file ({error} at byte {walk.at}); get it again"
+                f"{shown(file, 300)}: not a whole Flax msgpack file ({error} at byte {walk.at}); get it again"
             ) from None
         self._offsets = {name: offset for name, (_, _, offset) in walk.found.items()}
         self.tensors = {
@@ -50,7 +50,7 @@ class FlaxMsgpack:
         with open(info.file, "rb") as raw:
             data = np.fromfile(raw, np.dtype(info.dtype), math.prod(info.shape), offset=self._offsets[name])
         if data.size != math.prod(info.shape):
-            raise UserError(f"{info.file}: became shorter while it was read; get it again")
+            raise UserError(f"{shown(info.file, 300)}: became shorter while it was read; get it again")
         return data.reshape(info.shape)
 
 
@@ -109,7 +109,7 @@ class _Walk:
             raise _Malformed(f"{shown(name)} has no data")
         count = self.number(1 << (tag - 0xC4))
         if count != math.prod(shape) * _ITEM_BYTES[dtype] or self.at + count != end or end > self.size:
-            raise _Malformed(f"{shown(name)}: {count} bytes of data do not fit shape {shape} of {dtype}")
+            raise _Malformed(f"{shown(name)}: {count} bytes of data do not fit shape {shown(shape)} of {dtype}")
         if name in self.found:
             raise _Malformed(f"{shown(name)} stands there twice")
         self.found[name] = (shape, dtype, self.at)

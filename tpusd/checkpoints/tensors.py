@@ -53,7 +53,9 @@ class Safetensors:
         for file, handle in self._open.items():
             for name in handle.keys():
                 if name in self.tensors:
-                    raise UserError(f"{file}: tensor {shown(name)} stands in {self.tensors[name].file.name} as well")
+                    raise UserError(
+                        f"{shown(file, 300)}: tensor {shown(name)} stands in {self.tensors[name].file.name} as well"
+                    )
                 part = handle.get_slice(name)
                 dtype = _DTYPES.get(part.get_dtype(), f"<{part.get_dtype()}>")
                 self.tensors[name] = TensorInfo(shape=tuple(part.get_shape()), dtype=dtype, file=file)
@@ -96,20 +98,20 @@ def _open_safetensors(file: Path):
         with open(file, "rb") as raw:
             head = raw.read(8)
         if len(head) < 8:
-            raise UserError(
-                f"{file}: {size} bytes, too short for a safetensors file; the download was cut off, get it again"
-            )
+            raise UserError(f"{shown(file, 300)}: {size} bytes, too short for a safetensors file; get it again")
         header = struct.unpack("<Q", head)[0]
         if header > size - 8:
             raise UserError(
-                f"{file}: not a safetensors file, or cut off within its header ({size} bytes); get it again"
+                f"{shown(file, 300)}: not a safetensors file, or cut off within its header ({size} bytes); get it again"
             )
         if header > MAX_HEADER_BYTES:
             raise UserError(
-                f"{file}: a header of {header} bytes, over {MAX_HEADER_BYTES}: not a file that this program should read"
+                f"{shown(file, 300)}: a header of {header} bytes, over {MAX_HEADER_BYTES}, which no model needs"
             )
         return safe_open(file, framework="numpy")
     except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{shown(file, 300)}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{file}: not a whole safetensors file ({shown(error, 160)}); get it again") from None
+        raise UserError(
+            f"{shown(file, 300)}: not a whole safetensors file ({shown(error, 160)}); get it again"
+        ) from None
