@@ -1,0 +1,85 @@
+"""Trains the autoencoder on drawn portraits.
+
+    python -m training.autoencoder DIR --steps 1400
+
+Goes on from DIR's newest checkpoint. DIR is not for version control.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from tpusd.models.vae import AutoencoderKL, VAEConfig
+from training.draw import SIZE
+from training.fit import fit, make_optimizer, make_step, start_state
+from training.pool import load_pictures, make_pictures, sheet, to_float, to_uint8
+
+CONFIG = VAEConfig(
+    block_out_channels=(16, 16, 32, 64), layers_per_block=1, norm_num_groups=8, sample_size=SIZE, scaling_factor=1.0
+)
+KL_WEIGHT = 1e-3  # keeps latents near unit scale and the decoder used to a little noise in them
+EDGE_WEIGHT = 0.5
+EYES = (slice(42, 82), slice(34, 94))  # rows and columns that the eyes may cover; small, and the eye colour lives there
+EYES_WEIGHT = 3.0
+SEED = 11
+
+
+def make_model() -> tuple:
+    """(graphdef, parameters) at the random start."""
+    return nnx.split(AutoencoderKL(CONFIG, rngs=nnx.Rngs(SEED)))
+
+
+def make_loss(graphdef):
+    """L1 of pixels and of their differences, and the KL of the latents to a unit normal."""
+    weight = np.ones((SIZE, SIZE, 1), np.float32)
+    weight[EYES] = EYES_WEIGHT
+    weight /= weight.mean()
+
+    def loss(params, images, key):
+        model = nnx.merge(graphdef, params)
+        images = images.astype(jnp.float32) / 127.5 - 1.0
+        mean, logvar = model.encode(images)
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        difference = (model.decode(latents) - images) * weight
+        edges = jnp.abs(jnp.diff(difference, axis=1)).mean() + jnp.abs(jnp.diff(difference, axis=2)).mean()
+        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
+        return jnp.abs(difference).mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+
+    return loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--pictures", type=int, default=12000)
+    args = parser.parse_args()
+
+    images, _ = load_pictures(args.directory.parent / "pictures", args.pictures, seed=SEED)
+    shown, _ = make_pictures(8, seed=SEED, held_out=True, processes=1)
+    graphdef, params = make_model()
+    optimizer = make_optimizer(args.learning_rate, args.steps)
+    reconstruct = jax.jit(lambda params, x: (m := nnx.merge(graphdef, params)).decode(m.encode(x)[0]))
+
+    def batch_of(step):
+        chosen = np.random.default_rng([SEED, step]).integers(len(images), size=args.batch_size)
+        return images[np.sort(chosen)]
+
+    def sample(state):
+        again = to_uint8(reconstruct(state.ema, to_float(shown)))
+        return Image.fromarray(sheet(np.concatenate([shown, again]), 8)).resize((1536, 384))
+
+    args.directory.mkdir(parents=True, exist_ok=True)
+    step = make_step(make_loss(graphdef), optimizer)
+    fit(args.directory, start_state(params, optimizer), step, batch_of, steps=args.steps, seed=SEED, sample=sample)
+
+
+if __name__ == "__main__":
+    main()
