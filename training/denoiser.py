@@ -7,6 +7,7 @@ Needs `autoencoder`, `text_encoder` and `tokenizer` beside DIR. Goes on from DIR
 
 import argparse
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -42,13 +43,14 @@ CAPTION_DROPOUT = 0.1
 MAX_SNR = 5.0  # min-SNR weighting (Hang et al. 2023)
 FACE = (slice(5, 12), slice(4, 12))  # latent rows and columns of eyes and mouth: small parts, many attributes
 FACE_WEIGHT = 2.0
-SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 5.0
+LATENT_SIZE = 16
+SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 5.0  # of the pictures that training shows
 
 
 def unet_config() -> UNetConfig:
     """The embedded model's UNet: most parameters at 8x8 and 4x4, where they cost little."""
     return UNetConfig(
-        sample_size=16, block_out_channels=(48, 96, 192), layers_per_block=1, norm_num_groups=16,
+        sample_size=LATENT_SIZE, block_out_channels=(48, 96, 192), layers_per_block=1, norm_num_groups=16,
         cross_attention_dim=64, attention_head_dim=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -77,7 +79,7 @@ def alphas_cumprod() -> np.ndarray:
 def make_loss(graphdef):
     """Weighted squared error of the velocity (Salimans and Ho 2022)."""
     alphas = jnp.asarray(alphas_cumprod(), jnp.float32)
-    weight = np.ones((16, 16, 1), np.float32)
+    weight = np.ones((LATENT_SIZE, LATENT_SIZE, 1), np.float32)
     weight[FACE] = FACE_WEIGHT
     weight /= weight.mean()
 
@@ -106,25 +108,36 @@ def load_autoencoder(directory: Path):
     return graphdef, state.ema
 
 
-def load_latents(directory: Path, count: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """(latents (n,16,16,4) with standard deviation 1, labels, scaling_factor); encoded once, then kept."""
+def load_latents(directory: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(latents (n,16,16,4) with standard deviation 1, labels); encoded once, then kept, and the scale with them."""
     file = directory / f"latents_{count}.npy"
     images, labels = load_pictures(directory / "pictures", count, seed=SEED)
     if not file.exists():
         graphdef, params = load_autoencoder(directory / "autoencoder")
         encode = jax.jit(lambda params, x: nnx.merge(graphdef, params).encode(x / 127.5 - 1.0)[0])
         chunks = [np.asarray(encode(params, images[i : i + 50].astype(np.float32))) for i in range(0, count, 50)]
-        np.save(file, np.concatenate(chunks))
-    latents = np.load(file)
-    scaling_factor = round(float(1.0 / latents.std()), 5)
-    return latents * np.float32(scaling_factor), np.asarray(labels), scaling_factor
+        latents = np.concatenate(chunks)
+        scale = {"scaling_factor": round(float(1.0 / latents.std()), 5)}
+        (directory / "latents.json").write_text(json.dumps(scale) + "\n", encoding="utf-8")
+        np.save(file, latents)
+    return np.load(file) * np.float32(load_scaling_factor(directory)), np.asarray(labels)
 
 
-def make_sampler(graphdef, decoder, scaling_factor: float):
+def load_scaling_factor(directory: Path) -> float:
+    """What latents are multiplied by, as `load_latents` left it."""
+    return json.loads((directory / "latents.json").read_text(encoding="utf-8"))["scaling_factor"]
+
+
+def latents_shape() -> tuple[int, int, int]:
+    """(h, w, c) of one picture's latents."""
+    config = unet_config()
+    return config.sample_size, config.sample_size, config.in_channels
+
+
+def make_sampler(graphdef, decoder, scaling_factor: float, steps: int = SAMPLE_STEPS):
     """sample(params, decoder_params, noise, input_ids, empty_ids, guidance) -> images: DDIM, only to look at while training."""
-    alphas = np.append(alphas_cumprod()[:: 1000 // SAMPLE_STEPS][::-1], 1.0).astype(np.float32)
-    times = np.arange(0, 1000, 1000 // SAMPLE_STEPS)[::-1].copy()
-    alphas, times = jnp.asarray(alphas), jnp.asarray(times)
+    spaced = np.linspace(0, len(alphas_cumprod()) - 1, steps).round().astype(np.int32)[::-1].copy()
+    alphas, times = jnp.asarray(np.append(alphas_cumprod()[spaced], 1.0), jnp.float32), jnp.asarray(spaced)
 
     def sample(params, decoder_params, x, input_ids, empty_ids, guidance):
         model = nnx.merge(graphdef, params)
@@ -138,7 +151,7 @@ def make_sampler(graphdef, decoder, scaling_factor: float):
             clean, noise = a * x - b * velocity, a * velocity + b * x
             return jnp.sqrt(alphas[k + 1]) * clean + jnp.sqrt(1 - alphas[k + 1]) * noise
 
-        latents = jax.lax.fori_loop(0, SAMPLE_STEPS, body, x)
+        latents = jax.lax.fori_loop(0, steps, body, x)
         return nnx.merge(decoder, decoder_params).decode(latents / scaling_factor)
 
     return jax.jit(sample)
@@ -147,6 +160,14 @@ def make_sampler(graphdef, decoder, scaling_factor: float):
 def make_model(vocab_size: int):
     """(graphdef, parameters) at the random start."""
     return nnx.split(Denoiser(vocab_size, nnx.Rngs(SEED)))
+
+
+def load_model(directory: Path, vocab_size: int):
+    """(graphdef, averaged parameters) of the newest checkpoint."""
+    graphdef, params = make_model(vocab_size)
+    state = restore(directory / "checkpoints", start_state(params, make_optimizer(1.0, 1)))
+    assert state is not None, f"{directory}: no checkpoint"
+    return graphdef, state.ema
 
 
 def with_text_encoder(params: nnx.State, directory: Path, vocab_size: int) -> nnx.State:
@@ -169,8 +190,8 @@ def main() -> None:
     root = args.directory.parent
 
     tokenizer = tokenizer_in(root)
-    latents, labels, scaling_factor = load_latents(root, args.pictures)
-    print(f"{len(latents)} latents, scaling_factor {scaling_factor}", flush=True)
+    latents, labels = load_latents(root, args.pictures)
+    print(f"{len(latents)} latents, scaling_factor {load_scaling_factor(root)}", flush=True)
     graphdef, params = make_model(tokenizer.vocab_size)
     params = with_text_encoder(params, root / "text_encoder", tokenizer.vocab_size)
     optimizer = make_optimizer(args.learning_rate, args.steps)
@@ -191,9 +212,9 @@ def main() -> None:
     rng = np.random.default_rng(SEED)
     prompts = [make_caption(p, set(p.visible), rng) for p in portraits]
     ids, empty = tokenizer(prompts).input_ids, tokenizer([""] * 16).input_ids
-    noise = jax.random.normal(jax.random.key(SEED), (16, 16, 16, 4))
+    noise = jax.random.normal(jax.random.key(SEED), (16, *latents_shape()))
     decoder, decoder_params = load_autoencoder(root / "autoencoder")
-    sampler = make_sampler(graphdef, decoder, scaling_factor)
+    sampler = make_sampler(graphdef, decoder, load_scaling_factor(root))
 
     def sample(state):
         made = to_uint8(sampler(state.ema, decoder_params, noise, ids, empty, SAMPLE_GUIDANCE))

@@ -51,17 +51,6 @@ def _descend(target: np.ndarray, portrait: Portrait) -> tuple[Portrait, float]:
     return portrait, best
 
 
-def accuracy(images, wanted: list[Portrait]) -> dict[str, tuple[int, int]]:
-    """Per attribute: (pictures in which it is as wanted, pictures in which it should show)."""
-    counts = {name: [0, 0] for name in VALUES}
-    for image, portrait in zip(images, wanted, strict=True):
-        seen = read_portrait(np.asarray(image))
-        for name in portrait.visible:
-            counts[name][0] += name in seen.visible and getattr(seen, name) == getattr(portrait, name)
-            counts[name][1] += 1
-    return {name: tuple(pair) for name, pair in counts.items()}
-
-
 def _variants(portrait: Portrait, names: tuple[str, ...]):
     for values in itertools.product(*(VALUES[name] for name in names)):
         other = dataclasses.replace(portrait, **dict(zip(names, values, strict=True)))

@@ -24,6 +24,10 @@ def make_pictures(count: int, *, seed: int, start: int = 0, held_out: bool = Fal
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     labels = np.empty((count, len(VALUES)), np.int32)
     make = functools.partial(make_picture, seed=seed, held_out=held_out)
+    if processes == 1:
+        for i in range(count):
+            images[i], labels[i] = make(start + i)
+        return images, labels
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for i, (image, label) in enumerate(pool.imap(make, range(start, start + count), chunksize=256)):
             images[i], labels[i] = image, label
