@@ -18,7 +18,7 @@ from PIL import Image
 
 from tpusd.models.vae import AutoencoderKL, VAEConfig
 from training.draw import SIZE
-from training.fit import fit, make_optimizer, make_step, start_state
+from training.fit import fit, make_optimizer, make_step, random_params, start_state
 from training.pool import load_pictures, make_pictures, sheet, to_float, to_uint8
 
 CONFIG = VAEConfig(
@@ -33,7 +33,7 @@ SEED = 11
 
 def make_model() -> tuple:
     """(graphdef, parameters) at the random start."""
-    return nnx.split(AutoencoderKL(CONFIG, rngs=nnx.Rngs(SEED)))
+    return random_params(AutoencoderKL, CONFIG, seed=SEED)
 
 
 def make_loss(graphdef):

@@ -1,4 +1,4 @@
-"""Captions of portraits in ordinary words: several phrasings, attributes left out at random. Says only what is there."""
+"""Captions of portraits in ordinary words: several phrasings, attributes left out at random. Only what is there."""
 
 import numpy as np
 
@@ -16,7 +16,13 @@ EXPRESSIONS = {
 }  # fmt: skip
 HAIR_COLORS = {"blond": ("blond", "blonde"), "red": ("red", "red", "ginger")}
 CLOTHES = ("shirt", "shirt", "sweater", "top")
-BACKGROUNDS = ("{} background", "{} background", "on a {} background", "in front of a {} background", "against a {} wall")
+BACKGROUNDS = (
+    "{} background",
+    "{} background",
+    "on a {} background",
+    "in front of a {} background",
+    "against a {} wall",
+)
 
 
 def draw_named(portrait: Portrait, rng: np.random.Generator) -> set[str]:
@@ -28,6 +34,7 @@ def draw_named(portrait: Portrait, rng: np.random.Generator) -> set[str]:
 
 def make_caption(portrait: Portrait, named: set[str], rng: np.random.Generator) -> str:
     """A caption that names these attributes (of those that show, and are more than the lack of something)."""
+
     def pick(choices):
         return choices[rng.integers(len(choices))]
 

@@ -53,7 +53,8 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     u = rng.uniform
     return Pose(
         x=64 + u(-2.5, 2.5), y=66 + u(-2, 2), scale=u(1.08, 1.15), width=u(24.5, 26.5), height=u(28, 30),
-        eye_distance=u(10.5, 11.5), gaze=(u(-1.2, 1.2), u(-0.8, 0.8)), shade=u(-1, 1), parting=float(rng.choice((-1, 1))),
+        eye_distance=u(10.5, 11.5), gaze=(u(-1.2, 1.2), u(-0.8, 0.8)), shade=u(-1, 1),
+        parting=float(rng.choice((-1, 1))),
     )  # fmt: skip
 
 
@@ -110,14 +111,19 @@ class _Canvas:
 
     def frame(self, x0, y0, x1, y1, color, width, radius):
         self.pen.rounded_rectangle(
-            [*self._at(x0, y0), *self._at(x1, y1)], radius * self.oversampling, outline=color, width=round(width * self.oversampling)
+            [*self._at(x0, y0), *self._at(x1, y1)],
+            radius * self.oversampling,
+            outline=color,
+            width=round(width * self.oversampling),
         )
 
     def polygon(self, points, color):
         self.pen.polygon([self._at(*point) for point in points], fill=color)
 
     def line(self, points, color, width):
-        self.pen.line([self._at(*point) for point in points], fill=color, width=round(width * self.oversampling), joint="curve")
+        self.pen.line(
+            [self._at(*point) for point in points], fill=color, width=round(width * self.oversampling), joint="curve"
+        )
 
     def pixels(self) -> np.ndarray:
         return np.asarray(self.image.reduce(self.oversampling))
@@ -151,7 +157,11 @@ def _back_hair(canvas, portrait, pose, hair):
                 angle = math.radians(180 + k * 180 / 8)
                 x, y = math.cos(angle), math.sin(angle)
                 canvas.polygon(
-                    [((w + 15) * x, -5 + (h + 15) * y), (w * x - 9 * y, -5 + h * y + 9 * x), (w * x + 9 * y, -5 + h * y - 9 * x)],
+                    [
+                        ((w + 15) * x, -5 + (h + 15) * y),
+                        (w * x - 9 * y, -5 + h * y + 9 * x),
+                        (w * x + 9 * y, -5 + h * y - 9 * x),
+                    ],
                     hair,
                 )
         case "short":
@@ -210,7 +220,9 @@ def _eyes(canvas, portrait, pose, hair):
         canvas.ellipse(x + gx, -3 + gy, 2.2, 2.2, INK)
         canvas.ellipse(x + gx + 1.6, -4.8 + gy, 1.2, 1.2, WHITE)
         middle = -13.5 + lift
-        canvas.line([(x - side * 6, middle + tilt), (x, middle - 1 - abs(tilt) / 4), (x + side * 6, middle - tilt)], brow, thick)
+        canvas.line(
+            [(x - side * 6, middle + tilt), (x, middle - 1 - abs(tilt) / 4), (x + side * 6, middle - tilt)], brow, thick
+        )
 
 
 def _mouth(canvas, portrait):
@@ -234,14 +246,22 @@ def _front_hair(canvas, portrait, pose, hair):
         case "short":
             canvas.chord(0, -1, w + 1.5, h + 3, 214, 326, hair)
             for side in (-1, 1):
-                canvas.polygon([(side * (w + 2), -20), (side * (w - 5), -18), (side * (w - 2), -2), (side * (w + 2), -3)], hair)
+                canvas.polygon(
+                    [(side * (w + 2), -20), (side * (w - 5), -18), (side * (w - 2), -2), (side * (w + 2), -3)], hair
+                )
         case "bob":
             canvas.chord(0, -1, w + 2, h + 3, 212, 328, hair)
             for side in (-1, 1):
-                canvas.polygon([(side * (w + 2), -20), (side * (w - 8), -18), (side * (w - 1), 8), (side * (w + 4), 12)], hair)
+                canvas.polygon(
+                    [(side * (w + 2), -20), (side * (w - 8), -18), (side * (w - 1), 8), (side * (w + 4), 12)], hair
+                )
         case "long" | "pigtails":
-            canvas.polygon([(p * 9, -h - 2), (-p * 22, -h + 6), (-p * (w + 2), -2), (-p * (w - 3), -6), (-p * 8, -15)], hair)
-            canvas.polygon([(p * 9, -h - 2), (p * 20, -h + 7), (p * (w + 2), -2), (p * (w - 2), -8), (p * 17, -17)], hair)
+            canvas.polygon(
+                [(p * 9, -h - 2), (-p * 22, -h + 6), (-p * (w + 2), -2), (-p * (w - 3), -6), (-p * 8, -15)], hair
+            )
+            canvas.polygon(
+                [(p * 9, -h - 2), (p * 20, -h + 7), (p * (w + 2), -2), (p * (w - 2), -8), (p * 17, -17)], hair
+            )
             canvas.chord(0, -1, w + 1, h + 2.5, 222, 318, hair)
         case "curly":
             for k in range(6):

@@ -53,11 +53,15 @@ def table(counts: dict[str, tuple[int, int]]) -> str:
     """Markdown, with the mean of the attributes' accuracies last."""
     shares = {name: right / shown for name, (right, shown) in counts.items() if shown}
     lines = ["| attribute | accuracy | pictures |", "| --- | --- | --- |"]
-    lines += [f"| {name.replace('_', ' ')} | {100 * share:.1f} % | {counts[name][1]} |" for name, share in shares.items()]
+    lines += [
+        f"| {name.replace('_', ' ')} | {100 * share:.1f} % | {counts[name][1]} |" for name, share in shares.items()
+    ]
     return "\n".join([*lines, f"| **mean** | **{100 * np.mean(list(shares.values())):.1f} %** | |"])
 
 
-def generate(directory: Path, prompts: list[str], *, guidance_scale: float, steps: int, negative: str = "") -> np.ndarray:
+def generate(
+    directory: Path, prompts: list[str], *, guidance_scale: float, steps: int, negative: str = ""
+) -> np.ndarray:
     """(n,128,128,3) uint8 from the newest checkpoint's moving average."""
     root = directory.parent
     tokenizer = tokenizer_in(root)

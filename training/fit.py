@@ -1,6 +1,7 @@
 """The loop that every training here runs: steps, moving average, checkpoints, loss curve. Knows no network."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from flax import nnx
 from PIL import Image, ImageDraw
 
 EMA_DECAY = 0.999
 WARM_UP_STEPS = 100
-DECAY_SHARE = 0.25  # of the steps, at the end: the learning rate falls to zero. A resumed, longer run is back at the full rate
+DECAY_SHARE = 0.25  # of the steps, at the end: the rate falls to zero. A resumed, longer run is back at the full rate
 
 
 class TrainState(NamedTuple):
@@ -56,6 +59,28 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation) -> Callab
     return jax.jit(step, donate_argnums=0)
 
 
+def random_params(cls, *args, seed: int) -> tuple:
+    """(graphdef, parameters) of `cls(*args, rngs)` at a random start, without compiling a program for every shape.
+
+    Kernels are normal with variance 1/inputs, embeddings with deviation 0.02 as CLIP's; scales 1, biases 0.
+    """
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: cls(*args, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(seed)
+    for path, variable in nnx.to_flat_state(params):
+        shape = variable.get_value().shape
+        match path[-1]:
+            case "kernel":
+                value = rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(math.prod(shape[:-1])))
+            case "embedding":
+                value = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+            case "scale":
+                value = np.ones(shape, np.float32)
+            case _:
+                value = np.zeros(shape, np.float32)
+        variable.set_value(jnp.asarray(value))
+    return graphdef, params
+
+
 def start_state(params, optimizer: optax.GradientTransformation) -> TrainState:
     """Step 0."""
     return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
@@ -90,7 +115,8 @@ def fit(
     """
     directory = Path(directory).absolute()
     checkpoints = directory / "checkpoints"
-    state = restore(checkpoints, state) or state
+    # Placed, restored and fresh arrays alike: for jit a placed and an unplaced array make two programs to compile.
+    state = jax.device_put(restore(checkpoints, state) or state, jax.devices()[0])
     done = int(state.step)
     print(f"{directory.name}: from step {done} to {steps}", flush=True)
     since, running = time.monotonic(), []
@@ -117,14 +143,17 @@ def fit(
 
 
 def draw_curve(log: Path, width: int = 800, height: int = 400) -> Image.Image:
-    """Loss over steps, both logarithmic axes left to the eye: the lowest and highest loss are written beside the curve."""
+    """Loss over steps; the lowest loss and the highest, but for the first few, are written beside the curve."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
     low, high = min(row["loss"] for row in rows), max(sorted(row["loss"] for row in rows)[: max(1, len(rows) - 3)])
     last = max(row["step"] for row in rows)
     span = max(high - low, 1e-9)
-    points = [(60 + (width - 80) * row["step"] / last, 20 + (height - 60) * min(1, (high - row["loss"]) / span)) for row in rows]
+    points = [
+        (60 + (width - 80) * row["step"] / last, 20 + (height - 60) * min(1, (high - row["loss"]) / span))
+        for row in rows
+    ]
     pen.line([(x, max(20, y)) for x, y in points], fill="black", width=2)
     pen.text((4, 14), f"{high:.4f}", fill="black")
     pen.text((4, height - 48), f"{low:.4f}", fill="black")

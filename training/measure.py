@@ -1,4 +1,4 @@
-"""Reads the attributes of a picture by drawing: the portrait whose drawing comes nearest to the picture. Nothing is learned.
+"""Reads the attributes of a picture by drawing: the portrait whose drawing comes nearest to it. Nothing is learned.
 
 Knows the renderer, no model: a picture counts as having an attribute if drawing it with any other value fits worse.
 """
@@ -19,11 +19,27 @@ TRIES = 3  # starts
 SWEEPS = 4
 # Attributes that are tried together, because one hides or imitates the other.
 TOGETHER = (
-    ("background",), ("hair_style", "hair_color"), ("hat", "hat_color"), ("clothes_color", "clothes_pattern"), ("skin",),
-    ("person", "beard"), ("glasses", "eye_color"), ("expression",),
+    ("background",), ("hair_style", "hair_color"), ("hat", "hat_color"), ("clothes_color", "clothes_pattern"),
+    ("skin",), ("person", "beard"), ("glasses", "eye_color"), ("expression",),
 )  # fmt: skip
-POSE_STEPS = {"x": 1.0, "y": 1.0, "scale": 0.02, "width": 0.7, "height": 0.7, "eye_distance": 0.4, "shade": 0.5, "parting": 2.0}
-POSE_BOUNDS = {"scale": (1.0, 1.25), "width": (23, 28), "height": (26, 32), "eye_distance": (9.5, 12.5), "shade": (-1.5, 1.5), "parting": (-1, 1)}
+POSE_STEPS = {
+    "x": 1.0,
+    "y": 1.0,
+    "scale": 0.02,
+    "width": 0.7,
+    "height": 0.7,
+    "eye_distance": 0.4,
+    "shade": 0.5,
+    "parting": 2.0,
+}
+POSE_BOUNDS = {
+    "scale": (1.0, 1.25),
+    "width": (23, 28),
+    "height": (26, 32),
+    "eye_distance": (9.5, 12.5),
+    "shade": (-1.5, 1.5),
+    "parting": (-1, 1),
+}
 MIDDLE = Pose(x=64, y=66, scale=1.115, width=25.5, height=29, eye_distance=11, gaze=(0, 0), shade=0, parting=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Pictures by the thousand: picture i of seed s is always the same, however many are drawn and by how many processes."""
+"""Pictures by the thousand: picture i of seed s is the same, however many are drawn and by how many processes."""
 
 import functools
 import multiprocessing

@@ -20,7 +20,7 @@ from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.tokenizer import MAX_LENGTH, Tokenizer, open_tokenizer
 from tpusd.models.clip_text import CLIPTextConfig, CLIPTextModel
 from training.captions import draw_named, make_caption
-from training.fit import fit, make_optimizer, make_step, start_state
+from training.fit import fit, make_optimizer, make_step, random_params, start_state
 from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 23
@@ -91,7 +91,7 @@ def make_batch(tokenizer: Tokenizer, step: int, size: int):
 
 def make_reader(vocab_size: int):
     """(graphdef, parameters) at the random start."""
-    return nnx.split(Reader(text_config(vocab_size), nnx.Rngs(SEED)))
+    return random_params(Reader, text_config(vocab_size), seed=SEED)
 
 
 def main() -> None:

@@ -26,10 +26,12 @@ def train_merges(texts) -> list[tuple[str, str]]:
     """Byte pairs to join, in order."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(WORDS, behavior="removed", invert=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(WORDS, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
     alphabet = 2 * len({letter for text in texts for letter in text})
     trainer = trainers.BpeTrainer(vocab_size=alphabet + MERGES, end_of_word_suffix="</w>", show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)

@@ -81,9 +81,9 @@ def draw_portrait(rng: np.random.Generator, *, held_out: bool = False) -> Portra
 
 def from_labels(labels: np.ndarray) -> Portrait:
     """The portrait of `Portrait.labels`; what does not show takes its first value."""
-    return Portrait(**{
-        name: values[max(int(index), 0)] for (name, values), index in zip(VALUES.items(), labels, strict=True)
-    })
+    return Portrait(
+        **{name: values[max(int(index), 0)] for (name, values), index in zip(VALUES.items(), labels, strict=True)}
+    )
 
 
 def _draw_value(rng: np.random.Generator, name: str) -> str:

@@ -1,0 +1,46 @@
+"""Writes what was trained as an ordinary diffusers directory.
+
+    python -m training.export DIR tpusd/assets/tiny
+
+DIR: what training.denoiser wrote; the autoencoder and the tokenizer lie beside it.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from tpusd.checkpoints import save_checkpoint
+from training import autoencoder
+from training.denoiser import SCHEDULER, load_autoencoder, load_model, load_scaling_factor, unet_config
+from training.text_encoder import text_config, tokenizer_in
+
+
+def export(directory: Path, target: Path, dtype: str = "float16") -> None:
+    """Writes the moving averages of the newest checkpoints to `target`."""
+    root = directory.parent
+    tokenizer = tokenizer_in(root)
+    _, params = load_model(directory, tokenizer.vocab_size)
+    _, vae = load_autoencoder(root / "autoencoder")
+    vae_config = dataclasses.replace(autoencoder.CONFIG, scaling_factor=load_scaling_factor(root))
+    save_checkpoint(
+        target,
+        unet=(unet_config(), params["unet"]),
+        vae=(vae_config, vae),
+        text_encoder=(text_config(tokenizer.vocab_size), params["text_encoder"]),
+        tokenizer=tokenizer,
+        scheduler_config=SCHEDULER,
+        dtype=dtype,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("target", type=Path)
+    args = parser.parse_args()
+    export(args.directory, args.target)
+    print(f"{args.target}: {sum(f.stat().st_size for f in args.target.rglob('*') if f.is_file()):,} bytes")
+
+
+if __name__ == "__main__":
+    main()
