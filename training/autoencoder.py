@@ -26,8 +26,8 @@ CONFIG = VAEConfig(
 )
 KL_WEIGHT = 1e-3  # keeps latents near unit scale and the decoder used to a little noise in them
 EDGE_WEIGHT = 0.5
-EYES = (slice(42, 82), slice(34, 94))  # rows and columns that the eyes may cover; small, and the eye colour lives there
-EYES_WEIGHT = 3.0
+FACE = (slice(42, 98), slice(34, 94))  # rows and columns that eyes and mouth may cover: small parts, many attributes
+FACE_WEIGHT = 3.0
 SEED = 11
 
 
@@ -39,7 +39,7 @@ def make_model() -> tuple:
 def make_loss(graphdef):
     """L1 of pixels and of their differences, and the KL of the latents to a unit normal."""
     weight = np.ones((SIZE, SIZE, 1), np.float32)
-    weight[EYES] = EYES_WEIGHT
+    weight[FACE] = FACE_WEIGHT
     weight = jnp.asarray(weight / weight.mean())
 
     def loss(params, batch, key):
