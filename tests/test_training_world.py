@@ -49,7 +49,9 @@ def test_training_and_held_out_combinations_are_apart():
 
 def test_what_does_not_show_does_not_decide_what_is_held_out():
     behind = dataclasses.replace(PLAIN, glasses="sunglasses", hat="none")
-    others = [dataclasses.replace(behind, eye_color=e, hat_color=h) for e in VALUES["eye_color"] for h in VALUES["hat_color"]]
+    others = [
+        dataclasses.replace(behind, eye_color=e, hat_color=h) for e in VALUES["eye_color"] for h in VALUES["hat_color"]
+    ]
     assert len({other.held_out for other in others}) == 1
     assert len({draw(other, MIDDLE).tobytes() for other in others}) == 1
 
@@ -93,7 +95,9 @@ def test_attributes_are_read_from_pixels():
     wrong = shown = 0
     for portrait in portraits(11, held_out=True):
         blurred = draw(portrait, draw_pose(rng)).astype(np.float32)
-        blurred = (blurred + np.roll(blurred, 1, axis=0) + np.roll(blurred, 1, axis=1)) / 3 + rng.normal(0, 8, blurred.shape)
+        blurred = (blurred + np.roll(blurred, 1, axis=0) + np.roll(blurred, 1, axis=1)) / 3 + rng.normal(
+            0, 8, blurred.shape
+        )
         seen = read_portrait(np.clip(blurred, 0, 255).astype(np.uint8))
         wrong += sum(getattr(seen, name) != getattr(portrait, name) for name in portrait.visible)
         shown += len(portrait.visible)
