@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("optax")
 pytest.importorskip("orbax.checkpoint")
 
-from training.fit import fit, make_optimizer, make_step, restore, start_state  # noqa: E402
+from training.fit import fit, make_optimizer, make_step, restore, start_state
 
 STEPS = 7
 

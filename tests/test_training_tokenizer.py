@@ -6,12 +6,12 @@ import pytest
 pytest.importorskip("optax")
 pytest.importorskip("orbax.checkpoint")
 
-from tpusd.checkpoints.files import Directory  # noqa: E402
-from tpusd.checkpoints.tokenizer import open_tokenizer  # noqa: E402
-from training.captions import make_caption  # noqa: E402
-from training.text_encoder import make_batch, named_labels  # noqa: E402
-from training.tokenizer import write_tokenizer  # noqa: E402
-from training.world import VALUES, draw_portrait  # noqa: E402
+from tpusd.checkpoints.files import Directory
+from tpusd.checkpoints.tokenizer import open_tokenizer
+from training.captions import make_caption
+from training.text_encoder import make_batch, named_labels
+from training.tokenizer import write_tokenizer
+from training.world import VALUES, draw_portrait
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ DIR: what training.denoiser wrote; the autoencoder and the tokenizer lie beside 
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 
 from tpusd.checkpoints import save_checkpoint
@@ -31,6 +32,11 @@ def export(directory: Path, target: Path, dtype: str = "float16") -> None:
         scheduler_config=SCHEDULER,
         dtype=dtype,
     )
+    # transformers computes in the type that this names, diffusers in float32 whatever is stored: unless they agree,
+    # a pipeline that was opened without a type stops at its first step.
+    file = target / "text_encoder" / "config.json"
+    values = json.loads(file.read_text(encoding="utf-8")) | {"torch_dtype": "float32"}
+    file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main() -> None:
