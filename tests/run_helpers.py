@@ -7,8 +7,8 @@ import numpy as np
 
 from tpusd.compose import compose_jobs
 from tpusd.config import RunConfig, make_config
+from tpusd.prepare import PreparedRun, count_tokens
 from tpusd.prompts import read_rows
-from tpusd.run import PreparedRun, count_tokens
 
 INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
 
@@ -36,6 +36,15 @@ def pixels(spec) -> np.ndarray:
     return generator.integers(0, 256, (spec.height, spec.width, 3), np.uint8)
 
 
+def generated(spec) -> SimpleNamespace:
+    """As tpusd.pipeline.GeneratedImage; the trace, too, follows from the spec alone."""
+    made = pixels(spec)
+    return SimpleNamespace(
+        pixels=made,
+        trace={"tokens": f"{zlib.crc32(spec.prompt.encode()):08x}", "latents": {"1": f"{zlib.crc32(made):08x}"}},
+    )
+
+
 class StandInPipeline:
     """Generates like the real one, with three steps of progress; `fails_at`: raises at that batch."""
 
@@ -49,7 +58,7 @@ class StandInPipeline:
         self.batches.append(specs)
         for step in range(1, 4):
             on_step(step, 3)
-        return [pixels(spec) for spec in specs]
+        return [generated(spec) for spec in specs]
 
 
 def tokenize(texts, limit=7):

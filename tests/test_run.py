@@ -14,14 +14,17 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import INLINE, StandInPipeline, config, pixels, prepare, tokenize
+from run_helpers import INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
 
 from tpusd.config import make_config
+from tpusd.entry import exit_status
 from tpusd.errors import UserError
+from tpusd.execute import describe_image, run_images
 from tpusd.plan import make_plan, make_specs
+from tpusd.prepare import count_tokens
 from tpusd.progress import Progress
 from tpusd.prompts import MANIFEST_FIELDS
-from tpusd.run import count_tokens, describe_image, exit_status, main, run, run_images
+from tpusd.run import main, run
 from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
 from tpusd.writer import ImageWriter
 
@@ -69,7 +72,7 @@ def test_run_directory_explains_itself(tmp_path, capsys):
             recipe = json.loads(image.text["tpusd"])
         assert (
             recipe.items()
-            >= {key: value for key, value in record.items() if key not in ("file_name", "sha256")}.items()
+            >= {key: value for key, value in record.items() if key not in ("file_name", "sha256", "trace")}.items()
         )
         assert recipe["sampler_settings"]["num_inference_steps"] == record["num_inference_steps"]
     facts = json.loads((path / "run.json").read_text())
@@ -190,7 +193,7 @@ def test_pending_images_are_bounded(tmp_path):
 
         def submit():
             for spec in specs:
-                writer.submit([spec], [pixels(spec)])
+                writer.submit([spec], [generated(spec)])
                 submitted.append(spec)
 
         thread = threading.Thread(target=submit)

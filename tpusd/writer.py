@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
 from tpusd.images import encode_png
 from tpusd.plan import ImageSpec
 from tpusd.run_dir import RunDir
@@ -24,7 +22,7 @@ class ImageWriter:
     """
 
     def __init__(self, run_dir: RunDir, describe: Callable[[ImageSpec], Mapping[str, Any]], *, max_pending: int):
-        """describe: an image's manifest fields but for `file_name` and `sha256`."""
+        """describe: an image's manifest fields but for `file_name`, `sha256` and `trace`."""
         self._run_dir, self._describe = run_dir, describe
         self._room = threading.Semaphore(max(1, max_pending))
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
@@ -40,20 +38,21 @@ class ImageWriter:
         if kind is None:
             self._raise_error()
 
-    def submit(self, specs: Sequence[ImageSpec], pixels: Sequence[np.ndarray]) -> None:
-        """pixels: uint8 (H, W, 3) each. Waits while too many images are pending."""
-        for spec, image in zip(specs, pixels, strict=True):
+    def submit(self, specs: Sequence[ImageSpec], images: Sequence[Any]) -> None:
+        """images: GeneratedImages, with pixels uint8 (H, W, 3) and a trace. Waits while too many are pending."""
+        for spec, image in zip(specs, images, strict=True):
             self._room.acquire()
             self._raise_error()
             written = self._encoders.submit(self._write, spec, image)
             self._committer.submit(self._commit, written)
 
-    def _write(self, spec: ImageSpec, pixels: np.ndarray) -> dict[str, Any]:
+    def _write(self, spec: ImageSpec, image: Any) -> dict[str, Any]:
         if self._error is not None:
             return {}
         described = dict(self._describe(spec))
-        data = encode_png(pixels, described | image_recipe(spec))
-        return self._run_dir.write_image(f"{spec.name}.png", data) | described | dict(spec.extra)
+        data = encode_png(image.pixels, described | image_recipe(spec))
+        fields = self._run_dir.write_image(f"{spec.name}.png", data)
+        return fields | described | {"trace": dict(image.trace)} | dict(spec.extra)
 
     def _commit(self, written: Future) -> None:
         try:
