@@ -1,0 +1,1 @@
+"""Samplers as tables of numbers: settings and a schedule in, coefficients out, and the loop that runs them."""

@@ -1,0 +1,68 @@
+"""PNDM in its PLMS form, the sampler of the first Stable Diffusion."""
+
+import math
+
+import numpy as np
+
+from tpusd.errors import UserError
+from tpusd.samplers.ddim import vp_timesteps
+from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.settings import SamplerSettings, resolve
+
+DEFAULTS = {
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "set_alpha_to_one": False,
+}
+# Adams-Bashforth of orders 1 to 4 on the model's outputs, the latest first. Liu et al. 2022, equation 12.
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+def pndm(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+    """Pseudo linear multistep: Liu et al. 2022, algorithm 2, with the first step taken again from its own end.
+
+    That correction is one model call more than steps. The kept variable is the model's output as it is; where that is
+    a velocity, the mean of the last ones is turned into epsilon at the present sample, as diffusers does it.
+    """
+    options = resolve(settings, config, DEFAULTS)
+    if options.prediction_type == "sample":
+        raise UserError("sampler.prediction_type=sample: pndm takes epsilon or v_prediction; use sampler=ddim")
+    alphas = np.cumprod(1 - config.betas())
+    ratio = config.train_timesteps // settings.num_inference_steps
+
+    def alpha(t: int) -> float:
+        return alphas[t] if t >= 0 else 1.0 if options.set_alpha_to_one else alphas[0]
+
+    def step(t: int, previous: int, sample: str, weights: dict[str, float]) -> dict[str, float]:
+        on_sample, on_eps = _transfer(alpha(t), alpha(previous))
+        scale = 1.0
+        if options.prediction_type == "v_prediction":
+            on_sample += on_eps * math.sqrt(1 - alpha(t))
+            scale = math.sqrt(alpha(t))
+        return {sample: on_sample} | {name: scale * on_eps * weight for name, weight in weights.items()}
+
+    falling = vp_timesteps(settings, config, options)
+    first = falling[0]
+    rows = [row(t=first, x=step(first, first - ratio, "x", {"pred": 1.0}), y={"x": 1.0})]
+    if len(falling) > 1:
+        # The first step again, from the sample that y has kept, with the mean of the outputs at both its ends.
+        second = falling[1]
+        mean = {"pred": 1 / 2, "h1": 1 / 2}
+        rows.append(row(t=second, x=step(second + ratio, second, "y", mean), push=False))
+    for count, t in enumerate(falling[1:], start=2):
+        weights = dict(zip(("pred", "h1", "h2", "h3"), ADAMS_BASHFORTH[min(count, 4)], strict=False))
+        rows.append(row(t=t, x=step(t, t - ratio, "x", weights)))
+    return table(rows)
+
+
+def _transfer(a: float, previous: float) -> tuple[float, float]:
+    """From alpha product `a` to `previous`: coefficients of sample and epsilon. Liu et al. 2022, equation 11."""
+    scale = math.sqrt(previous / a)
+    return scale, -(previous - a) / (a * math.sqrt(1 - previous) + math.sqrt(a * (1 - a) * previous))

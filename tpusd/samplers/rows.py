@@ -1,0 +1,72 @@
+"""What a row of a sampler's table means, and how a table is put together. NumPy alone.
+
+A row is one model call:
+
+    out = model(c_in * x, t)                     after classifier-free guidance
+    pred = p_x * x + p_out * out                 the variable that this sampler keeps
+    seen = (x, y, pred, h1, h2, h3, noise)
+    x, y = X . seen, Y . seen
+    h1, h2, h3 = (pred, h1, h2) if push else (h1, h2, h3)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+SEEN = ("x", "y", "pred", "h1", "h2", "h3", "noise")
+TERMS = len(SEEN)
+HISTORY = 3
+C_IN, T, P_X, P_OUT, PUSH, X, Y = 0, 1, 2, 3, 4, 5, 5 + TERMS
+COLUMNS = Y + TERMS
+NOISE = X + SEEN.index("noise")  # the only place where noise comes in
+MAX_ROWS = 2048  # Heun makes two calls a step, and 1000 steps are allowed
+
+
+@dataclass(frozen=True)
+class Table:
+    """rows: float64 (n, COLUMNS), a model call each. init_scale: the factor on the initial standard normal noise."""
+
+    rows: np.ndarray
+    init_scale: float
+
+    def __post_init__(self):
+        assert self.rows.ndim == 2 and self.rows.shape[1] == COLUMNS, self.rows.shape
+        assert 0 < len(self.rows) <= MAX_ROWS, len(self.rows)
+        assert np.isfinite(self.rows).all() and np.isfinite(self.init_scale)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def timesteps(self) -> np.ndarray:
+        """What the model is asked at, (n,)."""
+        return self.rows[:, T]
+
+    def padded(self) -> np.ndarray:
+        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end leave an image as it is."""
+        padded = np.zeros((MAX_ROWS, COLUMNS), np.float32)
+        padded[: len(self.rows)] = self.rows
+        return padded
+
+
+def row(
+    *,
+    t: float,
+    x: Mapping[str, float],
+    y: Mapping[str, float] | None = None,
+    pred: tuple[float, float] = (0.0, 1.0),
+    c_in: float = 1.0,
+    push: bool = True,
+) -> np.ndarray:
+    """One row. x, y: coefficients by the names in SEEN (y None: keeps what it holds); pred: p_x and p_out."""
+    made = np.zeros(COLUMNS)
+    made[[C_IN, T, P_X, P_OUT, PUSH]] = c_in, t, *pred, push
+    for start, terms in ((X, x), (Y, {"y": 1.0} if y is None else y)):
+        for name, coefficient in terms.items():
+            made[start + SEEN.index(name)] = coefficient
+    return made
+
+
+def table(rows: Sequence[np.ndarray], init_scale: float = 1.0) -> Table:
+    return Table(np.stack(rows), float(init_scale))
