@@ -14,7 +14,8 @@ def test_every_command_has_a_module_with_a_main():
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_lists_the_commands(argv, capsys):
     assert main(argv) == 0
-    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
 
 
 def test_version(capsys):

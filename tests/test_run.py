@@ -188,7 +188,7 @@ def test_pending_images_are_bounded(tmp_path):
             "width": 40,
         }
 
-    with ImageWriter(run_dir, describe, max_pending=3) as writer:
+    with ImageWriter(run_dir, made, describe, max_pending=3) as writer:
         submitted = []
 
         def submit():
@@ -233,6 +233,7 @@ def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
         plan,
         run_dir,
         StandInPipeline(),
+        made,
         tables=lambda spec: None,
         progress=progress,
         describe=partial(describe_image, made, prepared.tokens),

@@ -74,6 +74,8 @@ class RunConfig:
     prompts: PromptsConfig
     seed: int = 0
     num_images_per_prompt: int = 1
+    first_row: int = 0  # rows and copies count from here, so that a part of a run makes the same images
+    first_copy: int = 0
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
     negative_prompt: str | None = None  # not the same as "": SDXL takes zeros where none is given
@@ -81,6 +83,8 @@ class RunConfig:
     width: int | None = None
     batch_size_per_device: int = 1
     on_truncate: Literal["warn", "error"] = "warn"
+    image_format: Literal["png", "webp", "jpeg"] = "png"
+    image_quality: int | None = None  # None: WebP without loss, JPEG at 95
     output: str | None = None
 
 
@@ -140,9 +144,16 @@ def _check(config: RunConfig) -> None:
     if not 0 <= config.guidance_rescale <= 1:
         raise UserError(f"guidance_rescale={config.guidance_rescale:g}: must be from 0 to 1; 0 switches it off")
     _check_range("num_images_per_prompt", config.num_images_per_prompt, 1, MAX_COPIES, "use more rows or another seed")
+    _check_range("first_row", config.first_row, 0, MAX_ROWS - 1, "rows count from 0")
+    last_first = MAX_COPIES - config.num_images_per_prompt
+    _check_range("first_copy", config.first_copy, 0, last_first, f"a row has at most {MAX_COPIES} copies")
     _check_range("batch_size_per_device", config.batch_size_per_device, 1, 4096, "1 needs the least memory")
     for name, size in (("height", config.height), ("width", config.width)):
         check_size(name, size)
+    if config.image_quality is not None:
+        if config.image_format == "png":
+            raise UserError(f"image_quality={config.image_quality}: PNG loses nothing; use image_format=webp or jpeg")
+        _check_range("image_quality", config.image_quality, 1, 100, "90 or more is hard to tell from the original")
     steps = config.sampler.num_inference_steps
     _check_range("sampler.num_inference_steps", steps, 1, MAX_STEPS, "20 to 50 are usual")
     _check_model(config.model)

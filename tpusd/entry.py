@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from tpusd.errors import UserError
 
@@ -22,3 +23,8 @@ def exit_status() -> Iterator[list[int]]:
     except KeyboardInterrupt:
         print("tpusd: interrupted; every image in the manifest is whole", file=sys.stderr)
         status[0] = EXIT_INTERRUPTED
+
+
+def refuse_arguments(message: str) -> NoReturn:
+    """argparse's `error`, as a line of ours."""
+    raise UserError(f"{message}; --help says more")

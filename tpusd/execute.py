@@ -63,6 +63,7 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
             plan,
             run_dir,
             pipeline,
+            config,
             tables=lambda spec: prepared.table(spec.sampler),
             progress=progress,
             describe=functools.partial(describe_image, config, prepared.tokens),
@@ -98,6 +99,7 @@ def run_images(
     plan: Plan,
     run_dir: Any,
     pipeline: Any,
+    config: RunConfig,
     *,
     tables: Callable[[ImageSpec], Any],
     describe: Callable[[ImageSpec], Mapping[str, Any]],
@@ -107,7 +109,7 @@ def run_images(
     from tpusd.writer import ImageWriter
 
     largest = max((batch.padded_size for batch in plan.batches), default=1)
-    with ImageWriter(run_dir, describe, max_pending=2 * largest) as writer:
+    with ImageWriter(run_dir, config, describe, max_pending=2 * largest) as writer:
         for batch in plan.batches:
             progress.start_batch(len(batch.specs))
             images = pipeline.generate(list(batch.specs), [tables(spec) for spec in batch.specs], on_step=progress.step)

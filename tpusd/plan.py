@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config import RunConfig
+from tpusd.config import MAX_ROWS, RunConfig
+from tpusd.errors import UserError
 from tpusd.prompts import Row
 from tpusd.samplers.table import SamplerSettings
 
@@ -64,8 +65,8 @@ class Plan:
 
 def make_specs(config: RunConfig, rows: Sequence[Row], *, height: int, width: int) -> Iterator[ImageSpec]:
     """Every image of the run, row by row and copy by copy. height, width: pixels, with the model's own filled in."""
-    for index, row in enumerate(rows):
-        for copy in range(config.num_images_per_prompt):
+    for index, row in enumerate(rows, config.first_row):
+        for copy in range(config.first_copy, config.first_copy + config.num_images_per_prompt):
             yield ImageSpec(
                 row=index,
                 copy=copy,
@@ -96,6 +97,10 @@ def make_plan(
     Images with and without classifier-free guidance go into batches of their own, for they run different programs;
     a batch stands where its first image stands, so that a run's images come out nearly in order.
     """
+    if config.first_row + len(rows) > MAX_ROWS:
+        raise UserError(
+            f"first_row={config.first_row}: with {len(rows)} rows goes beyond {MAX_ROWS}; use a smaller one"
+        )
     size = num_devices * config.batch_size_per_device
     open_batches: dict[bool, list[ImageSpec]] = {}
     batches: list[list[ImageSpec]] = []

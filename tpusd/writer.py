@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from tpusd.images import encode_png
+from tpusd import __version__
+from tpusd.config import RunConfig
+from tpusd.images import SUFFIXES, encode_image
 from tpusd.plan import ImageSpec
+from tpusd.provenance import KEY_DERIVATION
 from tpusd.run_dir import RunDir
 
 NUM_ENCODERS = 4  # Pillow lets go of the interpreter while it encodes
@@ -21,9 +24,16 @@ class ImageWriter:
     by an exception, waits until what was submitted is on disk.
     """
 
-    def __init__(self, run_dir: RunDir, describe: Callable[[ImageSpec], Mapping[str, Any]], *, max_pending: int):
+    def __init__(
+        self,
+        run_dir: RunDir,
+        config: RunConfig,
+        describe: Callable[[ImageSpec], Mapping[str, Any]],
+        *,
+        max_pending: int,
+    ):
         """describe: an image's manifest fields but for `file_name`, `sha256` and `trace`."""
-        self._run_dir, self._describe = run_dir, describe
+        self._run_dir, self._config, self._describe = run_dir, config, describe
         self._room = threading.Semaphore(max(1, max_pending))
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -50,8 +60,14 @@ class ImageWriter:
         if self._error is not None:
             return {}
         described = dict(self._describe(spec))
-        data = encode_png(image.pixels, described | image_recipe(spec))
-        fields = self._run_dir.write_image(f"{spec.name}.png", data)
+        config = self._config
+        data = encode_image(
+            image.pixels,
+            described | image_recipe(config, spec),
+            image_format=config.image_format,
+            quality=config.image_quality,
+        )
+        fields = self._run_dir.write_image(spec.name + SUFFIXES[config.image_format], data)
         return fields | described | {"trace": dict(image.trace)} | dict(spec.extra)
 
     def _commit(self, written: Future) -> None:
@@ -74,6 +90,15 @@ class ImageWriter:
             raise self._error
 
 
-def image_recipe(spec: ImageSpec) -> dict[str, Any]:
-    """What the picture's own `tpusd` chunk says beyond its manifest fields."""
-    return {"sampler_settings": dataclasses.asdict(spec.sampler), "extra": dict(spec.extra)}
+def image_recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
+    """What the picture's own `tpusd` text says beyond its manifest fields: enough to make it again from it alone."""
+    return {
+        "sampler_settings": dataclasses.asdict(spec.sampler),
+        "model_settings": dataclasses.asdict(config.model),
+        "precision_settings": dataclasses.asdict(config.precision),
+        "image_format": config.image_format,
+        "image_quality": config.image_quality,
+        "key_derivation": KEY_DERIVATION,
+        "tpusd": __version__,
+        "extra": dict(spec.extra),
+    }

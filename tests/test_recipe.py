@@ -1,0 +1,214 @@
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+from run_helpers import INLINE, StandInPipeline, config, prepare
+
+from tpusd.command import config_overrides, hydra_value, image_overrides, shell_command
+from tpusd.compose import compose_jobs
+from tpusd.config import config_values, make_config
+from tpusd.errors import UserError
+from tpusd.plan import make_specs
+from tpusd.prompts import read_rows
+from tpusd.recipe import main, read_recipe
+from tpusd.run import run
+from tpusd.run_dir import read_manifest
+
+HARD = 'a, b: {c} [d] \'e\' "f" \\\\ \\" =g ${h} \\${i} $HOME `j` 日本 \u202e <script> 7 null \\'
+
+
+def composed(overrides):
+    (job,) = compose_jobs(overrides)
+    return make_config(job.values)
+
+
+def parsed(command):
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "tpusd.run"]
+    return composed(words[3:])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30))
+def test_any_text_survives_the_command_line(text):
+    values = {"negative_prompt": text, "prompts.rows": [{"prompt": "x" + text, "negative_prompt": text}]}
+    made = composed([f"{name}={hydra_value(value)}" for name, value in values.items()])
+    assert made.negative_prompt == text and made.prompts.rows == ({"prompt": "x" + text, "negative_prompt": text},)
+
+
+@pytest.mark.parametrize(
+    "text", [HARD, "two\nlines\n", "null", "0x1F", "1_000", " spaces ", "\t", "${x}", "\\${x}", "\\", "a\\"]
+)
+def test_hard_text_survives_the_shell(text):
+    command = shell_command([f"negative_prompt={hydra_value(text)}"])
+    printed = subprocess.run(["bash", "-c", f"printf '%s' {command}"], capture_output=True, check=True).stdout.decode()
+    assert printed == "".join(shlex.split(command))
+    assert parsed(command).negative_prompt == text
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("model=sd15", "precision=fp32", "sampler=ddim", "sampler.num_inference_steps=7", "sampler.eta=0.5", "seed=9"),
+        (
+            "model=local",
+            "model.path=/some dir/x",
+            "precision.unet.dtype=float32",
+            "image_format=webp",
+            "image_quality=90",
+        ),
+        ("height=64", "width=128", "guidance_scale=1", "guidance_rescale=0.7", 'negative_prompt=""'),
+    ],
+)
+def test_command_of_a_config_makes_the_same_pixels(overrides):
+    made = config(INLINE, *overrides)
+    again = composed([*config_overrides(made), INLINE])
+    assert config_values(again) == config_values(made)
+
+
+def test_command_of_a_config_of_the_users_own_needs_no_directory_of_theirs():
+    made = make_config(
+        config_values(config(INLINE))
+        | {"model": {"name": "ours", "repo": "a/b", "revision": "c"}, "precision": {"name": "odd"} | dict.fromkeys(
+            ("text_encoder", "unet", "vae"), {"param_dtype": "bfloat16", "dtype": "float32"}
+        )}
+    )  # fmt: skip
+    assert config_values(composed([*config_overrides(made), INLINE])) == config_values(made)
+
+
+def test_command_of_an_image_makes_that_image_alone():
+    made = config(INLINE, "num_images_per_prompt=3", "first_row=2", "negative_prompt=plain", "seed=5")
+    for spec in make_specs(made, read_rows(made.prompts), height=24, width=40):
+        row = read_rows(made.prompts)[spec.row - 2]
+        alone = composed(config_overrides(made) + image_overrides(row, spec.row, spec.copy))
+        (again,) = make_specs(alone, read_rows(alone.prompts), height=24, width=40)
+        assert again == spec
+
+
+def test_rows_and_copies_that_count_from_elsewhere_are_refused_beyond_the_last():
+    for line, rule in (
+        ("first_copy=4096", "first_copy=4096: must be"),
+        ("first_row=1048576", "first_row=1048576: must be"),
+    ):
+        with pytest.raises(UserError, match=rule):
+            config(line)
+
+
+@pytest.fixture(scope="module")
+def run_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "run"
+    rows = f"prompts.rows=[{{prompt: x}}, {hydra_value({'prompt': HARD, 'negative_prompt': HARD, 'id': 7})}]"
+    made = config(f"output={path}", rows, "num_images_per_prompt=2", "sampler=ddim", "sampler.eta=0.25", "seed=3")
+    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+
+
+def test_picture_alone_gives_the_command_that_makes_it_again(run_path, tmp_path):
+    """The command is run with its own output, and gives the very file."""
+    record = list(read_manifest(run_path))[3]
+    recipe = read_recipe(run_path / record["file_name"])
+    again = composed([*recipe.overrides, f"output={tmp_path / 'again'}"])
+    path = run(again, prepare=prepare, load=lambda *_: StandInPipeline())
+    (made,) = read_manifest(path)
+    assert made["file_name"] == record["file_name"] == "images/00001-001.png"
+    pixels = [np.asarray(Image.open(where / record["file_name"])) for where in (path, run_path)]
+    assert np.array_equal(*pixels)
+    assert {**made, "sha256": 0, "id": 7} == {**record, "sha256": 0}
+
+
+def test_command_prints_recipe_and_command(run_path, capsys):
+    path = str(run_path / "images" / "00001-000.png")
+    assert main([path]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Made by tpusd.\n") and "\nsampler " in out and "\u202e" not in out.split("\n\n")[1]
+    command = out.rstrip("\n").splitlines()[-1]
+    assert parsed(command).sampler.eta == 0.25
+    assert main([path, "--format=command"]) == 0
+    assert capsys.readouterr().out == command + "\n"
+    assert main([path, "--format=json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["command"] == command and shown["recipe"]["prompt"] == HARD
+
+
+def saved(path, **texts):
+    info = PngImagePlugin.PngInfo()
+    for name, text in texts.items():
+        info.add_itxt(name, text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+A1111 = (
+    "a (cat:1.2), <lora:hat:1>\nNegative prompt: ugly\n"
+    "Steps: 20, Sampler: DDIM, CFG scale: 7, Seed: 965400086, Size: 512x768, "
+    "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, Clip skip: 2, Version: v1.10.1"
+)
+
+
+def test_a1111_picture_becomes_a_config_and_a_list_of_what_does_not_carry_over(tmp_path, capsys):
+    path = saved(tmp_path / "a.png", parameters=A1111)
+    assert main([str(path), "--format=command"]) == 0
+    out, err = capsys.readouterr()
+    made = parsed(out)
+    assert (made.model.name, made.sampler.num_inference_steps, made.guidance_scale) == ("sd15", 20, 7.0)
+    assert (made.seed, made.height, made.width) == (965400086, 768, 512)
+    assert made.prompts.rows == ({"prompt": "a (cat:1.2), <lora:hat:1>", "negative_prompt": "ugly"},)
+    lines = err.splitlines()
+    assert all(line.startswith("tpusd: cannot carry over: ") for line in lines)
+    for word in (
+        "<lora:hat:1>: networks",
+        "(cat:1.2): brackets",
+        "Clip skip: 2: has no",
+        "RNG: GPU: from the same seed",
+    ):
+        assert any(word in line for line in lines), word
+
+
+MODEL = "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly"
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (("Sampler: DDIM", "Sampler: Restart"), "Sampler: Restart: is not one of"),
+        (("DDIM", "PLMS, Schedule type: Turbo"), "Schedule type: Turbo: sampler=pndm has none"),
+        (("DDIM", "PLMS Karras"), "Schedule type: Karras: sampler=pndm has none"),
+        (("Seed: 965400086", "Seed: 99999999999"), "Seed: 99999999999: is beyond"),
+        ((MODEL, "Model: dream, Model hash: 12ab"), "Model: dream (hash 12ab): put"),
+        (("Size: 512x768, ", ""), "Size: not said"),
+        (("CFG scale: 7", "CFG scale: lots"), "CFG scale: lots: is no number"),
+    ],
+)
+def test_what_cannot_carry_over_is_said(tmp_path, change, line):
+    recipe = read_recipe(saved(tmp_path / "a.png", parameters=A1111.replace(*change)))
+    assert any(text.startswith(line) for text in recipe.left_out), recipe.left_out
+    composed(recipe.overrides)
+
+
+def test_pictures_without_a_recipe_or_with_a_hostile_one_are_one_line(tmp_path, run_path, capsys):
+    own = json.loads(Image.open(run_path / "images" / "00000-000.png").text["tpusd"])
+    for texts, words in (
+        ({}, "carries no recipe"),
+        ({"parameters": "a fox"}, "carries no recipe"),
+        ({"tpusd": "{}"}, "its recipe lacks"),
+        ({"tpusd": json.dumps(own | {"seed": -1})}, "seed=-1"),
+        ({"tpusd": json.dumps(own | {"prompt": ["x"]})}, "must be"),
+        ({"tpusd": json.dumps(own | {"prompt": None})}, "must be"),
+        ({"tpusd": json.dumps(own | {"model_settings": {"_target_": "os.system"}})}, "no such field"),
+        ({"tpusd": json.dumps(own | {"row_seed": "a"})}, "must be"),
+        ({"tpusd": json.dumps(own | {"row": 10**30})}, "first_row"),
+    ):
+        assert main([str(saved(tmp_path / "x.png", **texts))]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("tpusd: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_recipe_starts_without_jax():
+    code = "import sys, tpusd.recipe, tpusd.command, tpusd.images; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
