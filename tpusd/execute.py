@@ -6,6 +6,7 @@ claimed; jax is loaded inside functions.
 
 import contextlib
 import functools
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tpusd.config import RunConfig
+from tpusd.embedded import next_step
 from tpusd.errors import UserError
 from tpusd.plan import ImageSpec, Plan, make_plan
 from tpusd.prepare import PreparedRun
@@ -80,6 +82,8 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
     )
     run_dir.log(f"{now()} {summary}")
     print(summary)
+    if (hint := next_step(config.model)) is not None:
+        print(f"tpusd: {hint}", file=sys.stderr)
 
 
 def load_pipeline(prepared: PreparedRun, devices: Sequence[Any]) -> Any:

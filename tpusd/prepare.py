@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config import RunConfig, check_size, show
+from tpusd.embedded import vocabulary_notes
 from tpusd.errors import UserError
 from tpusd.prompts import Row, read_rows, row_values
 
@@ -45,6 +46,7 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     table(config.sampler)  # its settings may not suit each other or the checkpoint
     height, width = image_size(config, checkpoint)
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
+    warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=_saved_config(config, rows, checkpoint, height, width),
         rows=rows,
