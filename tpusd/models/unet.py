@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpusd.models.config import read_config
-from tpusd.models.layers import Identity, conv1x1, conv3x3, dot_product_attention, group_norm, layer_norm, upsample_nearest
+from tpusd.models.layers import (
+    Identity,
+    conv1x1,
+    conv3x3,
+    dot_product_attention,
+    group_norm,
+    layer_norm,
+    upsample_nearest,
+)
 
 TRANSFORMER_NORM_EPS = 1e-6  # GroupNorm in front of attention; resnets have norm_eps, 1e-5
 LAYER_NORM_EPS = 1e-5

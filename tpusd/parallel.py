@@ -1,0 +1,72 @@
+"""The one place that maps a per-device function over devices.
+
+`jax.pmap` is `jit(shard_map)` since JAX 0.8. Arguments are either the same on every device (weights, step bounds) or
+carry a leading device axis. When JAX drops the name `pmap`, `Devices.compile` changes and nothing else does.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "device"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program over all devices. `fingerprint`: sha256 of what was handed to the compiler."""
+
+    call: Callable
+    fingerprint: str
+
+
+class Devices:
+    """An ordered set of local devices and the two ways in which data lies on them."""
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        self.devices = tuple(devices)
+        mesh = Mesh(np.array(self.devices), (AXIS,))
+        self.replicated = NamedSharding(mesh, PartitionSpec())  # the same array on each device, put there directly
+        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def compile(
+        self, function: Callable, shared: Sequence[Any], split: Sequence[Any], *, donate: Sequence[int] = ()
+    ) -> Program:
+        """Compiles `function(*shared, *split)` for one device each into one call over all of them.
+
+        shared and split are trees of jax.ShapeDtypeStruct as one device sees them; in the call, split arguments and all
+        results have a leading device axis. donate: positions among `split` whose buffers the results may take over.
+        """
+        n = len(self)
+        stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), tuple(split))
+        mapped = jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=(None,) * len(shared) + (0,) * len(split),
+            devices=self.devices,
+            donate_argnums=tuple(len(shared) + i for i in donate),
+        )
+        lowered = mapped.lower(*shared, *stacked)
+        fingerprint = hashlib.sha256(lowered.as_text().encode()).hexdigest()
+        return Program(lowered.compile(), fingerprint)
+
+    def put_shared(self, tree: Any) -> Any:
+        """Places every array of `tree` on each device."""
+        return jax.device_put(tree, self.replicated)
+
+    def put_split(self, tree: Any) -> Any:
+        """Splits the leading axis, devices x per device, of every array over the devices: (n*b,...) -> (n,b,...)."""
+        n = len(self)
+        return jax.tree.map(lambda x: jax.device_put(x.reshape(n, -1, *x.shape[1:]), self._split), tree)
+
+
+def gather(tree: Any) -> Any:
+    """The inverse of `put_split`, to the host: (n,b,...) -> NumPy (n*b,...). Waits for the devices."""
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), tree)

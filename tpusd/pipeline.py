@@ -1,0 +1,306 @@
+"""A loaded checkpoint as three compiled programs over all devices: specs and tables in, pixels out.
+
+Compiles each program when it is first needed, while the weights are still being read. Knows nothing of configs, files
+or progress bars.
+"""
+
+import functools
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tpusd import programs
+from tpusd.checkpoints import Checkpoint, load_weights
+from tpusd.config import PrecisionConfig
+from tpusd.keys import image_key
+from tpusd.parallel import Devices, Program, gather
+from tpusd.plan import ImageSpec
+from tpusd.samplers.loop import LoopState
+from tpusd.samplers.table import COLUMNS, MAX_ROWS, Table
+
+TRACE_ROWS = 5  # latents are traced, and progress shown, after row 1, 5, 10, 15, ... of the table
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """pixels (H,W,3) uint8. trace: digests of what came before them, the same however the image was batched."""
+
+    pixels: np.ndarray
+    trace: Mapping[str, Any]
+
+
+class Pipeline:
+    """One checkpoint at one precision and size on some devices. `load` makes one."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: PrecisionConfig,
+        weights: Mapping[str, "Future[nnx.State]"],
+        devices: Devices,
+        *,
+        height: int,
+        width: int,
+        batch_size_per_device: int,
+    ):
+        self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
+        self._per_device = batch_size_per_device
+        vae, unet = checkpoint.vae_config, checkpoint.unet_config
+        self._latents_shape = (height // vae.downscale, width // vae.downscale, unet.in_channels)
+        # Original size, crop's top and left, target size: a picture that was neither resized nor cropped.
+        self._time_ids = (height, width, 0, 0, height, width) if checkpoint.kind == "sdxl" else None
+        self._models = {
+            part: nnx.split(checkpoint.abstract(part, dtype=jnp.dtype(p.dtype), param_dtype=jnp.dtype(p.param_dtype)))
+            for part, p in _part_precisions(checkpoint, precision).items()
+        }
+        self._vae_dtype = jnp.dtype(precision.vae.dtype)
+        self._programs: dict[str, Program] = {}
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        precision: PrecisionConfig,
+        *,
+        height: int,
+        width: int,
+        batch_size_per_device: int,
+        devices: Sequence[jax.Device],
+    ) -> "Pipeline":
+        """Starts to read the weights and returns; what is wrong with them is raised by the first `generate`.
+
+        height, width: pixels, multiples of the checkpoint's factor (8).
+        """
+        on = Devices(devices)
+        weights = _read_weights(checkpoint, precision, on)
+        return cls(
+            checkpoint, precision, weights, on, height=height, width=width, batch_size_per_device=batch_size_per_device
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a full batch, over all devices."""
+        return len(self._devices) * self._per_device
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Program -> sha256 of its lowered form, for those that were needed so far."""
+        return {name: program.fingerprint for name, program in self._programs.items()}
+
+    def generate(
+        self,
+        specs: Sequence[ImageSpec],
+        tables: Sequence[Table],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[GeneratedImage]:
+        """Makes a batch of at most `batch_size` images, each by its own table and recipe.
+
+        Either all of them use guidance or none. on_step(done, total): rows of the longest table that are behind us.
+        Raises UserError where the weights do not fit the model.
+        """
+        assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
+        guided = specs[0].uses_cfg
+        assert all(spec.uses_cfg == guided for spec in specs)
+        encode, denoise, decode = self._compiled(guided)
+        padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
+        padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
+
+        texts = {"prompt": [spec.prompt for spec in padded]}
+        if guided:
+            texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
+        encoded = {name: self._encode(encode, values) for name, values in texts.items()}
+        cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
+        state, steps = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
+        pixels = gather(decode.call(self._state("vae"), state.x))
+        text_digests = [gather(digest) for _, digest, _ in encoded.values()]
+        tokens = [ids for _, _, ids in encoded.values()]
+        return [
+            GeneratedImage(
+                pixels[i],
+                {
+                    "tokens": hashlib.sha256(b"".join(ids[i].tobytes() for ids in tokens)).hexdigest()[:16],
+                    "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    "initial_noise": _hex(steps[0][1].noise[i]),
+                    "latents": _latents_trace(i, len(tables[i]), steps),
+                },
+            )
+            for i in range(len(specs))
+        ]
+
+    def _encode(self, encode: Program, texts: Sequence[str | None]):
+        """-> Conditioning on the devices, its digests there, and the token ids (b, encoders*l)."""
+        zeros = self._checkpoint.kind == "sdxl" and self._checkpoint.force_zeros_for_empty_prompt
+        given = np.array([text is not None or not zeros for text in texts])
+        words = [text or "" for text in texts]
+        ids = tuple(tokenizer(words).input_ids for tokenizer in self._checkpoint.tokenizers)
+        weights = tuple(self._state(part) for part in self._encoder_parts)
+        cond, digest = encode.call(weights, *self._devices.put_split((ids, given)))
+        return cond, digest, np.concatenate(ids, axis=1)
+
+    def _denoise(self, denoise: Program, cond, uncond, specs, tables, on_step):
+        """-> LoopState on the devices, and the host's Trace after each stop of `_stops`."""
+        put = self._devices.put_split
+        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+        guidance = programs.Guidance(
+            np.array([spec.guidance_scale for spec in specs], np.float32),
+            np.array([spec.guidance_rescale for spec in specs], np.float32),
+        )
+        arguments = put(
+            (
+                guidance,
+                np.stack([table.padded() for table in tables]),
+                np.array([table.init_scale for table in tables], np.float32),
+                keys,
+            )
+        )
+        state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._state_shape))
+        total, start, traces = max(map(len, tables)), 0, []
+        for stop in _stops(total):
+            bounds = self._devices.put_shared((np.int32(start), np.int32(stop)))
+            state, trace = denoise.call(self._state("unet"), *bounds, state, cond, uncond, *arguments)
+            # The devices have this piece to work on while the host waits for the one before it.
+            if traces and on_step is not None:
+                jax.block_until_ready(traces[-1][1])
+                on_step(traces[-1][0], total)
+            traces.append((stop, trace))
+            start = stop
+        done = [(stop, gather(trace)) for stop, trace in traces]
+        if on_step is not None:
+            on_step(total, total)
+        return state, done
+
+    def _state(self, part: str) -> nnx.State:
+        return self._weights[part].result()
+
+    @functools.cached_property
+    def _encoder_parts(self) -> tuple[str, ...]:
+        return tuple(part for part in self._checkpoint.parts if part.startswith("text_encoder"))
+
+    @functools.cached_property
+    def _state_shape(self) -> LoopState:
+        latents = jax.ShapeDtypeStruct((self._per_device, *self._latents_shape), jnp.float32)
+        return jax.eval_shape(LoopState.start, latents)
+
+    def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
+        """The three programs, compiled side by side where they are not there yet."""
+        denoise = "denoise" if guided else "denoise_unguided"
+        makers = {
+            denoise: functools.partial(self._compile_denoise, guided),
+            "encode": self._compile_encode,
+            "decode": self._compile_decode,
+        }
+        missing = [name for name in makers if name not in self._programs]
+        if missing:
+            with ThreadPoolExecutor(len(missing), thread_name_prefix="compile") as pool:
+                compiled = {name: pool.submit(makers[name]) for name in missing}
+            self._programs |= {name: future.result() for name, future in compiled.items()}
+        return self._programs["encode"], self._programs[denoise], self._programs["decode"]
+
+    def _compile_encode(self) -> Program:
+        models = [self._models[part] for part in self._encoder_parts]
+        graphs = [graph for graph, _ in models]
+
+        def encode(weights, ids, given):
+            return programs.encode(list(map(nnx.merge, graphs, weights)), ids, given)
+
+        return self._devices.compile(encode, [tuple(state for _, state in models)], self._text_shapes())
+
+    def _compile_denoise(self, guided: bool) -> Program:
+        graph, state = self._models["unet"]
+        b, time_ids = self._per_device, self._time_ids
+
+        def denoise(weights, *arguments):
+            return programs.denoise(nnx.merge(graph, weights), *arguments, time_ids=time_ids)
+
+        cond = self._conditioning_shape()
+        per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
+        split = (
+            self._state_shape,
+            cond,
+            cond if guided else None,
+            programs.Guidance(per_image, per_image),
+            jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
+            per_image,
+            jax.ShapeDtypeStruct((b, 2), jnp.uint32),
+        )
+        bound = jax.ShapeDtypeStruct((), jnp.int32)
+        return self._devices.compile(denoise, (state, bound, bound), split, donate=(0,))
+
+    def _compile_decode(self) -> Program:
+        graph, state = self._models["vae"]
+        config, dtype = self._checkpoint.vae_config, self._vae_dtype
+
+        def decode(weights, latents):
+            return programs.decode(
+                nnx.merge(graph, weights),
+                latents,
+                scaling_factor=config.scaling_factor,
+                shift_factor=config.shift_factor or 0.0,
+                dtype=dtype,
+            )
+
+        return self._devices.compile(decode, [state], [self._state_shape.x])
+
+    def _text_shapes(self) -> tuple[Any, ...]:
+        b = self._per_device
+        lengths = [config.max_position_embeddings for config in self._checkpoint.text_encoder_configs]
+        ids = tuple(jax.ShapeDtypeStruct((b, length), jnp.int32) for length in lengths)
+        return ids, jax.ShapeDtypeStruct((b,), jnp.bool_)
+
+    def _conditioning_shape(self) -> programs.Conditioning:
+        graphs, states = zip(*(self._models[part] for part in self._encoder_parts), strict=True)
+
+        def cond(weights, *arguments):
+            return programs.encode(list(map(nnx.merge, graphs, weights)), *arguments)[0]
+
+        return jax.eval_shape(cond, states, *self._text_shapes())
+
+
+def _read_weights(
+    checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices
+) -> dict[str, "Future[nnx.State]"]:
+    """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
+    parts = {part: jnp.dtype(p.param_dtype) for part, p in _part_precisions(checkpoint, precision).items()}
+    futures: dict[str, Future[nnx.State]] = {part: Future() for part in parts}
+
+    def read() -> None:
+        for part, dtype in parts.items():
+            try:
+                futures[part].set_result(load_weights(checkpoint, part, param_dtype=dtype, sharding=devices.replicated))
+            except BaseException as error:
+                futures[part].set_exception(error)
+
+    threading.Thread(target=read, name="weights", daemon=True).start()
+    return futures
+
+
+def _part_precisions(checkpoint: Checkpoint, precision: PrecisionConfig) -> dict[str, Any]:
+    """Part -> PartPrecision; SDXL's two text encoders share one."""
+    return {part: getattr(precision, part.removesuffix("_2")) for part in checkpoint.parts}
+
+
+def _stops(total: int) -> Iterator[int]:
+    """Where a table of `total` rows is stopped at to look: 1, 5, 10, ..., total. A shorter table's are among them."""
+    yield from (stop for stop in (1, *range(TRACE_ROWS, total, TRACE_ROWS)) if stop < total)
+    yield total
+
+
+def _latents_trace(image: int, rows: int, steps: Sequence[tuple[int, programs.Trace]]) -> dict[str, str]:
+    """Row -> digest. In a batch with longer tables the image rests after its own last row."""
+    trace: dict[str, str] = {}
+    for stop, digests in steps:
+        trace.setdefault(str(min(stop, rows)), _hex(digests.latents[image]))
+    return trace
+
+
+def _hex(digest: np.ndarray) -> str:
+    return "".join(f"{int(part):08x}" for part in digest)
