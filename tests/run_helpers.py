@@ -1,5 +1,6 @@
 """A small run without a model: configs from the real conf/, and a pipeline whose pixels follow from the spec alone."""
 
+import dataclasses
 import zlib
 from types import SimpleNamespace
 
@@ -78,12 +79,13 @@ def prepare(config: RunConfig) -> PreparedRun:
     rows = read_rows(config.prompts)
     checkpoint = stand_in_checkpoint()
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
+    height, width = config.height or 24, config.width or 40
     return PreparedRun(
-        config=config,
+        config=dataclasses.replace(config, height=height, width=width),
         rows=rows,
         checkpoint=checkpoint,
-        height=config.height or 24,
-        width=config.width or 40,
+        height=height,
+        width=width,
         tokens=tokens,
         table=lambda settings: settings,
         warnings=warnings,

@@ -55,7 +55,9 @@ def test_run_directory_explains_itself(tmp_path, capsys):
         "config.yaml",
         "contact_sheet.png",
         "images",
+        "index.html",
         "manifest.jsonl",
+        "metadata.jsonl",
         "run.json",
         "run.log",
     ]

@@ -39,7 +39,8 @@ def config_overrides(config: RunConfig) -> list[str]:
     base = _composed(chosen)
     for group in GROUPS:
         lines += _differences(group, values[group], base[group])
-    return lines + [f"{name}={hydra_value(values[name])}" for name in PIXEL_FIELDS if values[name] != base[name]]
+    differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
+    return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
 
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:
@@ -52,7 +53,12 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
 
 
 def shell_command(overrides: Sequence[str]) -> str:
-    return " ".join([PROGRAM, *map(shlex.quote, overrides)])
+    return f"{PROGRAM} {quoted(overrides)}"
+
+
+def quoted(overrides: Sequence[str]) -> str:
+    """Overrides as words of a POSIX shell."""
+    return " ".join(map(shlex.quote, overrides))
 
 
 def hydra_value(value: Any) -> str:
@@ -66,11 +72,11 @@ def hydra_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(hydra_value, value)) + "]"
     if isinstance(value, str):
-        return value if _BARE.fullmatch(value) and value.lower() not in _WORDS else _quoted(value)
+        return value if _BARE.fullmatch(value) and value.lower() not in _WORDS else _in_quotes(value)
     return repr(value)
 
 
-def _quoted(text: str) -> str:
+def _in_quotes(text: str) -> str:
     """In double quotes a backslash is doubled before a quote alone. `${` is escaped: configs look nothing up."""
     text = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", text)
     text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)

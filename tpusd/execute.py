@@ -22,7 +22,7 @@ from tpusd.prepare import PreparedRun
 
 
 def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> None:
-    """Makes the run's images into its claimed directory, then its contact sheet, and prints its summary line.
+    """Makes the run's images into its claimed directory, then its page and contact sheet, and prints its summary line.
 
     load(prepared, devices) -> pipeline, called once the directory says what is about to happen: `load_pipeline`, or
     what hands out one that several runs share.
@@ -31,7 +31,8 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
 
     from tpusd.progress import Progress
     from tpusd.provenance import KEY_DERIVATION, describe_checkpoint, describe_devices, versions
-    from tpusd.sheet import write_contact_sheet
+    from tpusd.results import write_results
+    from tpusd.run_dir import told_as_user_error
 
     config, checkpoint = prepared.config, prepared.checkpoint
     devices = jax.local_devices()
@@ -72,8 +73,9 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
         )
         seconds = {"load": generating - loading, "generate": time.monotonic() - generating}
         hashed.result()
-    write_contact_sheet(run_dir, plan.num_images, len(prepared.rows))
     facts |= {"state": "finished", "seconds": {name: round(value, 3) for name, value in seconds.items()}}
+    with told_as_user_error(run_dir.path, "make room or mend its permissions"):
+        write_results(run_dir.path, facts)
     run_dir.write_run(facts)
     rate = plan.num_to_make / max(seconds["generate"], 1e-9)
     summary = (
