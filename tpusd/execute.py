@@ -89,8 +89,10 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
 
 
 def load_pipeline(prepared: PreparedRun, devices: Sequence[Any]) -> Any:
+    from tpusd.compile_cache import enable_compile_cache
     from tpusd.pipeline import Pipeline
 
+    enable_compile_cache()
     return Pipeline.load(
         prepared.checkpoint,
         prepared.config.precision,

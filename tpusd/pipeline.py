@@ -7,8 +7,9 @@ or progress bars.
 import functools
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ class Pipeline:
         }
         self._vae_dtype = jnp.dtype(precision.vae.dtype)
         self._programs: dict[str, Program] = {}
+        self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
     @classmethod
     def load(
@@ -200,9 +202,14 @@ class Pipeline:
         }
         missing = [name for name in makers if name not in self._programs]
         if missing:
+            start = time.monotonic()
             with ThreadPoolExecutor(len(missing), thread_name_prefix="compile") as pool:
                 compiled = {name: pool.submit(makers[name]) for name in missing}
             self._programs |= {name: future.result() for name, future in compiled.items()}
+            compiled_at = time.monotonic()
+            wait(self._weights.values())
+            self.seconds["compile"] += compiled_at - start
+            self.seconds["weights"] += time.monotonic() - compiled_at
         return self._programs["encode"], self._programs[denoise], self._programs["decode"]
 
     def _compile_encode(self) -> Program:
