@@ -2,10 +2,8 @@
 
 import math
 
-import numpy as np
-
 from tpusd.errors import UserError
-from tpusd.samplers.ddim import vp_timesteps
+from tpusd.samplers.grid import whole_grid
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.settings import SamplerSettings, resolve
@@ -34,7 +32,7 @@ def pndm(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     options = resolve(settings, config, DEFAULTS)
     if options.prediction_type == "sample":
         raise UserError("sampler.prediction_type=sample: pndm takes epsilon or v_prediction; use sampler=ddim")
-    alphas = np.cumprod(1 - config.betas())
+    alphas = config.alphas_cumprod()
     ratio = config.train_timesteps // settings.num_inference_steps
 
     def alpha(t: int) -> float:
@@ -48,7 +46,7 @@ def pndm(settings: SamplerSettings, config: SchedulerConfig) -> Table:
             scale = math.sqrt(alpha(t))
         return {sample: on_sample} | {name: scale * on_eps * weight for name, weight in weights.items()}
 
-    falling = vp_timesteps(settings, config, options)
+    falling = whole_grid(settings, config, options)
     first = falling[0]
     rows = [row(t=first, x=step(first, first - ratio, "x", {"pred": 1.0}), y={"x": 1.0})]
     if len(falling) > 1:

@@ -1,14 +1,27 @@
 """Sampler settings and a checkpoint's schedule -> the table that the loop runs. Pure NumPy, so asked early."""
 
 from tpusd.errors import UserError
-from tpusd.samplers import ddim, pndm
+from tpusd.samplers import ddim, euler, lcm, multistep, pndm, unipc
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.settings import SamplerSettings
 
 __all__ = ["COLUMNS", "MAX_ROWS", "SamplerSettings", "Table", "make_table"]
 
-_SAMPLERS = {"pndm": pndm.pndm, "ddim": ddim.ddim}
+_SAMPLERS = {
+    "pndm": pndm.pndm,
+    "ddim": ddim.ddim,
+    "ddpm": ddim.ddpm,
+    "euler": euler.euler,
+    "euler_ancestral": euler.euler_ancestral,
+    "heun": euler.heun,
+    "lms": euler.lms,
+    "dpmpp_2m": multistep.dpmpp_2m,
+    "dpmpp_2m_sde": multistep.dpmpp_2m_sde,
+    "unipc": unipc.unipc,
+    "deis": multistep.deis,
+    "lcm": lcm.lcm,
+}
 
 
 def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> Table:

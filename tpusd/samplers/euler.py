@@ -1,0 +1,103 @@
+"""Samplers in Karras' variable, clean sample + sigma * noise: Euler, Euler ancestral, Heun and LMS.
+
+The kept prediction is the derivative (x - x0) / sigma of Karras et al. 2022, equation 4.
+"""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.polynomial import Polynomial
+
+from tpusd.errors import UserError
+from tpusd.samplers.grid import euler_grid
+from tpusd.samplers.predictions import to_derivative
+from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.settings import SamplerSettings, resolve
+
+_SPACING = {"prediction_type": "epsilon", "timestep_spacing": "linspace", "steps_offset": 0}
+_SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+EULER = {
+    **_SPACING,
+    **_SIGMAS,
+    "rescale_betas_zero_snr": False,
+    "sigma_min": None,
+    "sigma_max": None,
+    "final_sigmas_type": "zero",
+    "interpolation_type": "linear",
+}
+EULER_ANCESTRAL = {**_SPACING, "rescale_betas_zero_snr": False}
+HEUN = {**_SPACING, **_SIGMAS}
+LMS = {**_SPACING, **_SIGMAS}
+LMS_ORDER = 4
+
+
+def euler(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+    """Euler's method on the probability flow: Karras et al. 2022, algorithm 1 with one order and no churn."""
+    options = resolve(settings, config, EULER)
+    timesteps, sigmas, init_scale = euler_grid(settings, config, options)
+    rows = [
+        row(t=t, **_model(sigma, options), x={"x": 1.0, "pred": following - sigma})
+        for t, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True)
+    ]
+    return table(rows, init_scale)
+
+
+def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+    """Euler steps that go too far down and come back up with fresh noise: k-diffusion's `euler_ancestral`.
+
+    With sigma_down**2 + sigma_up**2 = sigma_next**2 it has the variances of Song et al. 2021 at eta 1.
+    """
+    options = resolve(settings, config, EULER_ANCESTRAL)
+    if options.prediction_type == "sample":
+        raise UserError(
+            "sampler.prediction_type=sample: euler_ancestral takes epsilon or v_prediction; use sampler=ddpm"
+        )
+    timesteps, sigmas, init_scale = euler_grid(settings, config, options)
+    rows = []
+    for t, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True):
+        up = following * math.sqrt(1 - (following / sigma) ** 2)
+        down = following**2 / sigma
+        rows.append(row(t=t, **_model(sigma, options), x={"x": 1.0, "pred": down - sigma, "noise": up}))
+    return table(rows, init_scale)
+
+
+def heun(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+    """Heun's method, two model calls a step and one for the last: Karras et al. 2022, algorithm 1 without churn."""
+    options = resolve(settings, config, HEUN)
+    timesteps, sigmas, init_scale = euler_grid(settings, config, options, beta_range=(0.00085, 0.012))
+    rows = []
+    for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
+        dt = following - sigma
+        rows.append(row(t=timesteps[i], **_model(sigma, options), x={"x": 1.0, "pred": dt}, y={"x": 1.0}))
+        if i + 1 < len(timesteps):
+            mean = {"y": 1.0, "h1": dt / 2, "pred": dt / 2}
+            rows.append(row(t=timesteps[i + 1], **_model(following, options), x=mean))
+    return table(rows, init_scale)
+
+
+def lms(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+    """Linear multistep of order 4 on uneven sigmas: k-diffusion's `lms`, with exact integrals of the polynomials."""
+    options = resolve(settings, config, LMS)
+    timesteps, sigmas, init_scale = euler_grid(settings, config, options)
+    rows = []
+    for i, t in enumerate(timesteps):
+        known = sigmas[i::-1][:LMS_ORDER]
+        weights = [_lagrange_integral(known, j, sigmas[i], sigmas[i + 1]) for j in range(len(known))]
+        x = {"x": 1.0, **dict(zip(("pred", "h1", "h2", "h3"), weights, strict=False))}
+        rows.append(row(t=t, **_model(sigmas[i], options), x=x))
+    return table(rows, init_scale)
+
+
+def _model(sigma: float, options: SimpleNamespace) -> dict[str, Any]:
+    """What a row says of the model: it is shown the sample at unit variance, and its output becomes the derivative."""
+    return {"c_in": 1 / math.sqrt(sigma**2 + 1), "pred": to_derivative(sigma, options.prediction_type)}
+
+
+def _lagrange_integral(known: np.ndarray, j: int, start: float, stop: float) -> float:
+    """The integral from start to stop of the polynomial that is 1 at known[j] and 0 at the others."""
+    others = np.delete(known, j)
+    antiderivative = (Polynomial.fromroots(others) if len(others) else Polynomial([1.0])).integ()
+    return (antiderivative(stop) - antiderivative(start)) / np.prod(known[j] - others)
