@@ -15,6 +15,7 @@ from tpusd.errors import UserError
 COMMANDS = {
     "run": ("tpusd.run", "images from a config, into a run directory that explains itself"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
+    "export": ("tpusd.export", "a run or a sweep as WebDataset shards or in GenEval's layout"),
     "recipe": ("tpusd.recipe", "a picture's recipe, and the command that makes it again"),
 }
 

@@ -1,0 +1,72 @@
+import json
+import os
+import tarfile
+
+import pytest
+from PIL import Image
+from run_helpers import StandInPipeline, config, prepare
+
+from tpusd.command import hydra_value
+from tpusd.export import main
+from tpusd.run import run
+from tpusd.run_dir import read_manifest
+
+ROWS = [
+    {"prompt": "a photo of a bench", "tag": "single_object", "include": [{"class": "bench", "count": 1}]},
+    {"prompt": "日本", "negative_prompt": "dark", "tag": "two"},
+]
+
+
+def make_run(path, *overrides):
+    made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=3", *overrides)
+    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp"])
+def test_geneval_finds_its_own_lines_and_numbered_samples(tmp_path, image_format):
+    """The layout of its README: OUT/<prompt number>/metadata.jsonl and samples/<number>.png."""
+    path = make_run(tmp_path / "run", f"image_format={image_format}")
+    assert main([str(path), str(tmp_path / "out"), "--format=geneval"]) == 0
+    assert sorted(os.listdir(tmp_path / "out")) == ["00000", "00001"]
+    for row, line in enumerate([ROWS[0], {"prompt": "日本", "tag": "two"}]):
+        directory = tmp_path / "out" / f"{row:05d}"
+        assert sorted(os.listdir(directory)) == ["metadata.jsonl", "samples"]
+        assert json.loads((directory / "metadata.jsonl").read_text()) == line
+        assert sorted(os.listdir(directory / "samples")) == ["0000.png", "0001.png", "0002.png"]
+        with Image.open(directory / "samples" / "0001.png") as image:
+            assert image.format == "PNG" and image.size == (40, 24)
+
+
+def test_shards_hold_image_prompt_and_line_next_to_each_other(tmp_path):
+    path = make_run(tmp_path / "run")
+    for out in ("out", "again"):
+        assert main([str(path), str(tmp_path / out), "--format=webdataset", "--shard-size=4"]) == 0
+    shards = sorted(os.listdir(tmp_path / "out"))
+    assert shards == ["00000.tar", "00001.tar"]
+    names, records = [], {record["file_name"]: record for record in read_manifest(path)}
+    for shard in shards:
+        assert (tmp_path / "out" / shard).read_bytes() == (tmp_path / "again" / shard).read_bytes()
+        with tarfile.open(tmp_path / "out" / shard) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar}
+        names += files
+        for key in {name.split(".")[0] for name in files}:
+            record = records[f"images/{key}.png"]
+            assert files[f"{key}.png"] == (path / record["file_name"]).read_bytes()
+            assert files[f"{key}.txt"].decode() == record["prompt"] and json.loads(files[f"{key}.json"]) == record
+    assert names[:4] == ["00000-000.png", "00000-000.txt", "00000-000.json", "00000-001.png"] and len(names) == 18
+
+
+def test_taken_output_and_empty_runs_are_refused(tmp_path, capsys):
+    path = make_run(tmp_path / "run")
+    (tmp_path / "none").mkdir()
+    capsys.readouterr()
+    for directory, output, words in (
+        (path, path, "is not empty"),
+        (path, path / "config.yaml", "File exists"),
+        (tmp_path / "none", tmp_path / "out", "holds no images"),
+    ):
+        assert main([str(directory), str(output), "--format=geneval"]) == 2
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1, err
+    assert main([str(path), str(tmp_path / "out"), "--format=webdataset", "--shard-size=0"]) == 2
+    assert not (tmp_path / "out").exists()
