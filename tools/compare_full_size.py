@@ -1,6 +1,6 @@
 """One forward of a full-size SD 1.5 UNet with random weights, against PyTorch diffusers: what docs/log.md quotes.
 
-    python tools/compare_full_size.py            # needs the `parity` extra, 14 GB of memory and 4 GB of disk
+    python -m tools.compare_full_size            # needs the `parity` extra, 14 GB of memory and 4 GB of disk
 
 The weights are PyTorch's own initialisation, saved by diffusers and read by our loading path, in float32.
 """
