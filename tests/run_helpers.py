@@ -1,6 +1,5 @@
 """A small run without a model: configs from the real conf/, and a pipeline whose pixels follow from the spec alone."""
 
-import dataclasses
 import zlib
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from tpusd.compose import compose_jobs
 from tpusd.config import RunConfig, make_config
-from tpusd.prepare import PreparedRun, count_tokens
+from tpusd.prepare import PreparedRun, count_tokens, saved_config
 from tpusd.prompts import read_rows
 
 INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
@@ -49,6 +48,8 @@ def generated(spec) -> SimpleNamespace:
 class StandInPipeline:
     """Generates like the real one, with three steps of progress; `fails_at`: raises at that batch."""
 
+    fingerprints = {"encode": "e" * 64, "denoise": "d" * 64, "decode": "c" * 64}
+
     def __init__(self, fails_at: int | None = None, error: BaseException | None = None):
         self.batches, self.fails_at, self.error = [], fails_at, error
 
@@ -70,8 +71,11 @@ def tokenize(texts, limit=7):
     )
 
 
+SHA256 = {"unet/weights.safetensors": "0" * 64}
+
+
 def stand_in_checkpoint():
-    identity = SimpleNamespace(repo=None, commit=None, variant=None, sha256={"unet/weights.safetensors": "0" * 64})
+    identity = SimpleNamespace(repo=None, commit=None, variant=None, sha256=SHA256)
     return SimpleNamespace(kind="sd", identity=identity, scheduler_config=None, tokenizers=(tokenize,))
 
 
@@ -81,7 +85,7 @@ def prepare(config: RunConfig) -> PreparedRun:
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     height, width = config.height or 24, config.width or 40
     return PreparedRun(
-        config=dataclasses.replace(config, height=height, width=width),
+        config=saved_config(config, rows, checkpoint, height, width),
         rows=rows,
         checkpoint=checkpoint,
         height=height,

@@ -1,5 +1,7 @@
+import pytest
 from run_helpers import config
 
+from tpusd.errors import UserError
 from tpusd.plan import make_plan, make_specs
 from tpusd.prompts import Row
 
@@ -37,7 +39,19 @@ def test_images_without_guidance_have_batches_of_their_own():
     made = plan("num_images_per_prompt=3", "batch_size_per_device=2", devices=2)
     assert [(batch.uses_cfg, len(batch.specs)) for batch in made.batches] == [(True, 4), (False, 3), (True, 2)]
     assert all(spec.uses_cfg == batch.uses_cfg for batch in made.batches for spec in batch.specs)
-    assert {batch.padded_size for batch in made.batches} == {4}
+    assert {batch.padded_size for batch in made.batches} == {4} and made.num_batches == 3
+
+
+def test_named_images_alone_are_planned_and_stay_as_they_are():
+    whole = specs_of(plan("num_images_per_prompt=2"))
+    named = plan("num_images_per_prompt=2", "images=[00002-001,00000-000]")
+    assert list(specs_of(named).items()) == [(key, whole[key]) for key in ((0, 0), (2, 1))] and named.num_images == 2
+
+
+@pytest.mark.parametrize("name", ["00003-000", "00000-001", "3-0", "00000-000.png", "../00000-000", "0000000-000", ""])
+def test_images_that_the_run_does_not_have_are_refused(name):
+    with pytest.raises(UserError, match="images="):
+        plan(f"images=['{name}']")
 
 
 def test_guidance_of_zero_is_a_value_and_not_the_absence_of_one():
@@ -59,4 +73,5 @@ def test_finished_images_are_left_out():
 
 
 def test_finished_run_has_no_batches():
-    assert plan(done={(0, 0), (1, 0), (2, 0)}).batches == ()
+    made = plan(done={(0, 0), (1, 0), (2, 0)})
+    assert list(made.batches) == [] and made.num_batches == made.num_to_make == 0

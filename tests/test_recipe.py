@@ -119,7 +119,7 @@ def test_picture_alone_gives_the_command_that_makes_it_again(run_path, tmp_path)
     assert made["file_name"] == record["file_name"] == "images/00001-001.png"
     pixels = [np.asarray(Image.open(where / record["file_name"])) for where in (path, run_path)]
     assert np.array_equal(*pixels)
-    assert {**made, "sha256": 0, "id": 7} == {**record, "sha256": 0}
+    assert {**made, "sha256": 0, "num_bytes": 0, "id": 7} == {**record, "sha256": 0, "num_bytes": 0}
 
 
 def test_command_prints_recipe_and_command(run_path, capsys):

@@ -26,7 +26,7 @@ from tpusd.progress import Progress
 from tpusd.prompts import MANIFEST_FIELDS
 from tpusd.run import main, run
 from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
-from tpusd.writer import ImageWriter
+from tpusd.writer import ImageWriter, MadeBy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,19 +66,20 @@ def test_run_directory_explains_itself(tmp_path, capsys):
         (row, copy) for row in range(3) for copy in range(2)
     ]
     assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
+    elsewhere = ("file_name", "sha256", "num_bytes", "environment", "trace")
     for record, spec in zip(records, make_specs(made, prepare(made).rows, height=24, width=40), strict=True):
         data = (path / record["file_name"]).read_bytes()
         assert record["sha256"] == hashlib.sha256(data).hexdigest()
         with Image.open(io.BytesIO(data)) as image:
             assert np.array_equal(np.asarray(image), pixels(spec))
             recipe = json.loads(image.text["tpusd"])
-        assert (
-            recipe.items()
-            >= {key: value for key, value in record.items() if key not in ("file_name", "sha256", "trace")}.items()
-        )
+        assert recipe.items() >= {key: value for key, value in record.items() if key not in elsewhere}.items()
         assert recipe["sampler_settings"]["num_inference_steps"] == record["num_inference_steps"]
     facts = json.loads((path / "run.json").read_text())
-    assert facts["state"] == "finished" and facts["devices"]["count"] >= 1 and facts["versions"]["jax"]
+    assert facts["state"] == "finished" and facts["num_images"] == 6
+    (environment,) = facts["environments"].values()
+    assert environment["devices"]["count"] == 1 and environment["versions"]["jax"] and environment["programs"]
+    assert {record["environment"] for record in records} == set(facts["environments"])
     assert facts["checkpoint"]["sha256"] == {"unet/weights.safetensors": "0" * 64}
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and out.startswith(f"{path}: 6 images in ")
@@ -190,12 +191,12 @@ def test_pending_images_are_bounded(tmp_path):
             "width": 40,
         }
 
-    with ImageWriter(run_dir, made, describe, max_pending=3) as writer:
+    with ImageWriter(run_dir, describe, max_pending=3) as writer:
         submitted = []
 
         def submit():
             for spec in specs:
-                writer.submit([spec], [generated(spec)])
+                writer.submit([spec], [generated(spec)], MadeBy(config=made, fields={}))
                 submitted.append(spec)
 
         thread = threading.Thread(target=submit)
@@ -235,10 +236,10 @@ def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
         plan,
         run_dir,
         StandInPipeline(),
-        made,
         tables=lambda spec: None,
         progress=progress,
         describe=partial(describe_image, made, prepared.tokens),
+        note=lambda: MadeBy(config=made, fields={}),
     )
     assert sorted(images(run_dir.path)) == ["images/00000-000.png", "images/00002-000.png"]
     assert progress.text().startswith("3/3 images")

@@ -97,7 +97,7 @@ def _refuse_flags(message: str) -> None:
 
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     overrides = _parse_overrides(arguments.overrides)
-    choices = _choices(arguments.config_dir)
+    choices = group_choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
     jobs = [tuple(job) for job in itertools.product(*(_values(override, choices) for override in overrides))]
@@ -127,7 +127,7 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def _choices(config_dir: str | None) -> dict[str, list[str]]:
+def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
     """Group -> the choices that it has, from conf/ and the directory of --config-dir."""
     found: dict[str, set[str]] = {}
     for root in [conf_directory()] + ([] if config_dir is None else [Path(config_dir)]):

@@ -5,6 +5,7 @@ Knows nothing of Hydra, of YAML, or of where the values come from; a saved confi
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ class ModelConfig:
     repo: str | None = None  # owner/name on the Hugging Face Hub
     revision: str | None = None  # branch, tag or commit of the repo
     variant: str | None = None  # such as fp16
+    sha256: str | None = None  # of all its files (tpusd.provenance.weights_digest): a run refuses others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class RunConfig:
     on_truncate: Literal["warn", "error"] = "warn"
     image_format: Literal["png", "webp", "jpeg"] = "png"
     image_quality: int | None = None  # None: WebP without loss, JPEG at 95
+    on_changed_weights: Literal["error", "warn"] = "error"
+    images: tuple[str, ...] | None = None  # names such as 00003-001; None: all
     output: str | None = None
 
 
@@ -198,6 +202,8 @@ def _check_model(model: ModelConfig) -> None:
         raise UserError(f"model.asset={show(model.asset)}: is a name, not a path; use model=local model.path=DIR")
     if model.repo is None and model.revision is not None:
         raise UserError(f"model.revision={show(model.revision)}: is for models from the Hub; leave it out")
+    if model.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.sha256):
+        raise UserError(f"model.sha256={show(model.sha256)}: must be 64 hexadecimal digits, as a saved config.yaml has")
     if model.path is not None and not model.path.strip():
         raise UserError("model.path='': must name a directory")
 

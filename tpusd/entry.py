@@ -1,14 +1,17 @@
-"""What every command wraps its work in: what the user can mend is one line on stderr and exit status 2."""
+"""What every command wraps its work in: what the user can mend is one line on stderr and exit status 2.
+
+A signal that asks to stop gives the conventional status, 128 and its number.
+"""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from tpusd import signals
 from tpusd.errors import UserError
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 @contextlib.contextmanager
@@ -16,15 +19,21 @@ def exit_status() -> Iterator[list[int]]:
     """Yields [0], whose only item is the exit status after the block."""
     status = [0]
     try:
-        yield status
+        with signals.handled():
+            yield status
     except UserError as error:
-        print(f"tpusd: {' '.join(str(error).split())}", file=sys.stderr)
+        _tell(str(error))
         status[0] = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("tpusd: interrupted; every image in the manifest is whole", file=sys.stderr)
-        status[0] = EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, signals.Interrupted) else signals.Interrupted(signals.SIGNALS[0])
+        _tell(f"interrupted ({stopped}){stopped.advice}")
+        status[0] = stopped.exit_status
 
 
 def refuse_arguments(message: str) -> NoReturn:
     """argparse's `error`, as a line of ours."""
     raise UserError(f"{message}; --help says more")
+
+
+def _tell(line: str) -> None:
+    print(f"tpusd: {' '.join(line.split())}", file=sys.stderr)

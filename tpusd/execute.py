@@ -5,78 +5,72 @@ claimed; jax is loaded inside functions.
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
-from tpusd.config import RunConfig
+from tpusd import signals
+from tpusd.config import RunConfig, config_values, show
 from tpusd.embedded import next_step
 from tpusd.errors import UserError
 from tpusd.plan import ImageSpec, Plan, make_plan
 from tpusd.prepare import PreparedRun
 
 
-def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> None:
-    """Makes the run's images into its claimed directory, then its page and contact sheet, and prints its summary line.
+def execute(
+    prepared: PreparedRun, run_dir: Any, load: Callable[..., Any], *, done: Set[tuple[int, int]] = frozenset()
+) -> None:
+    """Makes the run's images into its open directory, then its page and contact sheet, and prints its summary line.
 
     load(prepared, devices) -> pipeline, called once the directory says what is about to happen: `load_pipeline`, or
-    what hands out one that several runs share.
+    what hands out one that several runs share. done: (row, copy) of images that are whole already.
     """
     import jax
 
     from tpusd.progress import Progress
-    from tpusd.provenance import KEY_DERIVATION, describe_checkpoint, describe_devices, versions
+    from tpusd.provenance import describe_checkpoint, hash_checkpoint
     from tpusd.results import write_results
-    from tpusd.run_dir import told_as_user_error
+    from tpusd.run_dir import MEND, read_run, told_as_user_error
+    from tpusd.run_record import RunRecord
 
-    config, checkpoint = prepared.config, prepared.checkpoint
     devices = jax.local_devices()
-    plan = make_plan(config, prepared.rows, len(devices), height=prepared.height, width=prepared.width)
-    facts = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "state": "running",
-        "num_images": plan.num_images,
-        "versions": versions(),
-        "key_derivation": KEY_DERIVATION,
-        "devices": describe_devices(devices),
-        "checkpoint": describe_checkpoint(checkpoint),
-    }
-    run_dir.write_run(facts)
+    plan = make_plan(
+        prepared.config, prepared.rows, len(devices), height=prepared.height, width=prepared.width, done=done
+    )
+    record = RunRecord(run_dir, read_run(run_dir.path), started=now(), num_images=plan.num_images)
+    record.note(checkpoint=describe_checkpoint(prepared.checkpoint))
     run_dir.log(
-        f"{now()} {plan.num_to_make} images in {len(plan.batches)} batches on {len(devices)} "
+        f"{now()} {plan.num_to_make} images in {plan.num_batches} batches on {len(devices)} "
         f"{devices[0].device_kind} device(s)"
     )
-
-    def hash_files() -> None:  # reads every weight file, so it goes on beside the images
-        facts["checkpoint"] = describe_checkpoint(checkpoint, with_files=True)
-        run_dir.write_run(facts)
-
     progress = Progress(plan.num_images, plan.num_done)
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as background, contextlib.closing(progress):
-        hashed = background.submit(hash_files)
+        hashing = background.submit(hash_checkpoint, prepared.checkpoint)  # reads every weight file: beside all else
         loading = time.monotonic()
         pipeline = load(prepared, devices)
+        signals.renew()  # whoever set up JAX over several hosts took SIGTERM for himself
         generating = time.monotonic()
+        making = _Making(prepared, run_dir, record, devices, hashing, pipeline)
         run_images(
             plan,
             run_dir,
             pipeline,
-            config,
             tables=lambda spec: prepared.table(spec.sampler),
             progress=progress,
-            describe=functools.partial(describe_image, config, prepared.tokens),
+            describe=functools.partial(describe_image, prepared.config, prepared.tokens),
+            note=making.note,
         )
         seconds = {"load": generating - loading, "generate": time.monotonic() - generating}
-        hashed.result()
-    facts |= {"state": "finished", "seconds": {name: round(value, 3) for name, value in seconds.items()}}
-    with told_as_user_error(run_dir.path, "make room or mend its permissions"):
-        write_results(run_dir.path, facts)
-    run_dir.write_run(facts)
+    record.finish(plan.num_to_make, seconds)
+    with told_as_user_error(run_dir.path, MEND):
+        write_results(run_dir.path, record.facts)
+    record.write()
     rate = plan.num_to_make / max(seconds["generate"], 1e-9)
     summary = (
         f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "
@@ -84,8 +78,53 @@ def execute(prepared: PreparedRun, run_dir: Any, load: Callable[..., Any]) -> No
     )
     run_dir.log(f"{now()} {summary}")
     print(summary)
-    if (hint := next_step(config.model)) is not None:
+    if (hint := next_step(prepared.config.model)) is not None:
         print(f"tpusd: {hint}", file=sys.stderr)
+
+
+class _Making:
+    """Ties images to what made them, which the directory says before it says that the first of them exists."""
+
+    def __init__(
+        self, prepared: PreparedRun, run_dir: Any, record: Any, devices: Sequence[Any], hashing: Future, pipeline: Any
+    ):
+        self._prepared, self._config, self._run_dir, self._record = prepared, prepared.config, run_dir, record
+        self._devices, self._hashing, self._pipeline = devices, hashing, pipeline
+        self._environment: dict[str, Any] | None = None
+
+    def note(self) -> Any:
+        """Called after a batch is made and before it is written."""
+        from tpusd.provenance import describe_checkpoint, describe_environment, weights_digest
+        from tpusd.writer import MadeBy
+
+        config, checkpoint = self._config, self._prepared.checkpoint
+        if self._environment is None:
+            sha256 = self._hashing.result()
+            digest = weights_digest(sha256)
+            for warning in check_weights(config, digest):
+                print(f"tpusd: {warning}", file=sys.stderr)
+                self._run_dir.log(f"{now()} {warning}")
+            if config.model.sha256 is None:
+                self._config = dataclasses.replace(config, model=dataclasses.replace(config.model, sha256=digest))
+                self._run_dir.write_config(config_values(self._config))
+            self._record.note(checkpoint=describe_checkpoint(checkpoint, sha256))
+            self._environment = describe_environment(self._devices, config.batch_size_per_device, digest)
+        self._record.note_environment(self._environment, self._pipeline.fingerprints)
+        return MadeBy(config=self._config, fields={"environment": self._record.environment_id})
+
+
+def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
+    """Raises UserError where the config asks for other weights than these, or returns that as a warning."""
+    wanted = config.model.sha256
+    if wanted is None or wanted == digest:
+        return ()
+    differs = f"model={show(config.model.name)}: its files have changed: sha256 {digest[:12]}..., not {wanted[:12]}..."
+    if config.on_changed_weights == "error":
+        raise UserError(
+            f"{differs}; bring the old files back, or set on_changed_weights=warn to go on with these, which make "
+            "other images"
+        )
+    return (differs,)
 
 
 def load_pipeline(prepared: PreparedRun, devices: Sequence[Any]) -> Any:
@@ -107,29 +146,37 @@ def run_images(
     plan: Plan,
     run_dir: Any,
     pipeline: Any,
-    config: RunConfig,
     *,
     tables: Callable[[ImageSpec], Any],
     describe: Callable[[ImageSpec], Mapping[str, Any]],
+    note: Callable[[], Any],
     progress: Any,
 ) -> None:
-    """Makes every batch of the plan: the device works on the next while a pool encodes and writes the last."""
+    """Makes every batch of the plan: the device works on the next while a pool encodes and writes the last.
+
+    note: called when a batch is made and before it is written; returns a MadeBy.
+    """
     from tpusd.writer import ImageWriter
 
-    largest = max((batch.padded_size for batch in plan.batches), default=1)
-    with ImageWriter(run_dir, config, describe, max_pending=2 * largest) as writer:
+    with ImageWriter(run_dir, describe, max_pending=2 * plan.batch_size) as writer:
         for batch in plan.batches:
+            signals.check()
             progress.start_batch(len(batch.specs))
             images = pipeline.generate(list(batch.specs), [tables(spec) for spec in batch.specs], on_step=progress.step)
-            writer.submit(batch.specs, images)
+            writer.submit(batch.specs, images, made_by=note())
             progress.end_batch()
 
 
 def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:
-    """The manifest's own fields of an image, but for `file_name`, `sha256` and `trace`."""
+    """The manifest's fields about an image's recipe and its text."""
     num_tokens, truncated = tokens[spec.prompt]
     if spec.negative_prompt is not None:
         truncated = truncated or tokens[spec.negative_prompt][1]
+    return recipe(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
+
+
+def recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
+    """The manifest's fields that the config alone decides."""
     return {
         "row": spec.row,
         "copy": spec.copy,
@@ -145,8 +192,6 @@ def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], sp
         "guidance_rescale": spec.guidance_rescale,
         "model": config.model.name,
         "precision": config.precision.name,
-        "num_tokens": num_tokens,
-        "truncated": truncated,
     }
 
 
@@ -159,7 +204,8 @@ def logged(run_dir: Any) -> Iterator[None]:
         run_dir.log(f"{now()} stopped: {error}")
         raise
     except BaseException as error:
-        run_dir.log(f"{now()} stopped: {type(error).__name__}\n{traceback.format_exc()}")
+        told = traceback.format_exc() if not isinstance(error, KeyboardInterrupt) else ""
+        run_dir.log(f"{now()} stopped: {type(error).__name__} {error}\n{told}".rstrip())
         raise
 
 

@@ -48,7 +48,7 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
-        config=_saved_config(config, rows, checkpoint, height, width),
+        config=saved_config(config, rows, checkpoint, height, width),
         rows=rows,
         checkpoint=checkpoint,
         height=height,
@@ -103,7 +103,7 @@ def count_tokens(
     return counts, (f"{first}; its end is left out{more}: {show(long[0])}",)
 
 
-def _saved_config(config: RunConfig, rows: Sequence[Row], checkpoint: Any, height: int, width: int) -> RunConfig:
+def saved_config(config: RunConfig, rows: Sequence[Row], checkpoint: Any, height: int, width: int) -> RunConfig:
     """The config with everything in it that its meaning hung on: the file's rows, the commit, the size, a full path."""
     model = config.model
     if model.repo is not None:

@@ -20,8 +20,8 @@ MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short en
 ROW_FIELDS = ("prompt", "negative_prompt", "seed", "guidance_scale")
 # What a manifest line holds of its own; a prompt file's further column may not take one of these names.
 MANIFEST_FIELDS = frozenset(
-    "file_name sha256 row copy prompt negative_prompt seed row_seed height width sampler num_inference_steps "
-    "guidance_scale guidance_rescale model precision num_tokens truncated trace".split()
+    "file_name sha256 num_bytes row copy prompt negative_prompt seed row_seed height width sampler num_inference_steps "
+    "guidance_scale guidance_rescale model precision num_tokens truncated environment trace".split()
 )
 
 

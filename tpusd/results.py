@@ -19,12 +19,13 @@ from tpusd import storage
 from tpusd.config import RunConfig, make_config, show
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
+from tpusd.run_record import latest
 
 PAGE, METADATA, THUMBNAILS = "index.html", "metadata.jsonl", ".thumbs"
 THUMBNAIL_SIZE = 256  # pixels of the longer side; images no larger stand for themselves
 THUMBNAIL_QUALITY = 80
 NUM_ENCODERS = 4
-NOT_FOR_DATASETS = ("sha256", "trace")
+NOT_FOR_DATASETS = ("sha256", "num_bytes", "environment", "trace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,7 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     from tpusd.sheet import write_contact_sheet
 
     config = make_config(read_config(path))
-    facts = read_facts(path) if facts is None else facts
+    facts = latest(read_facts(path) if facts is None else facts)
     records = list(read_manifest(path))
     num_images = facts.get("num_images", len(records))
     write_contact_sheet(path, records, num_images, len({record["row"] for record in records}))
@@ -69,7 +70,7 @@ def run_page(path: Path, config: RunConfig, records: Sequence[Mapping[str, Any]]
         config=config,
         records=records,
         has_thumbnails=write_thumbnails(path, config, records),
-        rate=images_per_second(facts, len(records)),
+        rate=images_per_second(facts),
     )
     return render(
         Page(
@@ -111,9 +112,9 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def images_per_second(facts: Mapping[str, Any], num_images: int) -> float | None:
+def images_per_second(facts: Mapping[str, Any]) -> float | None:
     try:
-        return num_images / facts["seconds"]["generate"]
+        return facts["session"]["num_images"] / facts["session"]["seconds"]["generate"]
     except (KeyError, TypeError, ZeroDivisionError):
         return None
 
@@ -121,7 +122,7 @@ def images_per_second(facts: Mapping[str, Any], num_images: int) -> float | None
 def summary(config: RunConfig, facts: Mapping[str, Any], num_images: int) -> str:
     """The line under a page's title."""
     devices = facts.get("devices", {})
-    rate = images_per_second(facts, num_images)
+    rate = images_per_second(facts)
     parts = [
         f"{num_images} image{'s' if num_images != 1 else ''}",
         f"{config.model.name}, {config.precision.name}",

@@ -3,7 +3,6 @@
 Everything that can be wrong is checked before anything heavy is imported. Knows nothing of samplers, models or formats.
 """
 
-import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -13,16 +12,25 @@ from typing import Any
 from tpusd.config import RunConfig, config_values, make_config, show
 from tpusd.entry import exit_status
 from tpusd.errors import UserError
-from tpusd.execute import execute, load_pipeline, logged, now
+from tpusd.execute import execute, load_pipeline, logged
 from tpusd.prepare import PreparedRun, prepare_run
+from tpusd.resume import advising, closing, holds_images, resume, tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. argv: without the program's name. Returns the exit status."""
     with exit_status() as status:
+        argv = list(sys.argv[1:] if argv is None else argv)
+        directories = [argument for argument in argv if argument.startswith("resume=")]
+        if directories:
+            rest = [argument for argument in argv if argument not in directories]
+            if len(directories) > 1:
+                raise UserError(f"{show(directories[1])}: one run at a time is gone on with; leave it out")
+            resume(Path(directories[0].removeprefix("resume=")), rest)
+            return status[0]
         from tpusd.compose import compose_jobs
 
-        jobs = compose_jobs(sys.argv[1:] if argv is None else argv)
+        jobs = compose_jobs(argv)
         if jobs is not None:
             configs = [make_config(job.values) for job in jobs]  # all of them, before the first starts
             outputs = [config.output for config in configs if config.output is not None]
@@ -54,24 +62,21 @@ def run(
     claim = make_claim(config.output, name, datetime.now().astimezone())
     check_claim(claim)
     prepared = prepare(config)
-    for warning in prepared.warnings:
-        print(f"tpusd: {warning}", file=sys.stderr)
     run_dir = RunDir.claim(claim)
-    try:
-        with logged(run_dir):
-            for warning in prepared.warnings:
-                run_dir.log(f"{now()} {warning}")
-            run_dir.write_config(config_values(prepared.config))
-            for file, values in (hydra_files or {}).items():
-                run_dir.write(f".hydra/{file}", (values if isinstance(values, str) else to_yaml(values)).encode())
-            execute(prepared, run_dir, load)
-    except UserError:
-        if next(run_dir.records(), None) is None:
-            run_dir.discard()  # nothing came of it, so nothing stays of it
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            run_dir.close()
+    with closing(run_dir):
+        try:
+            with logged(run_dir):
+                for warning in prepared.warnings:
+                    tell(run_dir, warning)
+                for file, values in (hydra_files or {}).items():
+                    run_dir.write(f".hydra/{file}", (values if isinstance(values, str) else to_yaml(values)).encode())
+                run_dir.write_config(config_values(prepared.config))  # from here on it is a run, and can be resumed
+                with advising(run_dir):
+                    execute(prepared, run_dir, load)
+        except UserError:
+            if not holds_images(run_dir):
+                run_dir.discard()  # nothing came of it, so nothing stays of it
+            raise
     return run_dir.path
 
 

@@ -1,14 +1,17 @@
 """Every disk operation of a run, and the only module that makes one.
 
 Each function is a short sequence of `os` calls, so that replacing `storage.os` sees, fails or stops each of them.
+A run directory may come from a stranger: no file is opened through a link, and none that is a pipe or a device.
 Knows nothing of what the bytes mean. Everything raises OSError as the system gave it.
 """
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
@@ -35,32 +38,34 @@ def make_parents(path: Path, made: list[Path]) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """The whole file or nothing: temporary file, fsync, rename, fsync of the directory. Replaces an older file."""
+    write_chunks(path, (data,))
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """`write_file` of more than should be in memory at once."""
     temporary = path.with_name(path.name + TEMPORARY)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    remove_file(temporary)  # of a crash, or a link that somebody laid here
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            _write_all(descriptor, data)
+            for chunk in chunks:
+                _write_all(descriptor, chunk)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
 
 
-def create_file(path: Path) -> None:
-    """Makes an empty file. Raises FileExistsError: of two processes exactly one makes it."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-
-
 class LineFile:
     """A file that grows by whole lines. Opening cuts off a torn last line: what follows one would be lost with it."""
 
     def __init__(self, path: Path):
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._descriptor = _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
             self.num_torn_bytes = self._cut_torn_line()
         except OSError:
@@ -78,6 +83,20 @@ class LineFile:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, size)
             raise
+
+    def lock(self) -> bool:
+        """Holds the file until it is closed or the process ends, however it ends; False: another process holds it.
+
+        On a file system that has no locks it is held by nobody, and everybody may go on.
+        """
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        return True
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -97,34 +116,62 @@ class LineFile:
         return size - end
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file, one at a time; a torn last line is left out. A missing file has no lines."""
+def read_lines(path: Path, max_bytes: int) -> Iterator[bytes]:
+    """The whole lines of a file, one at a time; a torn last line is left out. A missing file has no lines.
+
+    A line of more than `max_bytes` comes out cut to that length.
+    """
     try:
-        file = open(path, "rb")
+        file = os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError:
         return
     with file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line[:-1]
+        while line := file.readline(max_bytes + 1):
+            rest = line
+            while len(rest) > max_bytes and not rest.endswith(b"\n"):
+                rest = file.readline(max_bytes + 1)
+            if rest.endswith(b"\n"):
+                yield line.removesuffix(b"\n")[:max_bytes]
 
 
-def read_file(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+def read_file(path: Path, max_bytes: int | None = None) -> bytes:
+    """The whole file. Raises OSError (EFBIG) where it holds more than `max_bytes`."""
+    with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
+        data = file.read(-1 if max_bytes is None else max_bytes + 1)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
+def file_sha256(path: Path) -> str:
+    with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes, or None where there is no such file."""
+    """Bytes; None where there is no such file, or something else (a link, a directory) has its name."""
     try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def is_plain_directory(path: Path) -> bool:
+    """A directory, and not a link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def exists(path: Path) -> bool:
     """A link that leads nowhere exists too."""
-    return os.path.lexists(path)
+    try:
+        os.lstat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
+    return True
 
 
 def check_writable(path: Path) -> None:
@@ -156,6 +203,23 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_regular(path: Path, flags: int) -> int:
+    """A descriptor of a regular file that is no link. Without O_NONBLOCK, opening a pipe would wait for ever."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link, and links are not followed here", str(path)) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from tpusd import __version__
@@ -16,6 +17,17 @@ from tpusd.run_dir import RunDir
 NUM_ENCODERS = 4  # Pillow lets go of the interpreter while it encodes
 
 
+@dataclass(frozen=True, kw_only=True)
+class MadeBy:
+    """What a batch has in common. `fields` and the trace go into the manifest alone, not into the files.
+
+    So a file is the same bytes wherever it was made. config: with the sha256 of the weights that made it.
+    """
+
+    config: RunConfig
+    fields: Mapping[str, Any]
+
+
 class ImageWriter:
     """Encodes and writes images in a pool, and appends their manifest lines in the order of submission.
 
@@ -24,16 +36,9 @@ class ImageWriter:
     by an exception, waits until what was submitted is on disk.
     """
 
-    def __init__(
-        self,
-        run_dir: RunDir,
-        config: RunConfig,
-        describe: Callable[[ImageSpec], Mapping[str, Any]],
-        *,
-        max_pending: int,
-    ):
-        """describe: an image's manifest fields but for `file_name`, `sha256` and `trace`."""
-        self._run_dir, self._config, self._describe = run_dir, config, describe
+    def __init__(self, run_dir: RunDir, describe: Callable[[ImageSpec], Mapping[str, Any]], *, max_pending: int):
+        """describe: an image's manifest fields about its recipe."""
+        self._run_dir, self._describe = run_dir, describe
         self._room = threading.Semaphore(max(1, max_pending))
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -48,19 +53,19 @@ class ImageWriter:
         if kind is None:
             self._raise_error()
 
-    def submit(self, specs: Sequence[ImageSpec], images: Sequence[Any]) -> None:
+    def submit(self, specs: Sequence[ImageSpec], images: Sequence[Any], made_by: MadeBy) -> None:
         """images: GeneratedImages, with pixels uint8 (H, W, 3) and a trace. Waits while too many are pending."""
         for spec, image in zip(specs, images, strict=True):
             self._room.acquire()
             self._raise_error()
-            written = self._encoders.submit(self._write, spec, image)
+            written = self._encoders.submit(self._write, spec, image, made_by)
             self._committer.submit(self._commit, written)
 
-    def _write(self, spec: ImageSpec, image: Any) -> dict[str, Any]:
+    def _write(self, spec: ImageSpec, image: Any, made_by: MadeBy) -> dict[str, Any]:
         if self._error is not None:
             return {}
         described = dict(self._describe(spec))
-        config = self._config
+        config = made_by.config
         data = encode_image(
             image.pixels,
             described | image_recipe(config, spec),
@@ -68,7 +73,7 @@ class ImageWriter:
             quality=config.image_quality,
         )
         fields = self._run_dir.write_image(spec.name + SUFFIXES[config.image_format], data)
-        return fields | described | {"trace": dict(image.trace)} | dict(spec.extra)
+        return fields | described | made_by.fields | {"trace": dict(image.trace)} | dict(spec.extra)
 
     def _commit(self, written: Future) -> None:
         try:

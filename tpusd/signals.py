@@ -1,0 +1,95 @@
+"""SIGINT, SIGTERM and SIGHUP: the first ends the work in good order, a second Ctrl-C ends the process at once.
+
+Knows nothing of what is being interrupted. Handlers raise in the main thread, where Python runs them; a second Ctrl-C
+also works while that thread is deep in compiled code, for it is seen by a thread of its own.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop. `advice`: how to go on, filled in by who knows."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.advice = ""
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + self.signum
+
+
+_received: list[int] = []  # signals since `handled` began, as the main thread saw them
+_active = False
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Within the block the three signals raise Interrupted. Outside the main thread, and nested, it changes nothing."""
+    global _active
+    if _active or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _received.clear()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    watcher.start()
+    _active = True
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, and a shell's & SIGINT
+                signal.signal(number, _handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _active = False
+        signal.set_wakeup_fd(wakeup_before)
+        os.close(writer)  # which ends the watcher
+        watcher.join()
+        os.close(reader)
+
+
+def renew() -> None:
+    """Sets the handlers again within `handled`: jax.distributed.initialize puts its own in place of SIGTERM's."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is _handle:
+                signal.signal(number, _handle)
+
+
+def check() -> None:
+    """Raises Interrupted if a signal came: where its exception was lost, in a callback of a library say."""
+    if _received:
+        raise Interrupted(_received[0])
+
+
+def _handle(signum: int, frame: object) -> None:
+    _received.append(signum)
+    if len(_received) == 1:
+        raise Interrupted(signum)
+
+
+def _watch(reader: int) -> None:
+    """Reads the numbers that the C-level handler writes, one byte a signal, until the pipe is closed."""
+    seen: list[int] = []
+    while data := os.read(reader, 64):
+        for signum in data:
+            if signum not in SIGNALS:
+                continue
+            seen.append(signum)
+            if len(seen) == 1:
+                print("tpusd: stopping; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+            elif signum == signal.SIGINT:
+                os._exit(128 + signum)
