@@ -141,7 +141,7 @@ def describe(resolved: Resolved) -> Checkpoint:
     vae = _read_config(directory, "vae")
     _check_agreement(text_configs, unet, vae, directory)
 
-    scheduler_values = directory.json("scheduler/scheduler_config.json")
+    scheduler_values = directory.json("scheduler/scheduler_config.json", infinity=True)  # in lambda_min_clipped
     scheduler = _parsed(SchedulerConfig, scheduler_values, "scheduler/scheduler_config.json", directory)
     weights, files = {}, []
     for part in parts:

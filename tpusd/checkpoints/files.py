@@ -95,11 +95,11 @@ class Directory:
             raise UserError(f"{self.shown(name)}: larger than {limit >> 20} MiB, which no such file is; get it again")
         return data
 
-    def json(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-        """A JSON object."""
+    def json(self, name: str, limit: int = MAX_JSON_BYTES, *, infinity: bool = False) -> dict[str, Any]:
+        """A JSON object. infinity: Infinity and -Infinity pass, which JSON does not have and diffusers writes."""
         data = self.read(name, limit, "the directory is incomplete; get it again")
         try:
-            values = json.loads(data, parse_constant=_no_constant)
+            values = json.loads(data, parse_constant=_infinity if infinity else _no_constant)
         except RecursionError:
             raise UserError(f"{self.shown(name)}: nested too deeply; get it again") from None
         except ValueError as error:
@@ -111,6 +111,10 @@ class Directory:
     def shown(self, name: str) -> str:
         """A file's name for an error."""
         return shown(self.root / name, 300)
+
+
+def _infinity(name: str) -> float:
+    return _no_constant(name) if name == "NaN" else float(name)
 
 
 def _no_constant(name: str):

@@ -147,7 +147,7 @@ def whole_timesteps(spacing: Spacing, steps: int, num_train_timesteps: int, offs
 
 def to_sigmas(alphas_cumprod: np.ndarray) -> np.ndarray:
     """sqrt((1 - a) / a), rising with the timestep; a zero in `alphas_cumprod` counts as 2**-24, as in diffusers."""
-    a = np.maximum(alphas_cumprod, NEARLY_ZERO_ALPHA)
+    a = np.where(alphas_cumprod == 0, NEARLY_ZERO_ALPHA, alphas_cumprod)
     return _float32(np.sqrt((1 - a) / a))
 
 

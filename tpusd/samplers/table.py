@@ -1,5 +1,7 @@
 """Sampler settings and a checkpoint's schedule -> the table that the loop runs. Pure NumPy, so asked early."""
 
+import math
+
 from tpusd.errors import UserError
 from tpusd.samplers import ddim, euler, lcm, multistep, pndm, unipc
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
@@ -33,4 +35,7 @@ def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> 
         )
     if settings.steps_offset is not None and not 0 <= settings.steps_offset < most:
         raise UserError(f"sampler.steps_offset={settings.steps_offset}: must be from 0 to {most - 1}; 0 or 1 are usual")
+    for option, value in vars(settings).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"sampler.{option}={value}: must be a finite number; leave it out for the default")
     return _SAMPLERS[settings.name](settings, scheduler_config)
