@@ -9,7 +9,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from tpusd.checkpoints.checkpoint import CONFIGS, MODELS
+import tpusd
+from tpusd.checkpoints.architecture import CONFIGS, MODELS
 from tpusd.checkpoints.fill import match, parameters
 from tpusd.checkpoints.limits import check_values
 from tpusd.checkpoints.tensors import TensorInfo
@@ -17,6 +18,7 @@ from tpusd.errors import UserError
 from tpusd.models.abstract import abstract_model
 
 DATA = Path(__file__).parent / "data"
+PUBLISHED_CONFIGS = Path(tpusd.__file__).parent / "assets" / "published"
 PUBLISHED = json.loads(gzip.decompress((DATA / "published_keys.json.gz").read_bytes()))
 FLAX = json.loads(gzip.decompress((DATA / "published_keys_flax.json.gz").read_bytes()))
 COUNTS = {
@@ -38,7 +40,7 @@ SPELLINGS = [
 
 @functools.cache
 def wanted(model, part):
-    values = json.loads((DATA / "reference" / model / part / "config.json").read_text())
+    values = json.loads((PUBLISHED_CONFIGS / model / part / "config.json").read_text())
     check_values(CONFIGS[part], values, part)
     config = CONFIGS[part].from_dict(values)
     return parameters(abstract_model(MODELS[part], config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))

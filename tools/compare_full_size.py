@@ -23,7 +23,7 @@ from tpusd.models.abstract import abstract_model
 from tpusd.models.unet import UNet2DConditionModel as OurUNet
 from tpusd.models.unet import UNetConfig
 
-REFERENCE = Path(__file__).parents[1] / "tests" / "data" / "reference"
+REFERENCE = Path(__file__).parents[1] / "tpusd" / "assets" / "published"
 
 
 def main() -> None:

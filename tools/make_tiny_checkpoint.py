@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tpusd.checkpoints.checkpoint import MODELS
+from tpusd.checkpoints.architecture import MODELS
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import parameters
 from tpusd.checkpoints.save import save_checkpoint

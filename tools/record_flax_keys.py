@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 from transformers import CLIPTextConfig, FlaxCLIPTextModel
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
+PUBLISHED = Path(__file__).parents[1] / "tpusd" / "assets" / "published"
 
 
 def shapes(init) -> dict[str, list[int]]:
@@ -25,8 +26,8 @@ def shapes(init) -> dict[str, list[int]]:
 def main() -> None:
     record = {}
     for model in ("sd15", "sd21"):
-        configs = {p: json.loads((DATA / "reference" / model / p / "config.json").read_text()) for p in ("unet", "vae")}
-        text = CLIPTextConfig(**json.loads((DATA / "reference" / model / "text_encoder" / "config.json").read_text()))
+        configs = {p: json.loads((PUBLISHED / model / p / "config.json").read_text()) for p in ("unet", "vae")}
+        text = CLIPTextConfig(**json.loads((PUBLISHED / model / "text_encoder" / "config.json").read_text()))
         encoder = FlaxCLIPTextModel(text, _do_init=False)
         record[model] = {
             "text_encoder": shapes(lambda key, encoder=encoder: encoder.init_weights(key, (1, 77))),

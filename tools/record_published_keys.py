@@ -17,6 +17,7 @@ import torch
 import transformers
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
+PUBLISHED = Path(__file__).parents[1] / "tpusd" / "assets" / "published"
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -52,7 +53,7 @@ def unet(config: dict) -> dict:
 def main() -> None:
     record = {}
     with torch.device("meta"):
-        for folder in sorted((DATA / "reference").iterdir()):
+        for folder in sorted(PUBLISHED.iterdir()):
             record[folder.name] = {}
             for part, build in {
                 "text_encoder": text_encoder,

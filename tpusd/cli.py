@@ -14,6 +14,7 @@ from tpusd.errors import UserError
 # Name -> (module with main(argv) -> exit status, what it does). Imported only when called.
 COMMANDS = {
     "run": ("tpusd.run", "images from a config, into a run directory that explains itself"),
+    "preflight": ("tpusd.preflight", "what a run would need of a TPU slice, without one: memory, time, compilations"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
     "export": ("tpusd.export", "a run or a sweep as WebDataset shards or in GenEval's layout"),
     "recipe": ("tpusd.recipe", "a picture's recipe, and the command that makes it again"),

@@ -1,7 +1,7 @@
 """The one place that maps a per-device function over devices.
 
 `jax.pmap` is `jit(shard_map)` since JAX 0.8. Arguments are either the same on every device (weights, step bounds) or
-carry a leading device axis. When JAX drops the name `pmap`, `Devices.compile` changes and nothing else does.
+carry a leading device axis. When JAX drops the name `pmap`, `Devices.lower` changes and nothing else does.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tpusd.blueprint import Source
 
 AXIS = "device"
 
@@ -36,26 +38,24 @@ class Devices:
     def __len__(self) -> int:
         return len(self.devices)
 
-    def compile(
-        self, function: Callable, shared: Sequence[Any], split: Sequence[Any], *, donate: Sequence[int] = ()
-    ) -> Program:
-        """Compiles `function(*shared, *split)` for one device each into one call over all of them.
-
-        shared and split are trees of jax.ShapeDtypeStruct as one device sees them; in the call, split arguments and all
-        results have a leading device axis. donate: positions among `split` whose buffers the results may take over.
-        """
-        n = len(self)
-        stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), tuple(split))
-        mapped = jax.pmap(
-            function,
-            axis_name=AXIS,
-            in_axes=(None,) * len(shared) + (0,) * len(split),
-            devices=self.devices,
-            donate_argnums=tuple(len(shared) + i for i in donate),
-        )
-        lowered = mapped.lower(*shared, *stacked)
+    def compile(self, source: Source) -> Program:
+        """One call over all devices. In it, split arguments and all results have a leading device axis."""
+        lowered = self.lower(source)
         fingerprint = hashlib.sha256(lowered.as_text().encode()).hexdigest()
         return Program(lowered.compile(), fingerprint)
+
+    def lower(self, source: Source) -> jax.stages.Lowered:
+        """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""
+        n, shared = len(self), tuple(source.shared)
+        stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), tuple(source.split))
+        mapped = jax.pmap(
+            source.function,
+            axis_name=AXIS,
+            in_axes=(None,) * len(shared) + (0,) * len(stacked),
+            devices=self.devices,
+            donate_argnums=tuple(len(shared) + i for i in source.donate),
+        )
+        return mapped.lower(*shared, *stacked)
 
     def put_shared(self, tree: Any) -> Any:
         """Places every array of `tree` on each device."""

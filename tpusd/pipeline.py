@@ -19,13 +19,13 @@ import numpy as np
 from flax import nnx
 
 from tpusd import programs
+from tpusd.blueprint import Blueprint, Source, part_precisions
 from tpusd.checkpoints import Checkpoint, load_weights
 from tpusd.config import PrecisionConfig
 from tpusd.keys import image_key
 from tpusd.parallel import Devices, Program, gather
 from tpusd.plan import ImageSpec
-from tpusd.samplers.loop import LoopState
-from tpusd.samplers.table import COLUMNS, MAX_ROWS, Table
+from tpusd.samplers.table import Table
 
 TRACE_ROWS = 5  # latents are traced, and progress shown, after row 1, 5, 10, 15, ... of the table
 
@@ -53,16 +53,9 @@ class Pipeline:
         batch_size_per_device: int,
     ):
         self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
-        self._per_device = batch_size_per_device
-        vae, unet = checkpoint.vae_config, checkpoint.unet_config
-        self._latents_shape = (height // vae.downscale, width // vae.downscale, unet.in_channels)
-        # Original size, crop's top and left, target size: a picture that was neither resized nor cropped.
-        self._time_ids = (height, width, 0, 0, height, width) if checkpoint.kind == "sdxl" else None
-        self._models = {
-            part: nnx.split(checkpoint.abstract(part, dtype=jnp.dtype(p.dtype), param_dtype=jnp.dtype(p.param_dtype)))
-            for part, p in _part_precisions(checkpoint, precision).items()
-        }
-        self._vae_dtype = jnp.dtype(precision.vae.dtype)
+        self._blueprint = Blueprint(
+            checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
+        )
         self._programs: dict[str, Program] = {}
         self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
@@ -90,7 +83,7 @@ class Pipeline:
     @property
     def batch_size(self) -> int:
         """Images of a full batch, over all devices."""
-        return len(self._devices) * self._per_device
+        return len(self._devices) * self._blueprint.per_device
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -144,12 +137,12 @@ class Pipeline:
         given = np.array([text is not None or not zeros for text in texts])
         words = [text or "" for text in texts]
         ids = tuple(tokenizer(words).input_ids for tokenizer in self._checkpoint.tokenizers)
-        weights = tuple(self._state(part) for part in self._encoder_parts)
+        weights = tuple(self._state(part) for part in self._checkpoint.encoder_parts)
         cond, digest = encode.call(weights, *self._devices.put_split((ids, given)))
         return cond, digest, np.concatenate(ids, axis=1)
 
     def _denoise(self, denoise: Program, cond, uncond, specs, tables, on_step):
-        """-> LoopState on the devices, and the host's Trace after each stop of `_stops`."""
+        """-> LoopState on the devices, and the host's Trace after each stop of `stops`."""
         put = self._devices.put_split
         keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
         guidance = programs.Guidance(
@@ -164,9 +157,9 @@ class Pipeline:
                 keys,
             )
         )
-        state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._state_shape))
+        state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, start, traces = max(map(len, tables)), 0, []
-        for stop in _stops(total):
+        for stop in stops(total):
             bounds = self._devices.put_shared((np.int32(start), np.int32(stop)))
             state, trace = denoise.call(self._state("unet"), *bounds, state, cond, uncond, *arguments)
             # The devices have this piece to work on while the host waits for the one before it.
@@ -183,28 +176,19 @@ class Pipeline:
     def _state(self, part: str) -> nnx.State:
         return self._weights[part].result()
 
-    @functools.cached_property
-    def _encoder_parts(self) -> tuple[str, ...]:
-        return tuple(part for part in self._checkpoint.parts if part.startswith("text_encoder"))
-
-    @functools.cached_property
-    def _state_shape(self) -> LoopState:
-        latents = jax.ShapeDtypeStruct((self._per_device, *self._latents_shape), jnp.float32)
-        return jax.eval_shape(LoopState.start, latents)
-
     def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
         """The three programs, compiled side by side where they are not there yet."""
         denoise = "denoise" if guided else "denoise_unguided"
-        makers = {
-            denoise: functools.partial(self._compile_denoise, guided),
-            "encode": self._compile_encode,
-            "decode": self._compile_decode,
+        sources = {
+            denoise: functools.partial(self._blueprint.denoise, guided=guided),
+            "encode": self._blueprint.encode,
+            "decode": self._blueprint.decode,
         }
-        missing = [name for name in makers if name not in self._programs]
+        missing = [name for name in sources if name not in self._programs]
         if missing:
             start = time.monotonic()
             with ThreadPoolExecutor(len(missing), thread_name_prefix="compile") as pool:
-                compiled = {name: pool.submit(makers[name]) for name in missing}
+                compiled = {name: pool.submit(self._compile, sources[name]) for name in missing}
             self._programs |= {name: future.result() for name, future in compiled.items()}
             compiled_at = time.monotonic()
             wait(self._weights.values())
@@ -212,71 +196,15 @@ class Pipeline:
             self.seconds["weights"] += time.monotonic() - compiled_at
         return self._programs["encode"], self._programs[denoise], self._programs["decode"]
 
-    def _compile_encode(self) -> Program:
-        models = [self._models[part] for part in self._encoder_parts]
-        graphs = [graph for graph, _ in models]
-
-        def encode(weights, ids, given):
-            return programs.encode(list(map(nnx.merge, graphs, weights)), ids, given)
-
-        return self._devices.compile(encode, [tuple(state for _, state in models)], self._text_shapes())
-
-    def _compile_denoise(self, guided: bool) -> Program:
-        graph, state = self._models["unet"]
-        b, time_ids = self._per_device, self._time_ids
-
-        def denoise(weights, *arguments):
-            return programs.denoise(nnx.merge(graph, weights), *arguments, time_ids=time_ids)
-
-        cond = self._conditioning_shape()
-        per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
-        split = (
-            self._state_shape,
-            cond,
-            cond if guided else None,
-            programs.Guidance(per_image, per_image),
-            jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
-            per_image,
-            jax.ShapeDtypeStruct((b, 2), jnp.uint32),
-        )
-        bound = jax.ShapeDtypeStruct((), jnp.int32)
-        return self._devices.compile(denoise, (state, bound, bound), split, donate=(0,))
-
-    def _compile_decode(self) -> Program:
-        graph, state = self._models["vae"]
-        config, dtype = self._checkpoint.vae_config, self._vae_dtype
-
-        def decode(weights, latents):
-            return programs.decode(
-                nnx.merge(graph, weights),
-                latents,
-                scaling_factor=config.scaling_factor,
-                shift_factor=config.shift_factor or 0.0,
-                dtype=dtype,
-            )
-
-        return self._devices.compile(decode, [state], [self._state_shape.x])
-
-    def _text_shapes(self) -> tuple[Any, ...]:
-        b = self._per_device
-        lengths = [config.max_position_embeddings for config in self._checkpoint.text_encoder_configs]
-        ids = tuple(jax.ShapeDtypeStruct((b, length), jnp.int32) for length in lengths)
-        return ids, jax.ShapeDtypeStruct((b,), jnp.bool_)
-
-    def _conditioning_shape(self) -> programs.Conditioning:
-        graphs, states = zip(*(self._models[part] for part in self._encoder_parts), strict=True)
-
-        def cond(weights, *arguments):
-            return programs.encode(list(map(nnx.merge, graphs, weights)), *arguments)[0]
-
-        return jax.eval_shape(cond, states, *self._text_shapes())
+    def _compile(self, source: Callable[[], Source]) -> Program:
+        return self._devices.compile(source())
 
 
 def _read_weights(
     checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices
 ) -> dict[str, "Future[nnx.State]"]:
     """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
-    parts = {part: jnp.dtype(p.param_dtype) for part, p in _part_precisions(checkpoint, precision).items()}
+    parts = {part: jnp.dtype(p.param_dtype) for part, p in part_precisions(checkpoint, precision).items()}
     futures: dict[str, Future[nnx.State]] = {part: Future() for part in parts}
 
     def read() -> None:
@@ -290,12 +218,7 @@ def _read_weights(
     return futures
 
 
-def _part_precisions(checkpoint: Checkpoint, precision: PrecisionConfig) -> dict[str, Any]:
-    """Part -> PartPrecision; SDXL's two text encoders share one."""
-    return {part: getattr(precision, part.removesuffix("_2")) for part in checkpoint.parts}
-
-
-def _stops(total: int) -> Iterator[int]:
+def stops(total: int) -> Iterator[int]:
     """Where a table of `total` rows is stopped at to look: 1, 5, 10, ..., total. A shorter table's are among them."""
     yield from (stop for stop in (1, *range(TRACE_ROWS, total, TRACE_ROWS)) if stop < total)
     yield total

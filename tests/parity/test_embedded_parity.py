@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint  # noqa: E402
-from tpusd.checkpoints.checkpoint import MODELS  # noqa: E402
+from tpusd.checkpoints.architecture import MODELS  # noqa: E402
 from tpusd.models.abstract import abstract_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours

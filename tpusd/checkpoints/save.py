@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from tpusd.checkpoints.checkpoint import MODELS, config_values
+from tpusd.checkpoints.architecture import MODELS
+from tpusd.checkpoints.checkpoint import config_values
 from tpusd.checkpoints.fill import cast, parameters
 from tpusd.checkpoints.tokenizer import Tokenizer
 from tpusd.models.abstract import abstract_model

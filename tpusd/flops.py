@@ -1,0 +1,73 @@
+"""Floating-point operations of a function, counted in its jaxpr: what its arithmetic needs, however it is compiled.
+
+Counts convolutions and matrix products, as published figures do (a multiply-add is two). Knows nothing of devices.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs: once a call, and in one trip of a loop whose length is an argument."""
+
+    once: float
+    per_trip: float
+
+
+def count_flops(function: Callable, *arguments: Any) -> Work:
+    """arguments: trees of arrays or jax.ShapeDtypeStruct."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr) -> Work:
+    once = per_trip = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            once += _dot(equation)
+        elif name == "conv_general_dilated":
+            once += _convolution(equation)
+        elif name == "while":
+            body = _count(parameters["body_jaxpr"].jaxpr)
+            per_trip += body.once + body.per_trip
+        elif name == "cond":
+            # Where each platform has its own way to the same result, the least of them is what the result needs.
+            choose = min if parameters.get("branches_platforms") is not None else max
+            branches = [_count(branch.jaxpr) for branch in parameters["branches"]]
+            once += choose(branch.once for branch in branches)
+            per_trip += choose(branch.per_trip for branch in branches)
+        else:
+            times = parameters["length"] if name == "scan" else 1
+            for inner in _inner(parameters):
+                work = _count(inner)
+                once += times * work.once
+                per_trip += times * work.per_trip
+    return Work(once, per_trip)
+
+
+def _inner(parameters):
+    for value in parameters.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "eqns"):
+                yield item
+            elif hasattr(item, "jaxpr") and hasattr(item.jaxpr, "eqns"):
+                yield item.jaxpr
+
+
+def _dot(equation) -> float:
+    (contracting, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracting)
+
+
+def _convolution(equation) -> float:
+    kernel = equation.invars[1].aval.shape
+    numbers = equation.params["dimension_numbers"]
+    out_channels, in_per_group = kernel[numbers.rhs_spec[0]], kernel[numbers.rhs_spec[1]]
+    taps = math.prod(kernel) / (out_channels * in_per_group)
+    return 2.0 * equation.outvars[0].aval.size * in_per_group * taps

@@ -1,0 +1,345 @@
+"""`python -m tpusd.preflight model=sdxl topology=v5e:2x4 ...`: what a run would need of a TPU slice, without one.
+
+Compiles the run's own programs for the slice and reads what the compiler says of them. Needs no weights: configs alone.
+"""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tpusd.config import RunConfig, make_config, show
+from tpusd.entry import exit_status
+from tpusd.errors import UserError
+from tpusd.topology import Topology, check_topology, open_topology, prepare_compiler
+
+GiB = 2**30
+RESERVED = 1 / 64  # of the memory, which the compiler keeps for itself: it gives programs 15.75 GiB of a v5e's 16
+HELP = """\
+tpusd preflight: what a run would need of a TPU slice, found out without one.
+
+    python -m tpusd.preflight model=sd15 topology=v5e:2x4 batch_size_per_device=8
+    python -m tpusd.preflight model=sdxl sampler=euler topology=v6e:2x4 --json
+
+Takes the fields of tpusd.run, and
+  topology=NAME     the slice: v2:2x2x1, v3:2x2x1, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4, ...
+  --json            the report as JSON
+  --largest-batch   also look for the largest batch_size_per_device that fits; compiles several times
+  --hlo=DIR         keep the compiled programs' text there
+Times are the compiler's estimates, not measurements. Compiling takes minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgramReport:
+    """One program, one call on one device. Bytes and seconds."""
+
+    calls_per_batch: int
+    seconds: float  # of the calls of one batch together, as the compiler estimates
+    seconds_of_kernels: float  # of these, hand-written kernels, priced by tpusd.hlo_cost
+    unpriced_kernels: Mapping[str, int]
+    floor_seconds: float  # the same, with matrix units at peak rate, or all weights read once a call
+    flops: float  # of one batch on one device
+    arguments_bytes: int
+    temporary_bytes: int
+    peak_bytes: int  # with the weights of the other programs, which stay where they are
+    compile_seconds: float
+    costliest: Mapping[str, float] = field(default_factory=dict)  # operation -> seconds a batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `preflight` found. Seconds and images per second are estimates."""
+
+    topology: str
+    chip: str
+    num_chips: int
+    num_devices: int
+    model: str
+    precision: str
+    height: int
+    width: int
+    sampler: str
+    model_calls: int
+    guided: bool
+    batch_size_per_device: int
+    num_images: int
+    num_batches: int
+    num_compilations: int
+    libtpu: str | None
+    weights_bytes: int  # per device
+    memory_bytes: int  # per device, what programs may use
+    peak_bytes: int | None  # None: a program did not fit, and there is no figure
+    fits: bool
+    reason: str | None
+    largest_batch: int | None
+    flops_per_image: float | None
+    seconds_per_batch: float | None
+    seconds_per_image: float | None  # of one device's time
+    images_per_second: float | None  # of the slice
+    floor_seconds_per_image: float | None
+    compile_seconds: float | None
+    programs: Mapping[str, ProgramReport]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. argv: without the program's name. Returns the exit status: 0 also where a run does not fit."""
+    with exit_status() as status:
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if not argv or "--help" in argv or "-h" in argv:
+            print(HELP)
+            return status[0]
+        as_json, largest = (flag in argv for flag in ("--json", "--largest-batch"))
+        topology = _value(argv, "topology")
+        hlo = _value(argv, "--hlo")
+        own = ("topology=", "--hlo=", "--json", "--largest-batch")
+        rest = [argument for argument in argv if not argument.startswith(own)]
+        if topology is None:
+            raise UserError("topology: missing; add the slice, as in topology=v5e:2x4")
+        check_topology(topology)
+        from tpusd.compose import compose_jobs
+
+        jobs = compose_jobs(rest)
+        if jobs is None:
+            return status[0]
+        configs = [make_config(job.values) for job in jobs]
+        prepare_compiler()
+        on = open_topology(topology)
+        reports = [preflight(config, on, largest=largest, hlo=hlo) for config in configs]
+        if as_json:
+            values = [asdict(report) for report in reports]
+            print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
+        else:
+            from tpusd.preflight_text import report_text
+
+            print("\n\n".join(map(report_text, reports)))
+    return status[0]
+
+
+def preflight(config: RunConfig, topology: Topology, *, largest: bool = False, hlo: str | None = None) -> Report:
+    """Compiles the run's programs for the slice. largest: also look for the largest batch per device that fits."""
+    import jax
+
+    from tpusd.checkpoints.published import find_architecture
+    from tpusd.plan import make_plan
+    from tpusd.prepare import image_size
+    from tpusd.prompts import read_rows
+    from tpusd.provenance import versions
+    from tpusd.samplers.table import make_table
+
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the report
+    rows = read_rows(config.prompts)
+    architecture = find_architecture(config.model)
+    height, width = image_size(config, architecture)
+    calls = len(make_table(config.sampler, architecture.scheduler_config))
+    plan = make_plan(config, rows, len(topology.devices), height=height, width=width)
+    guided = any(batch.uses_cfg for batch in plan.batches)
+    memory = int(topology.chip.memory / topology.chip.devices * (1 - RESERVED))
+
+    def compiled(batch: int, names: Sequence[str] | None = None) -> "Compilation":
+        return compile_programs(
+            config, architecture, topology, height=height, width=width, batch=batch, guided=guided, calls=calls,
+            names=names, hlo=hlo,
+        )  # fmt: skip
+
+    batch = config.batch_size_per_device
+    result = compiled(batch)
+    fits = result.reason is None and result.peak <= memory
+    found = None
+    if largest:
+        found = largest_batch(
+            lambda size: (attempt := compiled(size, ["denoise"])).reason is None and attempt.peak <= memory,
+            guess=result.guess_batch(batch, memory),
+        )
+    programs = result.programs
+    whole = result.reason is None
+    seconds = sum(program.seconds for program in programs.values()) if whole else None
+    return Report(
+        topology=topology.name,
+        chip=topology.version,
+        num_chips=topology.num_chips,
+        num_devices=len(topology.devices),
+        model=config.model.name,
+        precision=config.precision.name,
+        height=height,
+        width=width,
+        sampler=config.sampler.name,
+        model_calls=calls,
+        guided=guided,
+        batch_size_per_device=batch,
+        num_images=plan.num_images,
+        num_batches=len(plan.batches),
+        num_compilations=2 + len({batch.uses_cfg for batch in plan.batches}),
+        libtpu=versions()["libtpu"],
+        weights_bytes=result.weights,
+        memory_bytes=memory,
+        peak_bytes=result.peak if whole else None,
+        fits=fits,
+        reason=result.reason,
+        largest_batch=found,
+        flops_per_image=sum(program.flops for program in programs.values()) / batch if whole else None,
+        seconds_per_batch=seconds,
+        seconds_per_image=seconds / batch if whole else None,
+        images_per_second=len(topology.devices) * batch / seconds if whole else None,
+        floor_seconds_per_image=sum(p.floor_seconds for p in programs.values()) / batch if whole else None,
+        compile_seconds=sum(program.compile_seconds for program in programs.values()) if whole else None,
+        programs=programs,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """The programs of one batch size. reason: why one of them does not compile; then `programs` lacks it."""
+
+    programs: Mapping[str, ProgramReport]
+    weights: int
+    reason: str | None
+
+    @property
+    def peak(self) -> int:
+        return max((program.peak_bytes for program in self.programs.values()), default=self.weights)
+
+    def guess_batch(self, batch: int, memory: int) -> int:
+        """Memory beside the weights grows with the batch, nearly in proportion."""
+        if self.reason is not None:
+            return max(1, batch // 2)
+        return max(1, int((memory - self.weights) / max(1, (self.peak - self.weights) / batch)))
+
+
+def compile_programs(
+    config: RunConfig,
+    architecture: Any,
+    topology: Topology,
+    *,
+    height: int,
+    width: int,
+    batch: int,
+    guided: bool,
+    calls: int,
+    names: Sequence[str] | None = None,
+    hlo: str | None = None,
+) -> Compilation:
+    """names: which of encode, denoise and decode; None: all."""
+    from tpusd.blueprint import Blueprint
+    from tpusd.parallel import Devices
+    from tpusd.pipeline import stops
+
+    blueprint = Blueprint(architecture, config.precision, height=height, width=width, batch_size_per_device=batch)
+    weights = sum(_bytes(blueprint.weights(part)) for part in architecture.parts)
+    # Program -> what it is made from, calls a batch, trips of its loop over all calls.
+    pieces = len(list(stops(calls)))
+    sources = {
+        "encode": (blueprint.encode, 1 + guided, 0),
+        "denoise": (lambda: blueprint.denoise(guided=guided), pieces, calls),
+        "decode": (blueprint.decode, 1, 0),
+    }
+    devices, programs, reason = Devices(topology.devices), {}, None
+    for name in names or sources:
+        make, times, trips = sources[name]
+        try:
+            programs[name] = _compile(
+                name, make(), devices, topology, calls=times, trips=trips, weights=weights, hlo=hlo
+            )
+        except Exception as error:  # XlaRuntimeError's home has moved between releases of jaxlib
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = f"{name}: {_first_sentence(str(error))}"
+            break
+    return Compilation(programs=programs, weights=weights, reason=reason)
+
+
+def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> ProgramReport:
+    from tpusd.flops import count_flops
+    from tpusd.hlo_cost import program_cost
+
+    chip = topology.chip
+    start = time.monotonic()
+    compiled = devices.lower(source).compile()
+    seconds = time.monotonic() - start
+    text = compiled.as_text()
+    if hlo is not None:
+        _keep(hlo, f"{topology.name.replace(':', '-')}-{name}.hlo.txt", text)
+    cost = program_cost(text, chip)
+    work = count_flops(source.function, *source.shared, *source.split)
+    own = _bytes(source.shared)
+    memory = compiled.memory_analysis()
+    arguments = memory.argument_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    output = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    flops = calls * work.once + trips * work.per_trip
+    device_flops, device_bandwidth = chip.peak_flops / chip.devices, chip.bandwidth / chip.devices
+    operations: Counter[str] = Counter()
+    for part, times in ((cost.once, calls), (cost.per_trip, trips)):
+        for op, value in (part.by_op + part.kernels).items():
+            operations[_operation(op)] += times * value
+    total = calls * cost.once.seconds + trips * cost.per_trip.seconds
+    return ProgramReport(
+        calls_per_batch=calls,
+        seconds=total,
+        seconds_of_kernels=calls * sum(cost.once.kernels.values()) + trips * sum(cost.per_trip.kernels.values()),
+        unpriced_kernels=dict(cost.once.unpriced + cost.per_trip.unpriced),
+        floor_seconds=max(flops / device_flops, max(calls, trips) * own / device_bandwidth),
+        flops=flops,
+        arguments_bytes=arguments,
+        temporary_bytes=temporary,
+        peak_bytes=weights + (arguments - own) + temporary + output + memory.generated_code_size_in_bytes,
+        compile_seconds=seconds,
+        costliest=dict(operations.most_common(8)),
+    )
+
+
+def largest_batch(fits: Callable[[int], bool], *, guess: int, limit: int = 4096) -> int:
+    """The largest size up to `limit` that fits, 0 if none does; starts at `guess`, for every question is dear."""
+    low, high, step = 0, limit + 1, 1  # low fits, high does not
+    size = min(max(1, guess), limit)
+    while high - low > 1:
+        if fits(size):
+            low = size
+            size = low + step if high > limit else (low + high) // 2
+        else:
+            high = size
+            size = high - step if low == 0 else (low + high) // 2
+        size = min(max(size, low + 1), high - 1)
+        step *= 2
+    return low
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    values = [argument.split("=", 1)[1] for argument in argv if argument.startswith(f"{name}=")]
+    if len(values) > 1:
+        raise UserError(f"{name}={show(values[1])}: given twice")
+    return values[0] if values else None
+
+
+def _bytes(tree: Any) -> int:
+    import jax
+
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _operation(name: str) -> str:
+    """The same layer at another depth is the same operation: its last two names, without numbers."""
+    parts = [part for part in name.split("/") if part and part != "closed_call"]
+    return "/".join("".join("N" if c.isdigit() else c for c in part) for part in parts[-2:])
+
+
+def _first_sentence(text: str) -> str:
+    text = " ".join(text.split())
+    end = text.find(". ", text.find("Used"))
+    return show(text[: end if end > 0 else 200].removeprefix("RESOURCE_EXHAUSTED: "))
+
+
+def _keep(directory: str, name: str, text: str) -> None:
+    from pathlib import Path
+
+    try:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / name).write_text(text)
+    except OSError as error:
+        raise UserError(f"--hlo={show(directory)}: cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
