@@ -32,8 +32,8 @@ def report_text(report: Report) -> str:
         lines += ["", *_program(name, program, report)]
     lines += [
         "",
-        f"Times are the estimates of the TPU compiler (libtpu {report.libtpu}), not measurements. They rank programs and",
-        "overstate element-wise work; the floor is what no program can beat.",
+        f"Times are the estimates of the TPU compiler (libtpu {report.libtpu}), not measurements. They rank programs",
+        "and overstate element-wise work; the floor is what no program can beat.",
     ]
     return "\n".join(lines)
 
