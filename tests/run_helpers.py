@@ -91,6 +91,6 @@ def prepare(config: RunConfig) -> PreparedRun:
         height=height,
         width=width,
         tokens=tokens,
-        table=lambda settings: settings,
+        table=lambda settings: range(settings.num_inference_steps),  # of the length of a real one
         warnings=warnings,
     )

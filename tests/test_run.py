@@ -272,12 +272,6 @@ def test_token_count_is_the_largest_of_all_tokenizers():
     assert counts == {"a b": (8, True)} and len(warnings) == 1
 
 
-def test_runs_of_a_sweep_may_not_share_a_directory(tmp_path, capsys):
-    assert main(["-m", f"output={tmp_path / 'x'}", "seed=1,2"]) == 2
-    assert "several runs cannot share a directory" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_user_errors_are_one_line_whatever_they_hold(capsys):
     with exit_status() as status:
         raise UserError("a=b: first\nsecond")

@@ -88,7 +88,7 @@ def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]
         there = base.get(name)
         if isinstance(value, Mapping):
             yield from _differences(f"{prefix}.{name}", value, there)
-        elif value != there:
+        elif value != there and name != "sha256":  # a lock, and longer than all the rest
             yield f"{prefix}.{name}={hydra_value(value)}"
 
 

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tpusd import __version__
 from tpusd.config import field_names, show, suggest
 from tpusd.errors import UserError
+from tpusd.yaml_files import parse_yaml
 
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000
@@ -96,7 +97,7 @@ def _refuse_flags(message: str) -> None:
 
 
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:
-    overrides = _parse_overrides(arguments.overrides)
+    overrides = _parse_overrides([*_swept_by_experiment(arguments), *arguments.overrides])
     choices = group_choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
@@ -107,6 +108,42 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     extra = [] if arguments.config_dir is None else [_search_path(arguments.config_dir)]
     with hydra.initialize_config_dir(config_dir=str(conf_directory()), version_base=VERSION_BASE, job_name="tpusd"):
         return [_compose(arguments.config_name or "config", job, extra) for job in jobs]
+
+
+def sweep_words(argv: Sequence[str]) -> list[str]:
+    """What of a sweep's command line makes its runs: the words to compose it from again, from anywhere."""
+    arguments = _parse(argv)
+    words = list(arguments.overrides)
+    if arguments.config_dir is not None:
+        words.append(f"--config-dir={Path(arguments.config_dir).resolve()}")
+    return words + ([] if arguments.config_name is None else [f"--config-name={arguments.config_name}"])
+
+
+def _swept_by_experiment(arguments: argparse.Namespace) -> list[str]:
+    """The sweep that a chosen conf/experiment file asks for, as overrides; the command line's own values win."""
+    given = dict(line.split("=", 1) for line in arguments.overrides if "=" in line)
+    name = given.get("experiment", "null")
+    roots = [conf_directory()] + ([] if arguments.config_dir is None else [Path(arguments.config_dir)])
+    if "," in name:
+        raise UserError(f"experiment={show(name)}: is several; sweep over one at a time")
+    file = next((path for root in roots[::-1] if (path := root / "experiment" / f"{name}.yaml").is_file()), None)
+    if file is None or not name.isidentifier():
+        return []  # no experiment, or one that is refused where all choices are
+    where = f"experiment={show(name)}"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: cannot be read: {error}") from None
+    values = parse_yaml(text.encode(), where)
+    for part in ("hydra", "sweeper", "params"):
+        values = values.get(part) if isinstance(values, dict) else None
+    if values is None:
+        return []
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: hydra.sweeper.params must be fields and their values, as in seed: 0,1")
+    if not arguments.multirun:
+        raise UserError(f"{where}: is a sweep; add -m")
+    return [f"{key}={value}" for key, value in values.items() if key not in given]
 
 
 def _parse_overrides(lines: Sequence[str]) -> list[Override]:

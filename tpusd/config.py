@@ -88,6 +88,9 @@ class RunConfig:
     image_format: Literal["png", "webp", "jpeg"] = "png"
     image_quality: int | None = None  # None: WebP without loss, JPEG at 95
     on_changed_weights: Literal["error", "warn"] = "error"
+    on_error: Literal["continue", "stop"] = "continue"  # of a sweep, when one of its runs fails
+    dry_run: bool = False
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     images: tuple[str, ...] | None = None  # names such as 00003-001; None: all
     output: str | None = None
 

@@ -56,7 +56,7 @@ def execute(
         pipeline = load(prepared, devices)
         signals.renew()  # whoever set up JAX over several hosts took SIGTERM for himself
         generating = time.monotonic()
-        making = _Making(prepared, run_dir, record, devices, hashing, pipeline)
+        making = Making(prepared, run_dir, record, devices, hashing, pipeline)
         run_images(
             plan,
             run_dir,
@@ -82,7 +82,7 @@ def execute(
         print(f"tpusd: {hint}", file=sys.stderr)
 
 
-class _Making:
+class Making:
     """Ties images to what made them, which the directory says before it says that the first of them exists."""
 
     def __init__(
@@ -127,7 +127,8 @@ def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
     return (differs,)
 
 
-def load_pipeline(prepared: PreparedRun, devices: Sequence[Any]) -> Any:
+def load_pipeline(prepared: PreparedRun, devices: Sequence[Any], *, weights_of: Any = None) -> Any:
+    """weights_of: a pipeline whose weights this one shares, of the same checkpoint, precision and devices."""
     from tpusd.compile_cache import enable_compile_cache
     from tpusd.pipeline import Pipeline
 
@@ -139,6 +140,7 @@ def load_pipeline(prepared: PreparedRun, devices: Sequence[Any]) -> Any:
         width=prepared.width,
         batch_size_per_device=prepared.config.batch_size_per_device,
         devices=devices,
+        weights_of=weights_of,
     )
 
 

@@ -92,7 +92,7 @@ def contact_sheet(
 
     An empty label leaves the room under its thumbnail free. Entries are taken one at a time and not kept.
     """
-    font = _font(13)
+    font = font_of_size(13)
     thumbnails: list[tuple[list[str], Image.Image]] = []
     for label, image in entries:
         image = image.convert("RGB")
@@ -101,14 +101,14 @@ def contact_sheet(
         if factor > 1:
             image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
-        thumbnails.append((_wrap(label, font, cell), image))
+        thumbnails.append((wrap(label, font, cell), image))
     columns = max(1, min(columns, len(thumbnails)))
     gap, line_height = 12, 17
     rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails), columns)]
     heights = [
         max(image.height for _, image in row) + 6 + line_height * max(len(lines) for lines, _ in row) for row in rows
     ]
-    note_lines = _wrap(note, font, columns * (cell + gap) - gap, max_lines=3)
+    note_lines = wrap(note, font, columns * (cell + gap) - gap, max_lines=3)
     size = (gap + columns * (cell + gap), gap + sum(height + gap for height in heights) + line_height * len(note_lines))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
@@ -173,11 +173,11 @@ def _user_comment(comment: Any) -> str | None:
     return text.decode(errors="replace").strip("\0") or None
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of_size(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)  # Pillow's own, so that sheets look the same everywhere
 
 
-def _wrap(text: str, font: Any, width: int, max_lines: int = 4) -> list[str]:
+def wrap(text: str, font: Any, width: int, max_lines: int = 4) -> list[str]:
     """Lines of at most `width` pixels; what does not fit ends in an ellipsis. Control characters become spaces."""
     lines = [""]
     for word in "".join(c if c.isprintable() else " " for c in text[:400]).split():

@@ -69,13 +69,15 @@ class Pipeline:
         width: int,
         batch_size_per_device: int,
         devices: Sequence[jax.Device],
+        weights_of: "Pipeline | None" = None,
     ) -> "Pipeline":
         """Starts to read the weights and returns; what is wrong with them is raised by the first `generate`.
 
-        height, width: pixels, multiples of the checkpoint's factor (8).
+        height, width: pixels, multiples of the checkpoint's factor (8). weights_of: a pipeline of the same checkpoint,
+        precision and devices, whose weights serve this one too.
         """
         on = Devices(devices)
-        weights = _read_weights(checkpoint, precision, on)
+        weights = _read_weights(checkpoint, precision, on) if weights_of is None else weights_of._weights
         return cls(
             checkpoint, precision, weights, on, height=height, width=width, batch_size_per_device=batch_size_per_device
         )

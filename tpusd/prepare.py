@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, check_size, show
+from tpusd.config import ModelConfig, RunConfig, check_size, show
 from tpusd.embedded import vocabulary_notes
 from tpusd.errors import UserError
 from tpusd.prompts import Row, read_rows, row_values
@@ -30,16 +30,25 @@ class PreparedRun:
     warnings: tuple[str, ...]
 
 
-def prepare_run(config: RunConfig) -> PreparedRun:
-    """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError."""
-    rows = read_rows(config.prompts)
+def open_model(model: ModelConfig) -> Any:
+    """The checkpoint that a config names; its weights are not read yet. Raises UserError."""
     from tpusd.checkpoints import ModelSource, open_checkpoint
+
+    return open_checkpoint(
+        ModelSource(asset=model.asset, path=model.path, repo=model.repo, revision=model.revision, variant=model.variant)
+    )
+
+
+def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], Any] = open_model) -> PreparedRun:
+    """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
+
+    open_model: what hands out a checkpoint that is open already, where several runs share it.
+    """
+    rows = read_rows(config.prompts)
     from tpusd.samplers.table import make_table
 
     model = config.model
-    checkpoint = open_checkpoint(
-        ModelSource(asset=model.asset, path=model.path, repo=model.repo, revision=model.revision, variant=model.variant)
-    )
+    checkpoint = open_model(model)
     if checkpoint.kind == "sdxl" and config.precision.vae.dtype == "float16":
         raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
     table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))

@@ -15,6 +15,7 @@ from tpusd.errors import UserError
 from tpusd.execute import execute, load_pipeline, logged
 from tpusd.prepare import PreparedRun, prepare_run
 from tpusd.resume import advising, closing, holds_images, resume, tell
+from tpusd.sweep_dir import is_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,26 +27,40 @@ def main(argv: Sequence[str] | None = None) -> int:
             rest = [argument for argument in argv if argument not in directories]
             if len(directories) > 1:
                 raise UserError(f"{show(directories[1])}: one run at a time is gone on with; leave it out")
-            resume(Path(directories[0].removeprefix("resume=")), rest)
-            return status[0]
-        from tpusd.compose import compose_jobs
+            path = Path(directories[0].removeprefix("resume="))
+            if is_sweep(path):
+                from tpusd.sweep import resume_sweep
 
-        jobs = compose_jobs(argv)
-        if jobs is not None:
-            configs = [make_config(job.values) for job in jobs]  # all of them, before the first starts
-            outputs = [config.output for config in configs if config.output is not None]
-            if len(set(outputs)) < len(outputs):
-                raise UserError(f"output={show(outputs[0])}: several runs cannot share a directory; leave output out")
-            for job, config in zip(jobs, configs, strict=True):
-                run(
-                    config,
-                    hydra_files={
-                        "overrides.yaml": list(job.overrides),
-                        "config.yaml": job.values,
-                        "hydra.yaml": job.hydra_yaml,
-                    },
-                )
+                status[0] = resume_sweep(path, rest)
+            else:
+                resume(path, rest)
+        elif {"-m", "--multirun"} & set(argv):
+            from tpusd.sweep import sweep
+
+            status[0] = sweep(argv)
+        else:
+            _run_one(argv)
     return status[0]
+
+
+def _run_one(argv: Sequence[str]) -> None:
+    from tpusd.compose import compose_jobs
+
+    for job in compose_jobs(argv) or ():
+        config = make_config(job.values)
+        if config.dry_run:
+            from tpusd.sweep import show_plan
+
+            show_plan([("", config)])
+            continue
+        run(
+            config,
+            hydra_files={
+                "overrides.yaml": list(job.overrides),
+                "config.yaml": job.values,
+                "hydra.yaml": job.hydra_yaml,
+            },
+        )
 
 
 def run(

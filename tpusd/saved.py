@@ -15,7 +15,7 @@ from tpusd.run_dir import CONFIG, check_run_directory, read_config
 
 GROUPS = ("model", "precision", "sampler")  # whose saved choice is the start of an override such as sampler.eta=1
 # What does not decide a pixel, so that a run may go on with other values of it.
-FREE = ("batch_size_per_device", "on_truncate", "on_changed_weights")
+FREE = ("batch_size_per_device", "on_truncate", "on_changed_weights", "on_error", "dry_run", "loggers")
 
 
 def read_saved(path: Path) -> RunConfig:

@@ -52,9 +52,15 @@ function startingAxes() {
   state.y = second ?? (first === PROMPT ? COPY : PROMPT);
   state.x = first ?? COPY;
   if (state.x === PROMPT || state.y === COPY) [state.x, state.y] = [state.y, state.x];
+}
+
+// As large as lets every column be seen, within reason; a phone shows two images of a wall side by side.
+function startingSize() {
   const narrow = matchMedia("(max-width: 760px)").matches;
-  const few = dims[state.x].values.length;
-  state.size = narrow ? (state.view === "wall" ? 160 : 112) : few <= 5 && COUNT <= 60 ? 208 : 160;
+  if (state.view === "wall") return narrow ? 160 : 176;
+  const room = innerWidth - (narrow ? 24 : 168 + 50);
+  const count = dims[state.x].values.length;
+  return Math.round(Math.min(280, Math.max(narrow ? 96 : 128, (room + 8) / count - 8)));
 }
 
 function readAddress() {
@@ -107,8 +113,9 @@ function drawBoard() {
   shown = lines.flatMap((line) => line.cells.filter((image) => image !== null));
   const parts = document.createDocumentFragment();
   if (state.view === "grid" && lines.length) {
-    const corner = element("div", {class: "corner"}, element("b", {}, dims[state.y].key), " \u2193  ", element("b", {}, dims[state.x].key), " \u2192");
-    parts.append(element("div", {class: "columns"}, corner, ...columns.map((index) => label(state.x, index, "column-label"))));
+    const corner = element("div", {class: "corner"}, element("div", {}, `${dims[state.x].key} \u2192`), element("div", {}, `${dims[state.y].key} \u2193`));
+    parts.append(element("div", {class: "columns"}, corner,
+      element("div", {class: "cells"}, ...columns.map((index) => label(state.x, index, "column-label")))));
   }
   lines.forEach((line, number) => {
     const made = element("div", {class: "line"});
@@ -166,7 +173,8 @@ function label(dim, index, kind) {
 function fill(target) {
   const line = lines[target.dataset.line];
   if (line.label !== null) target.append(label(state.y, line.label, "row-label"));
-  for (const image of line.cells) target.append(image === null ? element("div", {class: "missing"}, "not made") : tile(image));
+  target.append(element("div", {class: "cells"},
+    ...line.cells.map((image) => image === null ? element("div", {class: "missing"}, "not made") : tile(image))));
 }
 
 function tile(image) {
@@ -354,7 +362,7 @@ function move(right, down) {
 function drawComparison() {
   const on = pinned !== null;
   clearInterval(blinking);
-  $("compare").textContent = on ? "Stop comparing" : "Compare";
+  $("compare").textContent = on ? "Stop" : "Compare";
   for (const id of ["modes", "swap", "tag-a", "tag-b", "image-a"]) $(id).hidden = !on;
   $("handle").hidden = !on || mode !== "slider";
   $("frame").className = on ? `compared ${mode} ${mode === "side" ? "" : "layered"}` : "";
@@ -507,4 +515,5 @@ const sorts = [["order", "as made"], ["prompt", "prompt"], ...[...new Set([...da
 $("sort").append(...sorts.map(([key, text]) => element("option", {value: key}, text)));
 startingAxes();
 readAddress();
+state.size = startingSize();
 redraw();
