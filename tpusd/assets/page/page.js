@@ -211,6 +211,7 @@ function drawToolbar() {
 }
 
 function field(text, control) {
+  control.setAttribute("aria-label", text);
   return element("label", {class: "field"}, element("span", {}, text), control);
 }
 
