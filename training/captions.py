@@ -5,7 +5,9 @@ import numpy as np
 from training.world import Portrait
 
 FULL_SHARE = 0.3  # of the captions name every attribute that shows
+FEW_SHARE = 0.1  # of them name one or two, as people's own prompts and negative prompts do
 LEFT_OUT = 0.15  # each attribute's chance to be left out of the others
+BARE_SHARE = 0.5  # of the captions of one or two attributes have no subject: "round glasses"
 # What a picture without them would be told by silence: rarely left out.
 RARELY_LEFT_OUT = {"glasses": 0.06, "hat": 0.06, "beard": 0.06, "clothes_pattern": 0.08}
 
@@ -27,8 +29,11 @@ BACKGROUNDS = (
 
 def draw_named(portrait: Portrait, rng: np.random.Generator) -> set[str]:
     """The attributes that a random caption names, as the denoiser is trained with."""
-    if rng.random() < FULL_SHARE:
+    draw = rng.random()
+    if draw < FULL_SHARE:
         return set(portrait.visible)
+    if draw < FULL_SHARE + FEW_SHARE:
+        return set(rng.choice(portrait.visible, size=rng.integers(1, 3), replace=False).tolist())
     return {name for name in portrait.visible if rng.random() >= RARELY_LEFT_OUT.get(name, LEFT_OUT)}
 
 
@@ -57,6 +62,10 @@ def make_caption(portrait: Portrait, named: set[str], rng: np.random.Generator) 
     before = expression is not None and rng.random() < 0.75
     subject = _with_article(f"{expression} {noun}" if before else noun)
     text = pick(OPENINGS).format(subject)
+    bare = [*features, *worn] if "person" not in named and expression is None and len(named) <= 2 else []
+    if bare and rng.random() < BARE_SHARE:
+        text = ", ".join(bare)
+        features, worn = [], []
     if features:
         text += f" with {_list(features)}"
     if worn:
@@ -65,7 +74,7 @@ def make_caption(portrait: Portrait, named: set[str], rng: np.random.Generator) 
     if "background" in named:
         ends.append(pick(BACKGROUNDS).format(portrait.background))
     rng.shuffle(ends)
-    return ", ".join([text, *ends])
+    return ", ".join([text, *ends]).replace(" a orange ", " an orange ")
 
 
 def _hair(portrait, named, pick) -> str:

@@ -2,7 +2,8 @@
 
     python -m training.denoiser DIR --steps 20000
 
-Needs `autoencoder`, `text_encoder` and `tokenizer` beside DIR. Goes on from DIR's newest checkpoint.
+Needs `autoencoder`, `tokenizer` and (but with --start-from) `text_encoder` beside DIR. Goes on from DIR's newest
+checkpoint.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tpusd.models.clip_text import CLIPTextModel
 from tpusd.models.unet import UNet2DConditionModel, UNetConfig
 from training import autoencoder, text_encoder
 from training.captions import draw_named, make_caption
+from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, restore, start_state
 from training.pool import load_pictures, make_pictures, sheet, to_uint8
 from training.text_encoder import text_config, tokenizer_in
@@ -39,9 +41,15 @@ SCHEDULER = {
     "steps_offset": 1,
     "clip_sample": False,
 }
+DECODER_PARTS = ("decoder", "post_quant_conv")  # of the autoencoder
 CAPTION_DROPOUT = 0.1
-FACE = (slice(5, 12), slice(4, 12))  # latent rows and columns of eyes and mouth: small parts, many attributes
-FACE_WEIGHT = 2.0
+# In little noise the picture says it all, and what the text still changes is error, which guidance multiplies.
+CLEAR_SHARE = 0.3  # of the timesteps, the lowest
+CLEAR_CAPTION_DROPOUT = 0.4
+FACE = (slice(5, 13), slice(4, 12))  # latent rows and columns of eyes and mouth: small parts, many attributes
+FACE_WEIGHT = 3.0
+MOUTH = (slice(9, 13), slice(5, 11))  # the part of it that tells the expression
+MOUTH_WEIGHT = 6.0
 LATENT_SIZE = 16
 SAMPLE_STEPS, SAMPLE_GUIDANCE = 25, 5.0  # of the pictures that training shows
 
@@ -76,13 +84,14 @@ def alphas_cumprod() -> np.ndarray:
 
 
 def make_loss(graphdef):
-    """Squared error of the velocity (Salimans and Ho 2022), the face counting double.
+    """Squared error of the velocity (Salimans and Ho 2022), the face counting more, the mouth most.
 
     All timesteps count alike: what is decided by the text is decided in noise, where other weightings look away.
     """
     alphas = jnp.asarray(alphas_cumprod(), jnp.float32)
     weight = np.ones((LATENT_SIZE, LATENT_SIZE, 1), np.float32)
     weight[FACE] = FACE_WEIGHT
+    weight[MOUTH] = MOUTH_WEIGHT
     weight /= weight.mean()
 
     def loss(params, batch, key):
@@ -101,11 +110,18 @@ def make_loss(graphdef):
 
 
 def load_autoencoder(directory: Path):
-    """(graphdef, averaged parameters) of the trained autoencoder."""
+    """(graphdef, averaged parameters) of the trained autoencoder; its decoder is that of training.decoder, if any."""
     graphdef, params = autoencoder.make_model()
-    state = restore(directory / "checkpoints", start_state(params, make_optimizer(1.0, 1)))
+    optimizer = make_optimizer(1.0, 1)
+    state = restore(directory / "checkpoints", start_state(params, optimizer))
     assert state is not None, f"{directory}: no checkpoint"
-    return graphdef, state.ema
+    params = state.ema
+    further = directory.parent / "decoder" / "checkpoints"
+    if further.exists():
+        state = restore(further, start_state({name: params[name] for name in DECODER_PARTS}, optimizer))
+        for name in DECODER_PARTS if state is not None else ():
+            params[name] = state.ema[name]
+    return graphdef, params
 
 
 def load_latents(directory: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,6 +202,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--pictures", type=int, default=30000)
+    parser.add_argument("--start-from", type=Path, help="an exported checkpoint, instead of a random start")
     args = parser.parse_args()
     root = args.directory.parent
 
@@ -193,7 +210,10 @@ def main() -> None:
     latents, labels = load_latents(root, args.pictures)
     print(f"{len(latents)} latents, scaling_factor {load_scaling_factor(root)}", flush=True)
     graphdef, params = make_model(tokenizer.vocab_size)
-    params = with_text_encoder(params, root / "text_encoder", tokenizer.vocab_size)
+    if args.start_from is not None:
+        params["unet"], params["text_encoder"] = (load_exported(args.start_from, p) for p in ("unet", "text_encoder"))
+    else:
+        params = with_text_encoder(params, root / "text_encoder", tokenizer.vocab_size)
     optimizer = make_optimizer(args.learning_rate, args.steps)
 
     def captions_of(rows, rng):
@@ -204,7 +224,10 @@ def main() -> None:
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(latents), size=args.batch_size)
         captions = captions_of(labels[chosen], rng)
-        captions = ["" if rng.random() < CAPTION_DROPOUT else caption for caption in captions]
+        clear = round(CLEAR_SHARE * args.batch_size)  # the loss gives timesteps in rising order
+        dropout = np.where(np.arange(args.batch_size) < clear, CLEAR_CAPTION_DROPOUT, CAPTION_DROPOUT)
+        dropped = rng.random(args.batch_size) < dropout
+        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
         return latents[chosen], tokenizer(captions).input_ids
 
     shown, shown_labels = make_pictures(16, seed=SEED, held_out=True, processes=1)

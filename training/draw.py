@@ -16,10 +16,10 @@ SIZE = 128
 OVERSAMPLING = 3
 
 HAIR = {
-    "black": (38, 34, 44), "brown": (112, 66, 36), "blond": (244, 206, 98), "red": (214, 84, 28),
+    "black": (38, 34, 44), "brown": (126, 72, 34), "blond": (244, 206, 98), "red": (214, 84, 28),
     "white": (236, 236, 240), "blue": (52, 108, 222),
 }  # fmt: skip
-SKIN = {"pale": (255, 224, 204), "tanned": (234, 178, 128), "brown": (172, 112, 74), "dark": (104, 64, 46)}
+SKIN = {"pale": (255, 224, 204), "tanned": (234, 178, 128), "brown": (172, 112, 74), "dark": (94, 58, 46)}
 EYES = {"blue": (46, 132, 240), "green": (44, 168, 74), "brown": (122, 68, 30), "purple": (160, 70, 220)}
 CLOTHES = {
     "red": (206, 38, 48), "orange": (246, 134, 30), "yellow": (250, 212, 40), "green": (40, 148, 70),
@@ -30,7 +30,8 @@ BACKGROUND = {
     "teal": (72, 186, 182), "blue": (112, 164, 240), "purple": (176, 132, 224), "pink": (250, 172, 206),
     "gray": (182, 184, 190),
 }  # fmt: skip
-WHITE, INK, LIPS, MOUTH, FRAME = (255, 255, 255), (36, 28, 36), (214, 58, 78), (178, 48, 58), (30, 30, 40)
+WHITE, INK, FRAME = (255, 255, 255), (36, 28, 36), (30, 30, 40)
+LIPS, MOUTH, TEARS = (220, 52, 78), (192, 50, 60), (116, 204, 255)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,11 +69,13 @@ def draw(portrait: Portrait, pose: Pose, oversampling: int = OVERSAMPLING) -> np
     _body(canvas, portrait, skin)
     _head(canvas, portrait, pose, skin)
     _beard(canvas, portrait, pose, hair)
-    _eyes(canvas, portrait, pose, hair)
+    _eyes(canvas, portrait, pose, hair, skin)
     _mouth(canvas, portrait)
     if portrait.beard == "moustache":
         for side in (-1, 1):
-            canvas.polygon([(0, 11), (side * 6, 11), (side * 15, 16.5), (side * 8, 18), (0, 15.5)], hair)
+            canvas.polygon([(0, 9.5), (side * 6, 9.5), (side * 16, 15), (side * 8, 16.5), (0, 14)], hair)
+    if portrait.expression == "sad":
+        _tears(canvas, pose)
     _front_hair(canvas, portrait, pose, hair)
     _hat(canvas, portrait, pose)
     _glasses(canvas, portrait, pose)
@@ -197,28 +200,34 @@ def _head(canvas, portrait, pose, skin):
 
 
 def _beard(canvas, portrait, pose, hair):
+    """A full beard leaves skin around the mouth, so that the expression shows whatever the colour of the hair."""
     if portrait.beard != "full":
         return
     w, h = pose.width, pose.height
-    canvas.chord(0, 4, w + 0.5, h + 1, 0, 180, hair)
-    canvas.chord(0, 3.5, w - 6, 7.5, 0, 180, SKIN[portrait.skin])
+    skin = SKIN[portrait.skin]
+    canvas.chord(0, 4, w + 0.5, h + 4, 0, 180, hair)
+    canvas.chord(0, 3.5, w - 6, 7.5, 0, 180, skin)
+    canvas.ellipse(0, 19, 14.5, 9.5, skin)
 
 
-def _eyes(canvas, portrait, pose, hair):
+def _eyes(canvas, portrait, pose, hair, skin):
     brow = _mix(hair, INK, 0.35)
-    thick = 3.0 if portrait.person == "man" else 1.8
-    tilt = {"sad": -2.8, "surprised": 0.0, "serious": 2.0, "smiling": 0.0}[portrait.expression]
-    lift = {"surprised": -3.0}.get(portrait.expression, 0.0)
+    thick = 3.2 if portrait.person == "man" else 2.2
+    tilt = {"sad": -3.4, "serious": 2.8}.get(portrait.expression, 0.0)
+    lift = {"surprised": -4.0, "serious": 1.5}.get(portrait.expression, 0.0)
+    wide = portrait.expression == "surprised"
     for side in (-1, 1):
         x = side * pose.eye_distance
-        canvas.ellipse(x, -3, 7.6, 6.8, WHITE)
+        canvas.ellipse(x, -3, 8 if wide else 7.6, 8 if wide else 6.8, WHITE)
         if portrait.person == "woman":
-            canvas.arc(x, -3, 8, 7.4, 190, 350, INK, 1.8)
+            canvas.arc(x, -3, 8, 8.4 if wide else 7.4, 190, 350, INK, 1.8)
             canvas.line([(x + side * 6.4, -6.5), (x + side * 9.6, -9.5)], INK, 1.6)
         gx, gy = pose.gaze
         canvas.ellipse(x + gx, -3 + gy, 5.3, 5.3, EYES[portrait.eye_color])
         canvas.ellipse(x + gx, -3 + gy, 2.2, 2.2, INK)
         canvas.ellipse(x + gx + 1.6, -4.8 + gy, 1.2, 1.2, WHITE)
+        if portrait.expression == "serious":
+            canvas.chord(x, -3, 8, 7.2, 200, 340, _mix(skin, INK, 0.12))  # half-closed lids
         middle = -13.5 + lift
         canvas.line(
             [(x - side * 6, middle + tilt), (x, middle - 1 - abs(tilt) / 4), (x + side * 6, middle - tilt)], brow, thick
@@ -227,17 +236,26 @@ def _eyes(canvas, portrait, pose, hair):
 
 def _mouth(canvas, portrait):
     color = LIPS if portrait.person == "woman" else MOUTH
+    inside = _mix(color, INK, 0.65)
     match portrait.expression:
         case "smiling":
-            canvas.chord(0, 15, 10, 8.5, 0, 180, color)
-            canvas.box(-7, 15, 7, 17.6, WHITE, 0.6)
+            canvas.chord(0, 14, 13, 11.5, 0, 180, color)
+            canvas.chord(0, 14.8, 10.8, 8.6, 0, 180, inside)
+            canvas.box(-10, 14, 10, 18, WHITE, 1)
         case "serious":
-            canvas.line([(-7, 18), (7, 18)], color, 2.6)
+            canvas.line([(-9.5, 18), (9.5, 18)], color, 3.8)
         case "sad":
-            canvas.arc(0, 24, 8.5, 7.5, 200, 340, color, 2.8)
+            canvas.arc(0, 26.5, 10.5, 10, 202, 338, color, 3.8)
         case "surprised":
-            canvas.ellipse(0, 19, 5.2, 6.4, color)
-            canvas.ellipse(0, 19.6, 3.2, 4.2, _mix(color, INK, 0.6))
+            canvas.ellipse(0, 19.5, 7.2, 7.8, color)
+            canvas.ellipse(0, 19.5, 4.7, 5.3, inside)
+
+
+def _tears(canvas, pose):
+    for side in (-1, 1):
+        x = side * (pose.eye_distance + 2)
+        canvas.polygon([(x, 4.5), (x - 3, 11.5), (x + 3, 11.5)], TEARS)
+        canvas.ellipse(x, 12, 3.4, 3.6, TEARS)
 
 
 def _front_hair(canvas, portrait, pose, hair):

@@ -1,98 +1,174 @@
-"""How often the model draws what its prompt says: accuracy per attribute on combinations that were never trained on.
+"""How often the embedded model draws what its prompt says: through the product, on combinations never trained on.
 
-    python -m training.evaluate DIR --count 500 --guidance-scale 7.5 --sheet sheet.png
+    python -m training.evaluate                      # 500 prompts at default settings, a table by attribute
+    python -m training.evaluate --behaviour          # guidance, negative prompts, steps and samplers, 100 prompts each
 
-DIR: what training.denoiser wrote. Samples with the training's own DDIM and measures with training.measure.
+Further arguments are those of `python -m tpusd.run`: model=local model.path=DIR measures another export. Attributes are
+read from the pixels by training.measure; nothing is learned for it.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
 
+from tpusd.compose import compose_jobs, conf_directory
+from tpusd.config import make_config
+from tpusd.plan import make_plan
 from training.captions import make_caption
-from training.denoiser import latents_shape, load_autoencoder, load_model, load_scaling_factor, make_sampler
 from training.measure import read_portrait
-from training.pool import sheet, to_uint8
-from training.text_encoder import tokenizer_in
+from training.pool import sheet
 from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 101
 BATCH_SIZE = 20
+# What the negative prompt names, in prompts that are silent about it, and the value that should become rare.
+NEGATIVE = {
+    "person": ("man", "man"),
+    "expression": ("smiling", "smiling"),
+    "hair_color": ("blond hair", "blond"),
+    "background": ("blue background", "blue"),
+}
 
 
-def held_out_prompts(count: int) -> tuple[list[Portrait], list[str]]:
-    """The portraits and full captions of the evaluation; the first n are the same for every count >= n."""
+def held_out_prompts(count: int, silent: Sequence[str] = ()) -> tuple[list[Portrait], list[str]]:
+    """Portraits and their captions, which name all that shows but `silent`. The first n do not depend on count."""
     rng = np.random.default_rng(SEED)
     portraits, prompts = [], []
     for _ in range(count):
         portraits.append(draw_portrait(rng, held_out=True))
-        prompts.append(make_caption(portraits[-1], set(portraits[-1].visible), rng))
+        prompts.append(make_caption(portraits[-1], set(portraits[-1].visible) - set(silent), rng))
     return portraits, prompts
 
 
-def count_matches(images: np.ndarray, wanted: list[Portrait], processes: int = 2) -> dict[str, tuple[int, int]]:
-    """Per attribute: (pictures in which it is as wanted, pictures in which it should show)."""
+def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
+    """(n,H,W,3) uint8, as `python -m tpusd.run` with these overrides and prompts makes them."""
+    from tpusd.prepare import prepare_run
+
+    (job,) = compose_jobs([f"batch_size_per_device={BATCH_SIZE}", f"seed={SEED}", *overrides])
+    rows = [{"prompt": prompt} for prompt in prompts]
+    config = make_config(job.values | {"prompts": {"name": "evaluation", "rows": rows}})
+    prepared = prepare_run(config)
+    pipeline = _pipeline(config.model, config.precision, prepared.height, prepared.width)
+    plan = make_plan(config, prepared.rows, 1, height=prepared.height, width=prepared.width)
+    made = {}
+    for batch in plan.batches:
+        tables = [prepared.table(spec.sampler) for spec in batch.specs]
+        for spec, image in zip(batch.specs, pipeline.generate(batch.specs, tables), strict=True):
+            made[spec.row] = image.pixels
+    return np.stack([made[row] for row in range(len(prompts))])
+
+
+@functools.cache
+def _pipeline(model, precision, height: int, width: int):
+    """One pipeline for all settings that compile nothing again."""
+    import jax
+
+    from tpusd.checkpoints import ModelSource, open_checkpoint
+    from tpusd.pipeline import Pipeline
+
+    checkpoint = open_checkpoint(ModelSource(asset=model.asset, path=model.path, repo=model.repo))
+    return Pipeline.load(
+        checkpoint, precision, height=height, width=width, batch_size_per_device=BATCH_SIZE, devices=jax.devices()[:1]
+    )
+
+
+def read_portraits(images: np.ndarray, processes: int = 2) -> list[Portrait]:
+    """What `training.measure` sees in each."""
     if processes == 1:
-        seen = [read_portrait(image) for image in images]
-    else:
-        with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            seen = pool.map(read_portrait, list(images), chunksize=10)
+        return [read_portrait(image) for image in images]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        return pool.map(read_portrait, list(images), chunksize=5)
+
+
+def count_matches(seen: Sequence[Portrait], wanted: Sequence[Portrait]) -> dict[str, tuple[int, int]]:
+    """Per attribute: (pictures in which it is as wanted, pictures in which it should show)."""
     counts = {}
     for name in VALUES:
         pairs = [(a, b) for a, b in zip(seen, wanted, strict=True) if name in b.visible]
-        counts[name] = (sum(name in a.visible and getattr(a, name) == getattr(b, name) for a, b in pairs), len(pairs))
+        counts[name] = (sum(_shows(a, name, getattr(b, name)) for a, b in pairs), len(pairs))
     return counts
+
+
+def _shows(portrait: Portrait, name: str, value: str) -> bool:
+    return name in portrait.visible and getattr(portrait, name) == value
+
+
+def mean_accuracy(counts: dict[str, tuple[int, int]]) -> float:
+    """Of the attributes' shares, 0..1."""
+    return float(np.mean([right / shown for right, shown in counts.values() if shown]))
 
 
 def table(counts: dict[str, tuple[int, int]]) -> str:
     """Markdown, with the mean of the attributes' accuracies last."""
-    shares = {name: right / shown for name, (right, shown) in counts.items() if shown}
     lines = ["| attribute | accuracy | pictures |", "| --- | --- | --- |"]
     lines += [
-        f"| {name.replace('_', ' ')} | {100 * share:.1f} % | {counts[name][1]} |" for name, share in shares.items()
+        f"| {name.replace('_', ' ')} | {100 * right / shown:.1f} % | {shown} |"
+        for name, (right, shown) in counts.items()
+        if shown
     ]
-    return "\n".join([*lines, f"| **mean** | **{100 * np.mean(list(shares.values())):.1f} %** | |"])
+    return "\n".join([*lines, f"| **mean** | **{100 * mean_accuracy(counts):.1f} %** | |"])
 
 
-def generate(
-    directory: Path, prompts: list[str], *, guidance_scale: float, steps: int, negative: str = ""
-) -> np.ndarray:
-    """(n,128,128,3) uint8 from the newest checkpoint's moving average."""
-    root = directory.parent
-    tokenizer = tokenizer_in(root)
-    graphdef, params = load_model(directory, tokenizer.vocab_size)
-    decoder, decoder_params = load_autoencoder(root / "autoencoder")
-    sampler = make_sampler(graphdef, decoder, load_scaling_factor(root), steps)
-    padded = [*prompts, *[""] * (-len(prompts) % BATCH_SIZE)]
-    made = []
-    for start in range(0, len(padded), BATCH_SIZE):
-        ids = tokenizer(padded[start : start + BATCH_SIZE]).input_ids
-        without = tokenizer([negative] * BATCH_SIZE).input_ids
-        noise = jax.random.normal(jax.random.fold_in(jax.random.key(SEED), start), (BATCH_SIZE, *latents_shape()))
-        made.append(to_uint8(sampler(params, decoder_params, noise, ids, without, guidance_scale)))
-    return np.concatenate(made)[: len(prompts)]
+def accuracy_at(count: int, *overrides: str) -> float:
+    """Mean accuracy on `count` held-out prompts with these overrides."""
+    portraits, prompts = held_out_prompts(count)
+    return mean_accuracy(count_matches(read_portraits(generate(prompts, *overrides)), portraits))
+
+
+def rates_with_negative(name: str, count: int, *overrides: str) -> tuple[float, float]:
+    """How often NEGATIVE[name]'s value shows where prompts are silent about it, without and with the negative one."""
+    text, value = NEGATIVE[name]
+    _, prompts = held_out_prompts(count, silent=(name, *(("beard",) if name == "person" else ())))
+    rates = []
+    for more in ((), (f'negative_prompt="{text}"',)):
+        seen = read_portraits(generate(prompts, *overrides, *more))
+        rates.append(sum(_shows(portrait, name, value) for portrait in seen) / count)
+    return rates[0], rates[1]
+
+
+def report_behaviour(count: int, overrides: Sequence[str]) -> None:
+    """Prints Markdown tables, each line as soon as it is known."""
+    print("| guidance_scale | mean accuracy |\n| --- | --- |")
+    for scale in (1, 3, 7.5, 12):
+        print(f"| {scale} | {100 * accuracy_at(count, *overrides, f'guidance_scale={scale}'):.1f} % |", flush=True)
+    print("\n| negative prompt | without | with |\n| --- | --- | --- |")
+    for name, (text, value) in NEGATIVE.items():
+        without, given = rates_with_negative(name, count, *overrides)
+        print(f"| {text} | {100 * without:.0f} % {value} | {100 * given:.0f} % |", flush=True)
+    print("\n| steps | mean accuracy |\n| --- | --- |")
+    for steps in (20, 50, 100):
+        accuracy = accuracy_at(count, *overrides, f"sampler.num_inference_steps={steps}")
+        print(f"| {steps} | {100 * accuracy:.1f} % |", flush=True)
+    print("\n| sampler, at its own steps | mean accuracy |\n| --- | --- |")
+    for sampler in sorted(file.stem for file in (conf_directory() / "sampler").glob("*.yaml")):
+        print(f"| {sampler} | {100 * accuracy_at(count, *overrides, f'sampler={sampler}'):.1f} % |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--guidance-scale", type=float, default=7.5)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("overrides", nargs="*", help="as for python -m tpusd.run")
+    parser.add_argument("--count", type=int, help="prompts: 500, or 100 with --behaviour")
+    parser.add_argument("--behaviour", action="store_true")
+    parser.add_argument("--sheet", type=Path, help="where a sheet of the first 60 pictures goes")
     args = parser.parse_args()
-    portraits, prompts = held_out_prompts(args.count)
-    images = generate(args.directory, prompts, guidance_scale=args.guidance_scale, steps=args.steps)
+    if args.behaviour:
+        return report_behaviour(args.count or 100, args.overrides)
+    portraits, prompts = held_out_prompts(args.count or 500)
+    since = time.monotonic()
+    images = generate(prompts, *args.overrides)
+    seconds = time.monotonic() - since
     if args.sheet is not None:
-        Image.fromarray(sheet(images[: args.count // 10 * 10][:60], 10)).save(args.sheet)
-    counts = count_matches(images, portraits)
+        Image.fromarray(sheet(images[: len(images) // 10 * 10][:60], 10)).save(args.sheet)
+    counts = count_matches(read_portraits(images), portraits)
     print(table(counts))
-    print(json.dumps({name: right / shown for name, (right, shown) in counts.items()}))
+    print(json.dumps({"images": len(images), "seconds": round(seconds, 1)}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 EMA_DECAY = 0.999
 WARM_UP_STEPS = 100
-DECAY_SHARE = 0.25  # of the steps, at the end: the rate falls to zero. A resumed, longer run is back at the full rate
+DECAY_SHARE = 0.5  # of the steps, at the end: the rate falls to zero. A resumed, longer run is back at the full rate
 
 
 class TrainState(NamedTuple):
@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
 
 
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW: warm-up, a constant rate, and a linear fall over the last quarter."""
+    """AdamW: warm-up, a constant rate, and a linear fall over the last half."""
     decay_from = max(WARM_UP_STEPS, round(steps * (1 - DECAY_SHARE)))
     schedule = optax.join_schedules(
         [
