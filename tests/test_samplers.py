@@ -12,6 +12,7 @@ import pytest
 from run_helpers import config as run_config
 from sampler_cases import NAMES, STOCHASTIC, options_of, run_in_float64
 
+import tpusd
 from tpusd.compose import conf_directory
 from tpusd.config import make_config
 from tpusd.errors import UserError
@@ -19,7 +20,8 @@ from tpusd.samplers.rows import C_IN, HISTORY, MAX_ROWS, P_OUT, P_X, PUSH, TERMS
 from tpusd.samplers.schedule import SchedulerConfig, to_sigmas
 from tpusd.samplers.table import COLUMNS, SamplerSettings, make_table
 
-SD15 = json.loads((Path(__file__).parent / "data/reference/sd15/scheduler/scheduler_config.json").read_text())
+PUBLISHED = Path(tpusd.__file__).parent / "assets" / "published"
+SD15 = json.loads((PUBLISHED / "sd15/scheduler/scheduler_config.json").read_text())
 CONFIG = SchedulerConfig.from_dict(SD15)
 
 

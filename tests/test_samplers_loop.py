@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from sampler_cases import NAMES, run_in_float64
 
+import tpusd
 from tpusd import keys
 from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
 from tpusd.samplers.rows import COLUMNS, T
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import SamplerSettings, make_table
 
-SD15 = json.loads((Path(__file__).parent / "data/reference/sd15/scheduler/scheduler_config.json").read_text())
+PUBLISHED = Path(tpusd.__file__).parent / "assets" / "published"
+SD15 = json.loads((PUBLISHED / "sd15/scheduler/scheduler_config.json").read_text())
 CONFIG = SchedulerConfig.from_dict(SD15)
 SHAPE = (5, 7, 3)  # h, w, c
 BATCH = 4

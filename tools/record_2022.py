@@ -1,14 +1,16 @@
 """Records what the 2022 program makes of a small random checkpoint, for tests/test_parity_2022.py.
 
-The 2022 program is diffusers' FlaxStableDiffusionPipeline under `replicate`, `shard` and `jax.pmap` over 8 devices, with keys
-from `split(PRNGKey(0), 8)`. It was removed upstream, so it runs in an environment of its own:
+The 2022 program is diffusers' FlaxStableDiffusionPipeline under `replicate`, `shard` and `jax.pmap` over 8 devices, with
+keys from `split(PRNGKey(0), 8)`. It was removed upstream, so it runs in an environment of its own:
 
-    python -m venv ref && ref/bin/pip install torch==2.13.0 diffusers==0.39.0 transformers==4.57.6 jax==0.10.2 flax safetensors
+    python -m venv ref
+    ref/bin/pip install torch==2.13.0 diffusers==0.39.0 transformers==4.57.6 jax==0.10.2 flax safetensors
     ref/bin/python tools/record_2022.py tests/data/sd2022
 
 Writes the checkpoint (PyTorch's safetensors and Flax's msgpack side by side, both saved by diffusers and transformers
 themselves) and expected.npz: images (8,H,W,3) in 0..1 as float16 for each number of steps, prompt and negative prompt.
 """
+
 import argparse
 import json
 import os
@@ -81,7 +83,9 @@ def save_checkpoint(directory: Path) -> None:
     scheduler.save_pretrained(directory / "scheduler")
     index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__}
     index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModel"]}
-    index |= {name: ["diffusers", type(m).__name__] for name, m in (("unet", unet), ("vae", vae), ("scheduler", scheduler))}
+    index |= {
+        name: ["diffusers", type(m).__name__] for name, m in (("unet", unet), ("vae", vae), ("scheduler", scheduler))
+    }
     index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     (directory / "model_index.json").write_text(json.dumps(index, indent=2))
 
@@ -142,6 +146,12 @@ if __name__ == "__main__":
     save_checkpoint(directory)
     recorded = record(directory)
     np.savez_compressed(directory / "expected.npz", **recorded)
-    meta = dict(prompt=PROMPT, negative_prompt=NEGATIVE, guidance_scale=GUIDANCE, seed=SEED, cases={name: CASES[name] for name in recorded})
+    meta = dict(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        guidance_scale=GUIDANCE,
+        seed=SEED,
+        cases={name: CASES[name] for name in recorded},
+    )
     meta |= {module.__name__: module.__version__ for module in (diffusers, transformers, jax)}
     (directory / "expected.json").write_text(json.dumps(meta, indent=2) + "\n")

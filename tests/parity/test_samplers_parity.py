@@ -18,12 +18,14 @@ sys.path[:0] = [str(TESTS), str(TESTS / "parity")]
 from sampler_cases import NAMES, PREDICTION_TYPES, options_of, run_in_float64, steps_of  # noqa: E402
 from scheduler_reference import make_scheduler, sample  # noqa: E402
 
+import tpusd  # noqa: E402
 from tpusd.samplers.loop import LoopState, run_steps  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import SamplerSettings, make_table  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the reference's own deprecations are not ours
-CONFIG = json.loads((TESTS / "data/reference/sd15/scheduler/scheduler_config.json").read_text())
+PUBLISHED = Path(tpusd.__file__).parent / "assets" / "published"
+CONFIG = json.loads((PUBLISHED / "sd15/scheduler/scheduler_config.json").read_text())
 SHAPE = (3, 5, 7)
 MAX_CALLS = 99  # Heun's at 50 steps
 RNG = np.random.default_rng(0)
