@@ -19,6 +19,7 @@ from tpusd import signals
 from tpusd.config import RunConfig, config_values, show
 from tpusd.embedded import next_step
 from tpusd.errors import UserError
+from tpusd.loggers import log_run
 from tpusd.plan import ImageSpec, Plan, make_plan
 from tpusd.prepare import PreparedRun
 
@@ -71,6 +72,7 @@ def execute(
     with told_as_user_error(run_dir.path, MEND):
         write_results(run_dir.path, record.facts)
     record.write()
+    log_run(run_dir.path, prepared.config, record.facts)
     rate = plan.num_to_make / max(seconds["generate"], 1e-9)
     summary = (
         f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "

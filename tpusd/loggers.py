@@ -39,16 +39,23 @@ def check_loggers(loggers: Sequence[str]) -> None:
             raise UserError(f"loggers=[{logger}]: {PACKAGES[logger]} is not installed; pip install 'tpusd[{logger}]'")
 
 
-def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Tells every logger of the config; one that fails is a line on stderr."""
-    seconds = facts.get("seconds", {})
+def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
+    """Tells every logger of the config of the run at `path`; one that fails is a line on stderr. facts: run.json's."""
+    if not config.loggers:
+        return
+    from tpusd.results import images_per_second
+    from tpusd.run_dir import read_manifest
+    from tpusd.run_record import latest
+
+    records = sorted(read_manifest(path), key=lambda record: (record["row"], record["copy"]))
+    told = latest(facts)
+    seconds, rate = told["session"].get("seconds", {}), images_per_second(told)
     metrics = {f"seconds/{name}": float(value) for name, value in seconds.items()} | {"images": float(len(records))}
-    if seconds.get("generate"):
-        metrics["images_per_second"] = len(records) / seconds["generate"]
+    metrics |= {} if rate is None else {"images_per_second": rate}
     run = LoggedRun(
         name=path.name,
         path=path,
-        parameters=dict(_dotted({**config_values(config), "prompts": config.prompts.name}, "")),
+        parameters=dict(_dotted(config_values(config) | {"prompts": config.prompts.name}, "")),
         metrics=metrics,
         images=records[:MAX_IMAGES],
     )

@@ -13,6 +13,7 @@ from typing import Any
 from tpusd.config import ModelConfig, RunConfig, check_size, show
 from tpusd.embedded import vocabulary_notes
 from tpusd.errors import UserError
+from tpusd.loggers import check_loggers
 from tpusd.prompts import Row, read_rows, row_values
 
 
@@ -44,6 +45,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], Any] =
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
     """
+    check_loggers(config.loggers)
     rows = read_rows(config.prompts)
     from tpusd.samplers.table import make_table
 

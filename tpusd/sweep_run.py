@@ -23,6 +23,7 @@ from tpusd import signals, storage
 from tpusd.config import config_values
 from tpusd.errors import UserError
 from tpusd.execute import Making, describe_image, now
+from tpusd.loggers import log_run
 from tpusd.plan import ImageSpec, make_specs, planned
 from tpusd.prepare import PreparedRun
 from tpusd.prompts import read_rows
@@ -265,6 +266,7 @@ def _complete(run: SweepRunState) -> None:
     with told_as_user_error(run.path, MEND):
         write_results(run.path, opened.record.facts)
     opened.record.write()
+    log_run(run.path, run.prepared.config, opened.record.facts)
     opened.run_dir.log(f"{now()} {run.num_made} images")
     opened.run_dir.close()
     run.open = None
