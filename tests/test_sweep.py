@@ -8,13 +8,19 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from checkpoint_helpers import tiny
+from PIL import Image
+from pipeline_helpers import SIZE, generate, pipeline, prompts
 from run_helpers import StandInPipeline, prepare
 from sweep_helpers import contents, go_on, make
 
+import tpusd.pipeline
 from tpusd.compose import compose_jobs
 from tpusd.config import make_config
 from tpusd.errors import UserError
+from tpusd.parallel import Devices
 from tpusd.run import main, run
 from tpusd.run_dir import read_manifest
 from tpusd.sweep_dir import read_sweep
@@ -69,8 +75,8 @@ def test_packed_images_are_those_of_each_run_alone(tmp_path, whole):
 def test_runs_with_other_programs_come_after_each_other_and_share_weights(tmp_path):
     done = make("height=16,24", "seed=0,1", "precision=fp32,bf16", ROWS, f"output={tmp_path / 's'}")
     assert len(done.loads.pipelines) == 4 and done.loads.shared == 2
-    for pipeline in done.loads.pipelines:
-        assert len({(spec.height, spec.width) for batch in pipeline.batches for spec in batch}) == 1
+    for loaded in done.loads.pipelines:
+        assert len({(spec.height, spec.width) for batch in loaded.batches for spec in batch}) == 1
 
 
 def test_images_with_and_without_guidance_never_share_a_batch_and_equal_lengths_do(tmp_path):
@@ -105,6 +111,26 @@ def test_end_of_a_sweep_is_a_table(tmp_path, capsys):
     assert lines[0].split() == ["run", "images", "images/s"]
     assert lines[1].split()[:2] == ["000_seed=0", "3"] and lines[2].split()[:2] == ["001_seed=1", "3"]
     assert lines[3].startswith(f"{tmp_path / 's'}: 2 runs, 6 images in ") and lines[3].endswith("index.html")
+
+
+def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, monkeypatch):
+    """Two samplers by three guidance scales by two seeds, on a tiny random checkpoint, packed three to a batch."""
+    compiled, read = [], []
+    compile_program, load_weights = Devices.compile, tpusd.pipeline.load_weights
+    monkeypatch.setattr(Devices, "compile", lambda *a: compiled.append(a[1].function.__name__) or compile_program(*a))
+    monkeypatch.setattr(tpusd.pipeline, "load_weights", lambda *a, **k: read.append(a[1]) or load_weights(*a, **k))
+    model = ["model=local", f"model.path={tiny('sd1')}", "precision=fp32", f"height={SIZE}", f"width={SIZE}"]
+    fields = ["sampler.num_inference_steps=4", prompts("a red fox")]
+    swept = ["sampler=ddim,dpmpp_2m", "guidance_scale=3,7.5,12", "seed=0,1"]
+    argv = ["-m", *swept, *fields, *model, "batch_size_per_device=3", f"output={tmp_path / 's'}"]
+    assert main(argv) == 0
+    assert sorted(read) == ["text_encoder", "unet", "vae"] and sorted(compiled) == ["decode", "denoise", "encode"]
+    for one in read_sweep(tmp_path / "s").runs:
+        (record,) = read_manifest(tmp_path / "s" / one.name)
+        alone = generate(pipeline(per_device=3), *one.overrides[:3], *fields)[0, 0]
+        with Image.open(tmp_path / "s" / one.name / record["file_name"]) as image:
+            assert np.array_equal(np.asarray(image), alone.pixels)
+        assert record["trace"] == alone.trace
 
 
 # Failures.
