@@ -105,3 +105,27 @@ def run_in_float64(table, model, x: np.ndarray, noise) -> np.ndarray:
         if row[PUSH]:
             h1, h2, h3 = pred, h1, h2
     return x
+
+
+# What tools/record_sampler_goldens.py records, and test_samplers_recorded.py compares with.
+
+
+def golden_cases(name: str) -> list[tuple[dict, int, str]]:
+    """(options, steps, prediction type): each option at 7 steps, the defaults at 1, 20 and 50 and for each type."""
+    cases = [({}, steps, "epsilon") for steps in (1, 20, 50)]
+    cases += [({}, 7, kind) for kind in PREDICTION_TYPES[name]]
+    for options in OPTIONS[name]:
+        cases.append((options, 7, "v_prediction" if options.get("rescale_betas_zero_snr") else "epsilon"))
+    return cases
+
+
+def golden_model(x, t, sin):
+    return 0.8 * sin(x + 0.003 * t) + 0.1 * x
+
+
+def golden_start() -> np.ndarray:
+    return np.cos(1.7 * np.arange(6)) * 1.3
+
+
+def golden_noise(k: int) -> np.ndarray:
+    return np.cos(2.3 * k + 0.9 * np.arange(6)) * 1.2

@@ -12,7 +12,7 @@ from sampler_cases import NAMES, run_in_float64
 import tpusd
 from tpusd import keys
 from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
-from tpusd.samplers.rows import COLUMNS, T
+from tpusd.samplers.rows import COLUMNS, PUSH, T, Table
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import SamplerSettings, make_table
 
@@ -70,6 +70,23 @@ def test_loop_is_the_arithmetic_of_the_table(name):
             lambda k, key=key: np.asarray(keys.step_noise(key, k, (3, *SHAPE[:2]))[0]),
         )
         assert np.abs(ours[image] - exact).max() < 5e-5 * max(1, np.abs(exact).max())
+
+
+def test_loop_runs_any_table():
+    """No sampler leaves all registers filled over a row that does not push; this table does."""
+    rng = np.random.default_rng(2)
+    rows = rng.uniform(-0.5, 0.5, (13, COLUMNS))
+    rows[:, PUSH] = [1, 1, 0, 1, 1, 1, 0, 0, 1, 0, 1, 1, 0]
+    table = Table(rows, 1.7)
+    ours = np.asarray(finish([table] * BATCH).x[0])
+    exact = run_in_float64(
+        table,
+        lambda x, t: model(x, t, np),
+        np.asarray(keys.initial_latents(KEYS[:1], (3, *SHAPE[:2]))[0]),
+        lambda k: np.asarray(keys.step_noise(KEYS[:1], k, (3, *SHAPE[:2]))[0]),
+    )
+    assert np.abs(exact).max() > 0.1
+    np.testing.assert_allclose(ours, exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("image", range(BATCH))

@@ -1,0 +1,61 @@
+"""Records what PyTorch diffusers' schedulers make of a closed-form model, for tests that run without PyTorch.
+
+    python tools/record_sampler_goldens.py          (diffusers 0.42.1, torch)
+
+Writes tests/data/sampler_goldens.json.gz: for each sampler, option and number of steps the timesteps and the last sample.
+The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in tests/sampler_cases.py.
+"""
+
+import gzip
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import diffusers
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/parity")]
+from sampler_cases import NAMES, golden_cases, golden_model, golden_noise, golden_start  # noqa: E402
+from scheduler_reference import make_scheduler, sample  # noqa: E402
+
+TARGET = ROOT / "tests/data/sampler_goldens.json.gz"
+CONFIG = ROOT / "tests/data/reference/sd15/scheduler/scheduler_config.json"
+
+
+def record(name: str, options: dict, steps: int, config: dict) -> dict:
+    scheduler = make_scheduler(name, config, options)
+    x = sample(
+        scheduler,
+        lambda x, t: golden_model(x, t, torch.sin),
+        torch.from_numpy(golden_start())[None],
+        steps,
+        noise=lambda k: torch.from_numpy(golden_noise(k))[None],
+        eta=options.get("eta"),
+    )
+    return {
+        "name": name,
+        "options": options,
+        "steps": steps,
+        "prediction_type": config["prediction_type"],
+        "timesteps": [round(float(t), 3) for t in scheduler.timesteps],
+        "sample": [round(float(value), 7) for value in x[0]],
+    }
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    config = json.loads(CONFIG.read_text())
+    records = [
+        record(name, options, steps, config | {"prediction_type": prediction_type})
+        for name in NAMES
+        for options, steps, prediction_type in golden_cases(name)
+    ]
+    whole = {"diffusers": diffusers.__version__, "torch": torch.__version__.split("+")[0], "records": records}
+    TARGET.write_bytes(gzip.compress(json.dumps(whole).encode(), mtime=0))
+    print(f"{TARGET.relative_to(ROOT)}: {len(records)} records, {TARGET.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
