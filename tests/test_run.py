@@ -24,7 +24,7 @@ from tpusd.plan import make_plan, make_specs
 from tpusd.prepare import count_tokens
 from tpusd.progress import Progress
 from tpusd.prompts import MANIFEST_FIELDS
-from tpusd.run import main, run
+from tpusd.run import run
 from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
 from tpusd.writer import ImageWriter, MadeBy
 

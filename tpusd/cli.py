@@ -15,6 +15,8 @@ from tpusd.errors import UserError
 COMMANDS = {
     "run": ("tpusd.run", "images from a config, into a run directory that explains itself"),
     "preflight": ("tpusd.preflight", "what a run would need of a TPU slice, without one: memory, time, compilations"),
+    "reproduce": ("tpusd.reproduce", "a past run again, and how each image compares"),
+    "validate": ("tpusd.validate", "whether a run directory is whole: every line, file, hash and size"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
     "export": ("tpusd.export", "a run or a sweep as WebDataset shards or in GenEval's layout"),
     "recipe": ("tpusd.recipe", "a picture's recipe, and the command that makes it again"),

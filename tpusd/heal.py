@@ -112,7 +112,7 @@ def _whole_lines(
     number = 0
     for number, line in enumerate(manifest_lines(run_dir.path), 1):
         record = parse_line(line)
-        key = None if record is None else _key(record)
+        key = None if record is None else line_key(record)
         if key is None:
             notes.add(f"is no line of {MANIFEST}, left out", f"line {number}")
             continue
@@ -126,7 +126,8 @@ def _whole_lines(
         if key in whole:
             notes.add("stands twice in the manifest, once left out", image_name(row, copy))
             continue
-        size = storage.file_size(run_dir.path / record["file_name"])
+        with told_as_user_error(run_dir.path, "check the directory's permissions", "read"):
+            size = storage.file_size(run_dir.path / record["file_name"])
         if not size or size != record.get("num_bytes"):
             kind = "its file is missing" if size is None else "its file is not as long as it was"
             notes.add(kind, image_name(row, copy))
@@ -135,7 +136,7 @@ def _whole_lines(
     return whole, number
 
 
-def _key(record: Mapping[str, Any]) -> tuple[int, int] | None:
+def line_key(record: Mapping[str, Any]) -> tuple[int, int] | None:
     """(row, copy), where they are numbers and the file is named after them, inside images/."""
     row, copy = record.get("row"), record.get("copy")
     if type(row) is not int or type(copy) is not int or row < 0 or copy < 0:

@@ -3,6 +3,7 @@
 Of the environment only the variables named here are read, so that no secret can reach a file.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -52,6 +53,7 @@ def environment_id(environment: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:12]
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """What is installed of all that may decide a pixel; None: not installed."""
     return {"tpusd": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
@@ -71,6 +73,7 @@ def flags(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {name: scrub(value, environ) for name, value in kept.items() if value}
 
 
+@functools.cache
 def git_state(root: Path) -> dict[str, Any] | None:
     """Commit of the checkout that the package runs from, and whether files differ from it; None: no checkout."""
     if not (root / ".git").exists():

@@ -66,14 +66,16 @@ def _run_one(argv: Sequence[str]) -> None:
 def run(
     config: RunConfig,
     *,
+    name: str | None = None,
     hydra_files: Mapping[str, Any] | None = None,
     prepare: Callable[[RunConfig], PreparedRun] = prepare_run,
     load: Callable[..., Any] = load_pipeline,
 ) -> Path:
-    """Makes a whole run; returns its directory. load: see `execute`."""
+    """Makes a whole run; returns its directory. name: in place of its prompts' name. load: see `execute`."""
     from tpusd.run_dir import RunDir, check_claim, make_claim, to_yaml
 
-    name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
+    if name is None:
+        name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
     claim = make_claim(config.output, name, datetime.now().astimezone())
     check_claim(claim)
     prepared = prepare(config)

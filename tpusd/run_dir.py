@@ -58,7 +58,7 @@ def check_claim(claim: Claim) -> None:
     if claim.output is not None and storage.exists(path):
         with told_as_user_error(path, ELSEWHERE):
             _refuse_taken(path)
-    while not storage.exists(path):
+    while not storage.exists(path) and path != path.parent:
         path = path.parent
     with told_as_user_error(claim.output or claim.parent, ELSEWHERE):
         storage.check_writable(path)
@@ -172,14 +172,15 @@ class RunDir:
 
 def check_run_directory(path: Path) -> None:
     """Raises UserError unless `path` is a run directory, and its parts lie inside it."""
-    if not storage.exists(path):
-        raise UserError(f"{show(str(path))}: no such directory; give a run's, such as runs/DATE_TIME_NAME")
-    if storage.file_size(path / CONFIG) is None:
-        hint = "; its run stopped before its first image, so start it anew" if _abandoned(path) else ""
-        raise UserError(f"{show(str(path))}: is not a run directory: it has no {CONFIG}{hint}")
-    for name in (IMAGES, HYDRA, ".thumbs"):
-        if storage.exists(path / name) and not storage.is_plain_directory(path / name):
-            raise UserError(f"{show(str(path / name))}: is a link or a file, and must be a directory; mend it")
+    with told_as_user_error(path, "check the directory's permissions", "read"):
+        if not storage.exists(path):
+            raise UserError(f"{show(str(path))}: no such directory; give a run's, such as runs/DATE_TIME_NAME")
+        if storage.file_size(path / CONFIG) is None:
+            hint = "; its run stopped before its first image, so start it anew" if _abandoned(path) else ""
+            raise UserError(f"{show(str(path))}: is not a run directory: it has no {CONFIG}{hint}")
+        for name in (IMAGES, HYDRA, ".thumbs"):
+            if storage.exists(path / name) and not storage.is_plain_directory(path / name):
+                raise UserError(f"{show(str(path / name))}: is a link or a file, and must be a directory; mend it")
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -272,12 +273,12 @@ def _abandoned(path: Path) -> bool:
     parts = {LOG, MANIFEST, IMAGES, HYDRA, CONFIG + storage.TEMPORARY}
     with contextlib.suppress(OSError):
         names = set(storage.list_directory(path))
+        empty = {IMAGES} if LOG in names else {IMAGES, HYDRA}  # .hydra is filled while run.log is there
         return (
-            LOG in names
-            and names <= parts
+            names <= parts
             and not storage.file_size(path / MANIFEST)
             and all(storage.is_plain_directory(path / name) for name in {IMAGES, HYDRA} & names)
-            and (IMAGES not in names or not storage.list_directory(path / IMAGES))
+            and not any(storage.list_directory(path / name) for name in empty & names)
         )
     return False
 

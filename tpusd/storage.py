@@ -20,14 +20,19 @@ TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a cra
 def make_directory(path: Path) -> None:
     """Makes `path`, whose parent exists. Raises FileExistsError: of two processes exactly one makes it."""
     os.mkdir(path)
-    sync_directory(path.parent)
+    try:
+        sync_directory(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+        raise
 
 
 def make_parents(path: Path, made: list[Path]) -> None:
     """Makes the missing parents of `path`; adds those it made to `made`, outermost first, also when it then fails."""
     missing = []
     parent = path.parent
-    while not exists(parent):
+    while not exists(parent) and parent != parent.parent:  # a disk that fails may deny even the root
         missing.append(parent)
         parent = parent.parent
     for directory in reversed(missing):
@@ -132,6 +137,16 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[bytes]:
                 rest = file.readline(max_bytes + 1)
             if rest.endswith(b"\n"):
                 yield line.removesuffix(b"\n")[:max_bytes]
+
+
+def ends_torn(path: Path) -> bool:
+    """Whether the file's last byte is not a newline. A missing or empty file is not torn."""
+    try:
+        with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            return size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+    except FileNotFoundError:
+        return False
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
