@@ -170,6 +170,23 @@ def test_a1111_picture_becomes_a_config_and_a_list_of_what_does_not_carry_over(t
         assert any(word in line for line in lines), word
 
 
+@pytest.mark.parametrize(
+    ("words", "sampler", "option"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", "use_karras_sigmas"),  # as before version 1.9
+        ("DPM++ 2M, Schedule type: Karras", "dpmpp_2m", "use_karras_sigmas"),
+        ("Euler, Schedule type: Exponential", "euler", "use_exponential_sigmas"),
+        ("DPM++ 2M SDE, Schedule type: Beta", "dpmpp_2m_sde", "use_beta_sigmas"),
+        ("Euler a, Schedule type: Automatic", "euler_ancestral", None),
+    ],
+)
+def test_a1111_samplers_and_schedules_are_known_by_both_of_their_spellings(tmp_path, words, sampler, option):
+    recipe = read_recipe(saved(tmp_path / "a.png", parameters=A1111.replace("Sampler: DDIM", f"Sampler: {words}")))
+    made = composed(recipe.overrides).sampler
+    assert made.name == sampler and (option is None or getattr(made, option) is True)
+    assert not any(line.startswith(("Sampler", "Schedule")) for line in recipe.left_out)
+
+
 MODEL = "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly"
 
 

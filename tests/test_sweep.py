@@ -21,6 +21,7 @@ from tpusd.compose import compose_jobs
 from tpusd.config import make_config
 from tpusd.errors import UserError
 from tpusd.parallel import Devices
+from tpusd.results import main as results_main
 from tpusd.run import main, run
 from tpusd.run_dir import read_manifest
 from tpusd.sweep_dir import read_sweep
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
 SWEEP = ("sampler=ddim,pndm", "guidance_scale=3,7.5", ROWS)
 NUM_RUNS, NUM_IMAGES = 4, 12
+RESULTS = {"index.html", "grid.png", "index.jsonl", "contact_sheet.png", "metadata.jsonl"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -103,6 +105,17 @@ def test_directory_says_what_it_holds(whole, capsys):
     assert {line["run"] for line in lines} == {run.name for run in sweep.runs}
     assert lines[-1]["guidance_scale"] == 7.5 and "guidance_scale=7.5" in lines[-1]["overrides"]
     assert (whole / sweep.runs[0].name / ".hydra" / "overrides.yaml").read_text().startswith("- sampler=ddim\n")
+
+
+def test_results_of_a_sweep_can_be_made_again(tmp_path):
+    path = tmp_path / "s"
+    make("seed=0,1", ROWS, f"output={path}")
+    before = {file: file.read_bytes() for file in path.rglob("*.*") if file.name in RESULTS}
+    assert len(before) == 3 + 2 * 3
+    for file in before:
+        file.unlink()
+    assert results_main([str(path)]) == 0
+    assert {file: file.read_bytes() for file in before} == before
 
 
 def test_end_of_a_sweep_is_a_table(tmp_path, capsys):

@@ -39,9 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error = refuse_arguments
         path = parser.parse_args(argv).directory
         from tpusd.run_dir import told_as_user_error
+        from tpusd.sweep_dir import is_sweep, read_sweep, run_directories
 
         with told_as_user_error(path, "check the directory's permissions"):
-            print(write_results(path))
+            if is_sweep(path):
+                from tpusd.sweep_results import write_sweep_results
+
+                for _, directory in run_directories(path):
+                    write_results(directory)
+                print(write_sweep_results(path, read_sweep(path)))
+            else:
+                print(write_results(path))
     return status[0]
 
 
