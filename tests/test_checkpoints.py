@@ -278,6 +278,15 @@ def test_a_bad_header_is_found_on_opening(tmp_path):
     assert "not a safetensors file" in error_of(root)
 
 
+def test_a_scheduler_that_diffusers_saved_with_infinity_opens(tmp_path):
+    """DPMSolverMultistepScheduler writes lambda_min_clipped so, which JSON does not have."""
+    file = (root := copy(tmp_path)) / "scheduler/scheduler_config.json"
+    edit(file, lambda_min_clipped=float("-inf"), solver_order=3)
+    assert "-Infinity" in file.read_text() and opened(root).scheduler_config.solver_order == 3
+    edit(file, lambda_min_clipped=float("nan"))
+    assert "scheduler_config.json" in error_of(root)
+
+
 def test_missing_files_are_named(tmp_path):
     root = copy(tmp_path)
     for name in (UNET, "vae/config.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json"):

@@ -2,7 +2,7 @@
 
     python tools/record_sampler_goldens.py          (diffusers 0.42.1, torch)
 
-Writes tests/data/sampler_goldens.json.gz: for each sampler, option and number of steps the timesteps and the last sample.
+Writes tests/data/sampler_goldens.json.gz: for each sampler, option and number of steps the timesteps and the sample.
 The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in tests/sampler_cases.py.
 """
 
