@@ -59,8 +59,9 @@ function startingSize() {
   const narrow = matchMedia("(max-width: 760px)").matches;
   if (state.view === "wall") return narrow ? 160 : 176;
   const room = innerWidth - (narrow ? 24 : 168 + 50);
-  const count = dims[state.x].values.length;
-  return Math.round(Math.min(280, Math.max(narrow ? 96 : 128, (room + 8) / count - 8)));
+  const [across, down] = [dims[state.x].values.length, dims[state.y].values.length];
+  const high = narrow ? Infinity : Math.max(160, ((innerHeight - 190) / down - 8) * (COUNT ? ratio(0) : 1));
+  return Math.round(Math.min(280, high, Math.max(narrow ? 96 : 128, (room + 8) / across - 8)));
 }
 
 function readAddress() {
@@ -485,9 +486,6 @@ $("stage").addEventListener("touchend", (event) => {
 // Details: what the images were made on and with.
 function drawFacts() {
   const parts = [];
-  for (const [title, facts] of data.facts) {
-    parts.push(element("h3", {}, title), element("dl", {}, ...facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, String(text))])));
-  }
   if (data.kind === "sweep") {
     const head = ["run", ...data.axes.map((axis) => axis.key), "images", "images/s", "state"];
     const body = jobs.concat(data.failed).map((one) => element("tr", {class: one.error ? "failed" : ""}, element("td", {}, one.name),
@@ -495,6 +493,9 @@ function drawFacts() {
       element("td", {}, one.rate ? one.rate.toFixed(2) : ""), element("td", {}, one.error ?? one.state)));
     parts.push(element("h3", {}, "Runs"), element("div", {class: "scroll"}, element("table", {},
       element("thead", {}, element("tr", {}, ...head.map((name) => element("th", {}, name)))), element("tbody", {}, ...body))));
+  }
+  for (const [title, facts] of data.facts) {
+    parts.push(element("h3", {}, title), element("dl", {}, ...facts.flatMap(([name, text]) => [element("dt", {}, name), element("dd", {}, String(text))])));
   }
   $("facts").replaceChildren(...parts);
 }
