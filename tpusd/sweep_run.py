@@ -28,7 +28,7 @@ from tpusd.plan import ImageSpec, make_specs, planned
 from tpusd.prepare import PreparedRun
 from tpusd.prompts import read_rows
 from tpusd.results import PAGE, write_results
-from tpusd.resume import closing, holds_images
+from tpusd.resume import closing, holds_images, tell
 from tpusd.run_dir import CONFIG, MEND, Claim, RunDir, read_run, told_as_user_error
 from tpusd.run_record import RunRecord
 from tpusd.saved import FREE, read_saved
@@ -105,7 +105,10 @@ def take_up(cell: Cell, sweep: Path, prepare: Callable[..., PreparedRun]) -> Swe
         with closing(run_dir):
             saved = read_saved(state.path)
             rows = read_rows(saved.prompts)
-            state.done, state.is_new = heal(run_dir, saved, rows).done, False
+            healed = heal(run_dir, saved, rows)
+            for note in healed.notes:
+                tell(run_dir, note)
+            state.done, state.is_new = healed.done, False
         state.num_images = sum(1 for _ in planned(saved, len(rows)))
         finished = read_run(state.path).get("state") == "finished" and storage.file_size(state.path / PAGE)
         if not state.num_missing and finished:
