@@ -7,6 +7,7 @@ A checkpoint is loaded once, and a program compiled once, for all runs that shar
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import shlex
@@ -115,7 +116,7 @@ def make_sweep(
     failed = [state for state in states if state.error is not None]
     made, seconds = sum(state.num_made for state in states), time.monotonic() - started
     print(
-        f"{path}: {len(states)} runs, {made} images in {seconds:.1f} s"
+        f"{path}: {_count(len(states), 'run')}, {_count(made, 'image')} in {seconds:.1f} s"
         f"{f', {len(failed)} failed' if failed else ''}; see {page}"
     )
     if failed:
@@ -186,7 +187,7 @@ def show_plan(
     for name, run in prepared:
         count = sum(1 for _ in make_specs(run.config, run.rows, height=run.height, width=run.width))
         if name:
-            print(f"{name}: {count} images")
+            print(f"{name}: {_count(count, 'image')}")
         total += count
     for same_weights in _groups(prepared, lambda pair: weights_key(pair[1].config)):
         loads += 1
@@ -203,10 +204,16 @@ def show_plan(
             compilations += programs
             print(
                 f"model={config.model.name} precision={config.precision.name} {config.width}x{config.height}: "
-                f"{len(group)} runs, {len(images)} images in {batches} batches of {size}, {programs} programs"
+                f"{_count(len(group), 'run')}, {_count(len(images), 'image')} in {batches} batches of {size}, "
+                f"{programs} programs"
             )
-    print(f"{len(prepared)} runs, {total} images, {loads} load(s), {compilations} compilation(s); nothing was made")
+    counts = ((len(prepared), "run"), (total, "image"), (loads, "load"), (compilations, "compilation"))
+    print(f"{', '.join(_count(number, noun) for number, noun in counts)}; nothing was made")
     return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _groups(items: Sequence[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
@@ -255,8 +262,6 @@ def _how_to_go_on(path: Path) -> str:
 
 
 def _with_errors(plan: Sweep, states: Sequence[Any]) -> Sweep:
-    import dataclasses
-
     errors = {state.name: state.error for state in states}
     runs = tuple(dataclasses.replace(run, error=errors.get(run.name, run.error)) for run in plan.runs)
     return dataclasses.replace(plan, runs=runs)
