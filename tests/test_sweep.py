@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tpusd.run import main, run
 from tpusd.run_dir import read_manifest
 from tpusd.sweep_dir import read_sweep
 from tpusd.sweep_plan import plan_sweep
+from tpusd.validate import main as validate
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
@@ -116,6 +118,19 @@ def test_results_of_a_sweep_can_be_made_again(tmp_path):
         file.unlink()
     assert results_main([str(path)]) == 0
     assert {file: file.read_bytes() for file in before} == before
+
+
+def test_sweep_is_validated_run_by_run(tmp_path, capsys):
+    path = tmp_path / "s"
+    make("seed=0,1,2", ROWS, f"output={path}")
+    capsys.readouterr()
+    assert validate([str(path)]) == 0
+    assert capsys.readouterr().out.count(": whole\n") == 3
+    (path / "001_seed=1" / "images" / "00001-000.png").write_bytes(b"")
+    shutil.rmtree(path / "002_seed=2")
+    assert validate([str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "000_seed=0: whole" in out and "is not the manifest's" in out and "002_seed=2: was never made" in out
 
 
 def test_end_of_a_sweep_is_a_table(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`python -m tpusd.validate runs/DIR ...`: whether run directories are whole, checked without a model.
+"""`python -m tpusd.validate runs/DIR ...`: whether run directories, or all of a sweep's, are whole, without a model.
 
 Every line, file, hash, size and picture, and the plan complete. A line on stdout for each fault. Exit status: 0 none,
 1 some, 2 what is no run directory.
@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tpusd import storage
 from tpusd.config import RunConfig, show
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
 from tpusd.plan import image_name, make_spec, planned
 from tpusd.prompts import MANIFEST_FIELDS, Row, read_rows
+from tpusd.sweep_dir import is_sweep, read_sweep
 
 EXIT_FAULTS = 1
 
@@ -26,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Checks run directories without a model: every line, file, hash and size, and the plan complete.",
         epilog="Exit status: 0 no fault, 1 faults, a line each, 2 not a run directory.",
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="directory", help="run directories")
+    parser.add_argument("directories", nargs="+", type=Path, metavar="directory", help="run directories, or sweeps'")
     with exit_status() as status:
         parser.error = refuse_arguments
-        for path in parser.parse_args(argv).directories:
+        for path in map_sweeps(parser.parse_args(argv).directories):
             number = 0
-            for fault in faults(path):
+            for fault in faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"]:
                 print(f"{path}: {fault}")
                 number += 1
             if number:
@@ -39,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 print(f"{path}: whole")
     return status[0]
+
+
+def map_sweeps(directories: Sequence[Path]) -> Iterator[Path]:
+    """Run directories as they are, and of a sweep all that it should hold."""
+    for path in directories:
+        yield from (path / run.name for run in read_sweep(path).runs) if is_sweep(path) else (path,)
 
 
 def faults(path: Path) -> Iterator[str]:
