@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import functools
 import hashlib
 import io
@@ -51,7 +52,7 @@ LOOKING = {"lstat", "stat", "fstat", "listdir", "access", "pread"}
 MODES = ("kill", "torn", "once", "forever")
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", guidance_scale: 1}]'
 SIZE = ("height=8", "width=8")
-COPIES = {"run": 1, "resume": 2}
+SHAPES = {"run": (1, 1), "resume": (2, 1), "random": (2, 2)}  # copies, batch size
 POOLS = (tpusd.writer, tpusd.execute, tpusd.results)
 HYDRA = {"overrides.yaml": ["seed=0"]}
 
@@ -92,8 +93,6 @@ class Disk:
         names = {"kill": CHANGING, "torn": {"write"}}.get(self.mode, CHANGING | LOOKING)
         storage.os = Faulty(os, names, self)
         if self.mode not in ("kill", "torn"):
-            import fcntl
-
             storage.fcntl = Faulty(fcntl, {"flock"}, self)
 
 
@@ -137,29 +136,37 @@ def inline_pools():
         module.ThreadPoolExecutor = Inline
 
 
+class Unreached(BaseException):
+    """The run ended before the fault was due."""
+
+
+def attempt(function) -> int:
+    """Runs `function`. 0: done; 2: it told the fault as one line; 3: any other exception; 9: Unreached."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            function()
+    except UserError as error:
+        if os.environ.get("CRASH_VERBOSE"):
+            print(error, file=sys.stderr)
+        return 2 if "\n" not in str(error) else 3
+    except Unreached:
+        return 9
+    except Exception:
+        traceback.print_exc()
+        return 3
+    return 0
+
+
 def child(function) -> int:
-    """Runs `function` in a fork: its exit status, or -9. 0: done; 2: told as one line; 3: any other exception."""
+    """`attempt` in a fork; -9: it was killed."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    status = 3
     signal.alarm(60)  # a case that hangs is a failure, and not the end of the harness
+    status = 3
     try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        saved = os.dup(2)
-        os.dup2(null, 2)
-        function()
-        status = 0
-    except UserError as error:
-        status = 2 if "\n" not in str(error) else 3
-        if os.environ.get("CRASH_VERBOSE"):
-            os.dup2(saved, 2)
-            print(error, file=sys.stderr)
-    except BaseException:
-        os.dup2(saved, 2)
-        traceback.print_exc()
+        status = attempt(function)
     finally:
         os._exit(status)
 
@@ -178,12 +185,12 @@ def start(path: Path, copies: int = 1, batch: int = 1, pipeline=None) -> None:
     )
 
 
-def go_on(path: Path, copies: int = 1) -> None:
+def go_on(path: Path, copies: int = 1, batch: int = 1) -> None:
     """What a user does after a crash: go on, or the same command again where there is nothing to go on with."""
     if (path / CONFIG).exists():
         resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
     else:
-        start(path, copies)
+        start(path, copies, batch)
 
 
 def half_done(path: Path) -> None:
@@ -223,10 +230,10 @@ class Harness:
         self.wanted = {}
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             start(folder / "warm")  # what is slow is loaded once, before the forks
-        for name, copies in COPIES.items():
+        for name, shape in SHAPES.items():
             path = folder / f"whole-{name}" / "run"
-            composed(copies), composed(copies, 2)
-            assert child(lambda path=path, copies=copies: start(path, copies)) == 0
+            composed(*shape)
+            assert child(lambda path=path, shape=shape: start(path, *shape)) == 0
             self.wanted[name] = content(path)
         self.template = folder / "half"
         assert child(lambda: half_done(self.template)) == 0
@@ -244,7 +251,7 @@ class Harness:
         generator, early = random.Random(seed), 0
         for i in range(number):
             delay = generator.uniform(0.0, 0.12)
-            early += self.case("resume", f"random {i}", lambda path, d=delay: self._killed_after(path, d))
+            early += self.case("random", f"random {i}", lambda path, d=delay: self._killed_after(path, d))
         return early
 
     def case(self, what: str, name: str, crash) -> bool:
@@ -252,7 +259,7 @@ class Harness:
         path = self.folder / "case" / "run"
         path.parent.mkdir()
         try:
-            if what == "resume" and not name.startswith("random"):
+            if what == "resume":
                 shutil.copytree(self.template, path)
             status = crash(path)
             assert status in (0, 2, 9, -9), f"the crash itself ended with {status}"
@@ -260,9 +267,9 @@ class Harness:
                 check_truth(path, what == "resume")
             reached = status != 9  # 9: ended without reaching the fault
             if status != 0 or not (path / CONFIG).exists():
-                assert (then := child(lambda: go_on(path, COPIES[what]))) == 0, f"going on ended with {then}"
+                assert (then := attempt(lambda: go_on(path, *SHAPES[what]))) == 0, f"going on ended with {then}"
             else:
-                assert child(lambda: go_on(path)) == 0
+                assert attempt(lambda: go_on(path)) == 0
             assert content(path) == self.wanted[what], "differs from an uninterrupted run"
         except (AssertionError, UserError, OSError, KeyError) as error:
             self.failures.append(f"{name}: {error}"[:300])
@@ -278,10 +285,11 @@ class Harness:
             try:
                 start(path) if what == "run" else go_on(path)
             finally:
+                storage.os, storage.fcntl = os, fcntl
                 if disk.calls < nth:
-                    os._exit(9)
+                    raise Unreached
 
-        return child(crash)
+        return child(crash) if mode in ("kill", "torn") else attempt(crash)
 
     def _killed_after(self, path: Path, delay: float) -> int:
         def crash():
@@ -291,15 +299,15 @@ class Harness:
                 time.sleep(delay)
                 os.kill(os.getppid(), signal.SIGKILL)
                 os._exit(0)
-            start(path, 2, 2)
-            os._exit(9)
+            start(path, *SHAPES["random"])
+            raise Unreached
 
         return child(crash)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"of {', '.join(MODES)}; all unless given")
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"of {', '.join(MODES)}, or none; all unless given")
     parser.add_argument("--random", type=int, default=30, help="kills at random times")
     parser.add_argument("--seed", type=int, default=0, help="of the random times")
     parser.add_argument("--json", action="store_true")
@@ -308,7 +316,7 @@ def main() -> int:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # SIGKILL spares what the kernel holds
     with tempfile.TemporaryDirectory(prefix="tpusd-crash-", dir=memory) as folder:
         harness = Harness(Path(folder))
-        for mode in arguments.modes or MODES:
+        for mode in (mode for mode in arguments.modes or MODES if mode != "none"):
             for what in ("run", "resume"):
                 report[f"{what} {mode}"] = harness.every_point(what, mode)
         if arguments.random:
