@@ -1,4 +1,4 @@
-"""Every disk operation of a run killed and failed, by tests/crash_harness.py, which says how. See docs/reliability.md."""
+"""Every disk operation of a run killed and failed, by tests/crash_harness.py; see docs/reliability.md."""
 
 import json
 import subprocess

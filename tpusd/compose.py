@@ -25,10 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from tpusd import __version__
 from tpusd.config import field_names, show, suggest
 from tpusd.errors import UserError
-from tpusd.yaml_files import parse_yaml
+from tpusd.yaml_files import check_yaml, parse_yaml
 
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000
+MAX_FILE_BYTES = 16 << 20  # of one YAML file
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
 
@@ -56,9 +57,10 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
     arguments = _parse(argv)
     if arguments is None:
         return None
-    if not (arguments.hydra_help or arguments.info or arguments.shell_completion):
+    shows_hydra = arguments.hydra_help or arguments.info
+    if not (shows_hydra or arguments.shell_completion) or (shows_hydra and arguments.config_dir is not None):
         jobs = _compose_all(arguments)
-        if not (arguments.help or arguments.cfg):
+        if not (arguments.help or arguments.cfg or shows_hydra):
             return jobs
     _let_hydra_show(argv)
     return None
@@ -98,6 +100,8 @@ def _refuse_flags(message: str) -> None:
 
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     overrides = _parse_overrides([*_swept_by_experiment(arguments), *arguments.overrides])
+    if arguments.config_dir is not None:
+        _check_files(Path(arguments.config_dir))
     choices = group_choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
@@ -107,7 +111,11 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
             _check_choice(override, choices)
     extra = [] if arguments.config_dir is None else [_search_path(arguments.config_dir)]
     with hydra.initialize_config_dir(config_dir=str(conf_directory()), version_base=VERSION_BASE, job_name="tpusd"):
-        return [_compose(arguments.config_name or "config", job, extra) for job in jobs]
+        # A stranger's config could have Hydra build what it names, even where it is only asked to show something.
+        usual = None
+        if arguments.config_dir is not None:
+            usual = _built(hydra.compose(config_name="config", return_hydra_config=True))
+        return [_compose(arguments.config_name or "config", job, extra, usual) for job in jobs]
 
 
 def sweep_words(argv: Sequence[str]) -> list[str]:
@@ -231,15 +239,36 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
             )
 
 
+def _check_files(root: Path) -> None:
+    """Refuses a stranger's files that Hydra could not load in bounded time and memory, before it sees them."""
+    for file in [*root.glob("*.yaml"), *root.glob("*/**/*.yaml")]:
+        where = f"--config-dir: {show(str(file))}"
+        if not file.is_file():
+            raise UserError(f"{where}: is not a file; take it out")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; put long prompt sets into txt files")
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+        check_yaml(data, where)
+
+
 def _search_path(config_dir: str) -> str:
     path = str(Path(config_dir).resolve()).replace("\\", "\\\\").replace("'", "\\'")
     return f"hydra.searchpath=['file://{path}']"
 
 
-def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str]) -> Job:
+def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usual: str | None = None) -> Job:
+    """usual: what `_built` must be."""
     try:
         config = hydra.compose(config_name=config_name, overrides=[*overrides, *extra], return_hydra_config=True)
         hydra_yaml = OmegaConf.to_yaml(config.hydra, resolve=False)
+        if usual is not None and _built(config) != usual:
+            raise UserError(
+                "--config-dir: a config in it sets Hydra's logging, launcher, sweeper or callbacks, which name code to "
+                "run; take that out"
+            )
         values = _plain(config)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         missing = re.search(r"Could not override '([^']+)'", str(error))
@@ -251,6 +280,15 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str]) -> 
             ) from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
+
+
+def _built(config: DictConfig) -> str:
+    """Those of Hydra's settings from which it makes objects by name. A sweep's parameters are not among them."""
+    settings = OmegaConf.to_container(config.hydra, resolve=False)
+    settings["sweeper"].pop("params", None)
+    return repr(
+        [settings[name] for name in ("job_logging", "hydra_logging", "launcher", "sweeper", "callbacks", "env")]
+    )
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
