@@ -88,11 +88,17 @@ def sweep_page(tmp_path_factory):
     return path / "index.html"
 
 
+def settled(page):
+    sync_api.expect(page.locator(".line:empty")).to_have_count(0)  # lines are filled when they come into view
+
+
 def texts(page, selector):
+    settled(page)
     return page.locator(selector).all_inner_texts()
 
 
 def shown_files(page):
+    settled(page)
     return [source.rsplit("/sweep/")[-1].rsplit("/run/")[-1] for source in page.eval_on_selector_all(
         ".tile img", "all => all.map((one) => decodeURI(one.src))"
     )]  # fmt: skip
@@ -176,12 +182,14 @@ def test_filter_and_sort_narrow_the_wall(opened, run_page):
     assert page.inner_text("#shown") == "6 images"
     page.fill("#filter", "FOX red")
     sync_api.expect(page.locator("#shown")).to_have_text("2 of 6 images")
-    assert set(texts(page, ".words")) == {"a red fox"}
+    sync_api.expect(page.locator(".words")).to_have_text(["a red fox"] * 2)
     page.fill("#filter", "nothing has this")
     sync_api.expect(page.locator(".empty")).to_have_text("No prompt holds these words.")
     page.fill("#filter", "")
+    sync_api.expect(page.locator("#shown")).to_have_text("6 images")
     page.select_option("#sort", "seed")
     page.check("#descending")
+    sync_api.expect(page.locator(".tile")).to_have_count(6)
     assert shown_files(page)[:2] == ["images/00002-001.png", "images/00002-000.png"]
 
 
