@@ -30,7 +30,7 @@ SEED = 101
 BATCH_SIZE = 20
 # What the negative prompt names, in prompts that are silent about it, and the value that should become rare.
 NEGATIVE = {
-    "person": ("man", "man"),
+    "person": ("woman", "woman"),
     "expression": ("smiling", "smiling"),
     "hair_color": ("blond hair", "blond"),
     "background": ("blue background", "blue"),
