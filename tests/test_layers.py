@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from tpusd.models.layers import group_norm, layer_norm
+from tpusd.models.layers import dot_product_attention, group_norm, layer_norm
+from tpusd.models.tpu_attention import compiling_for, suits, tpu_attention
 
 
 def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
@@ -28,3 +32,39 @@ def test_norms_keep_their_digits_where_the_mean_is_large(dtype, ratio, bound):
     out = np.asarray(layer_norm(12, 1e-5, **kw)(x), np.float64)
     rows = exact.reshape(-1, 1, 1, 12)
     np.testing.assert_allclose(out, normed(rows, 1, 1e-5).reshape(x.shape), atol=bound)
+
+
+# Heads of SD 1.x; lengths of one block and of several, in whole tiles.
+@pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160)])
+def test_tpu_kernel_is_attention(q, k, d):
+    rng = np.random.default_rng(1)
+    shapes = ((1, q, 3, d), (1, k, 3, d), (1, k, 3, d))
+    query, key, value = (jnp.asarray(2 * rng.standard_normal(shape), jnp.bfloat16) for shape in shapes)
+    assert suits(query.shape, key.shape, query.dtype)
+    scores = np.einsum("bqnd,bknd->bnqk", np.float64(query), np.float64(key)) / np.sqrt(d)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    exact = np.einsum("bnqk,bknd->bqnd", weights, np.float64(value))
+    # Two roundings to the dtype, of the weights and of the result, each by half a unit of the last place.
+    bound = 2 * 2**-8 * np.abs(exact).max()
+    np.testing.assert_allclose(np.float64(tpu_attention(query, key, value, interpret=True)), exact, atol=bound)
+    np.testing.assert_allclose(np.float64(dot_product_attention(query, key, value)), exact, atol=bound)
+
+
+def test_tpu_kernel_is_not_for_text_or_odd_lengths():
+    like = (2, 256, 8, 40)
+    assert suits(like, like, jnp.bfloat16)
+    assert not suits(like, (2, 77, 8, 40), jnp.bfloat16)
+    assert not suits((2, 300, 8, 40), (2, 300, 8, 40), jnp.bfloat16)
+    assert not suits(like, like, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("platform", "kind", "kernel"), [("tpu", "TPU v5 lite", True), ("tpu", "TPU v2", False), ("cpu", "cpu", False)]
+)
+def test_kernel_is_for_the_devices_that_are_compiled_for(platform, kind, kernel):
+    like = jnp.zeros((1, 256, 2, 40), jnp.bfloat16)
+    with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
+        traced = str(jax.make_jaxpr(lambda x: dot_product_attention(x, x, x))(like))
+    assert ("pallas_call" in traced) == kernel
+    assert "pallas_call" not in str(jax.make_jaxpr(lambda x: dot_product_attention(x, x, x))(like))

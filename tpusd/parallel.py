@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpusd.blueprint import Source
+from tpusd.models.tpu_attention import compiling_for
 
 AXIS = "device"
 
@@ -55,7 +56,8 @@ class Devices:
             devices=self.devices,
             donate_argnums=tuple(len(shared) + i for i in source.donate),
         )
-        return mapped.lower(*shared, *stacked)
+        with compiling_for(self.devices[0]):
+            return mapped.lower(*shared, *stacked)
 
     def put_shared(self, tree: Any) -> Any:
         """Places every array of `tree` on each device."""

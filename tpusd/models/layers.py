@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tpusd.models import tpu_attention
+
 # Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at once,
 # and the autoencoder's one attention layer at 1024 px would need 16 times that.
 MAX_SCORES = 4096 * 4096
@@ -80,6 +82,8 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
 
     query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Float32 scores make `upcast_attention` of SD 2.x a no-op here.
     """
+    if not causal and tpu_attention.available() and tpu_attention.suits(query.shape, key.shape, query.dtype):
+        return tpu_attention.tpu_attention(query, key, value)
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
 

@@ -1,0 +1,115 @@
+"""Self-attention on TPUs as one kernel: scores stay in the chip's vector memory, whatever the batch.
+
+Works on features-first arrays (b,n,d,length), which is how the TPU compiler lays out the projections around it, so that
+nothing is copied, and heads of 40 features are not padded to 128 in memory. Scores stand keys-first: the softmax then
+reduces over sublanes, and the weights are the stationary side of the second product, as they are.
+"""
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+LANES = 128
+QUERIES = 512  # of a grid step
+KEYS = 1024  # of a trip of the loop inside it: 512 x 1024 float32 scores are 2 MiB
+MAX_KEYS_BYTES = 2 << 20  # of one head; values take as much, and both are held twice, of 16 MiB of vector memory
+_WITHOUT = ("TPU v2", "TPU v3")  # their compiler takes no bfloat16 product in a kernel
+_compiling_for_it = contextvars.ContextVar("compiling for a device that has the kernel", default=False)
+
+
+@contextlib.contextmanager
+def compiling_for(device: jax.Device) -> Iterator[None]:
+    """Inside, `available` says whether that device has the kernel: what is traced goes to its compiler."""
+    token = _compiling_for_it.set(device.platform == "tpu" and device.device_kind not in _WITHOUT)
+    try:
+        yield
+    finally:
+        _compiling_for_it.reset(token)
+
+
+def available() -> bool:
+    return _compiling_for_it.get()
+
+
+def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> bool:
+    """Whether `tpu_attention` takes these (b,length,n,d): lengths in whole tiles, one head's keys in vector memory.
+
+    bfloat16 alone: the matrix units know no float16, and float32 is for those who want the compiler's own arithmetic.
+    """
+    (_, q, _, d), k = query_shape, key_shape[1]
+    return (
+        jnp.dtype(dtype) == jnp.bfloat16
+        and d % 8 == 0
+        and q % LANES == k % LANES == 0
+        and q >= 2 * LANES
+        and k * d * 2 <= MAX_KEYS_BYTES
+    )
+
+
+def tpu_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v, scores and softmax in float32; query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
+
+    interpret: runs the kernel's operations one by one, on any device.
+    """
+    from jax.experimental import pallas as pl  # half a second to import, for those who need it
+    from jax.experimental.pallas import tpu as pltpu
+
+    b, q_len, n, d = query.shape
+    k_len = key.shape[1]
+    q_block, k_block = _divisor(q_len, QUERIES), _divisor(k_len, KEYS)
+    q, k, v = (x.transpose(0, 2, 3, 1) for x in (query, key, value))
+    q_spec = pl.BlockSpec((1, 1, d, q_block), lambda i, j, t: (i, j, 0, t))
+    k_spec = pl.BlockSpec((1, 1, d, k_len), lambda i, j, t: (i, j, 0, 0))
+    padded = -(-d // LANES) * LANES  # what the matrix units make of d
+    out = pl.pallas_call(
+        functools.partial(_kernel, scale=1 / math.sqrt(d), k_block=k_block),
+        grid=(b, n, q_len // q_block),
+        in_specs=[q_spec, k_spec, k_spec],
+        out_specs=q_spec,
+        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        cost_estimate=pl.CostEstimate(
+            flops=4 * b * n * q_len * k_len * padded,
+            transcendentals=b * n * q_len * k_len,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (q, q, k, v)),
+        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",) * 3),
+        interpret=interpret,
+    )(q, k, v)
+    return out.transpose(0, 3, 1, 2)
+
+
+def _kernel(q_ref, k_ref, v_ref, out_ref, *, scale: float, k_block: int):
+    """One head's queries (d,q) against its keys and values (d,k), block by block (Milakov & Gimelshein 2018)."""
+    from jax.experimental import pallas as pl
+
+    query = q_ref[0, 0]
+    d, q_len = query.shape
+
+    def block(i, carry):
+        top, total, out = carry
+        part = (0, 0, slice(None), pl.ds(pl.multiple_of(i * k_block, k_block), k_block))
+        scores = _dot(k_ref[part], query, 0) * scale  # (k,q)
+        new_top = jnp.maximum(top, scores.max(axis=0, keepdims=True))
+        weights = jnp.exp(scores - new_top)
+        shrink = jnp.exp(top - new_top)
+        total = total * shrink + weights.sum(axis=0, keepdims=True)
+        return new_top, total, out * shrink + _dot(v_ref[part], weights.astype(v_ref.dtype), 1)
+
+    start = (jnp.full((1, q_len), -jnp.inf), jnp.zeros((1, q_len)), jnp.zeros((d, q_len)))
+    _, total, out = jax.lax.fori_loop(0, k_ref.shape[3] // k_block, block, start)
+    out_ref[0, 0] = (out / total).astype(out_ref.dtype)
+
+
+def _dot(left: jax.Array, right: jax.Array, axis: int) -> jax.Array:
+    """Contracts `axis` of left with the first of right, in float32."""
+    return jax.lax.dot_general(left, right, (((axis,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _divisor(length: int, at_most: int) -> int:
+    """The largest whole number of tiles up to `at_most` that divides length."""
+    return next(size for size in range(min(at_most, length), 0, -LANES) if length % size == 0)
