@@ -1,4 +1,4 @@
-"""The embedded model draws what its prompts say: colours found in the pixels, guidance at work."""
+"""The embedded model draws what its prompts say: colours found in the pixels, guidance and negative prompts at work."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import pytest
 from training.draw import BACKGROUND, HAIR, draw
 from training.evaluate import (
     BATCH_SIZE,
+    NEGATIVE,
     count_matches,
     generate,
     held_out_prompts,
@@ -39,6 +40,7 @@ TEN = {  # prompt -> hair colour, background; no clothes, skin or hat of the hai
         "blue", "yellow",
     ),
 }  # fmt: skip
+FEW_STEPS = "sampler.num_inference_steps=25"  # half the time, nearly the same pictures
 NEAR = 45  # of 255, in the channel that differs most: no two hair colours and no two backgrounds are as near
 CORNER = 10  # pixels that neither hair nor hat reaches
 
@@ -96,3 +98,13 @@ def drawn_hair(style, hair, background):
 def test_accuracy_rises_from_guidance_1_to_the_default(held_out):
     alone, default = held_out("guidance_scale=1"), held_out()
     assert default > alone and default > 0.9, (alone, default)
+
+
+def test_a_negative_prompt_makes_what_it_names_rare():
+    text, value = NEGATIVE["person"]
+    _, prompts = held_out_prompts(BATCH_SIZE, silent=("person", "beard"))
+    shown = []
+    for more in ((), (f'negative_prompt="{text}"',)):
+        seen = read_portraits(generate(prompts, FEW_STEPS, *more))
+        shown.append(sum(portrait.person == value for portrait in seen))
+    assert shown[0] >= 10 and shown[1] <= shown[0] / 2, shown

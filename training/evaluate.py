@@ -28,12 +28,12 @@ from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 101
 BATCH_SIZE = 20
-# What the negative prompt names, in prompts that are silent about it, and the value that should become rare.
+# What the negative prompt names, in prompts that are silent about it, and the value that should become rare: the most frequent.
 NEGATIVE = {
-    "person": ("woman", "woman"),
-    "expression": ("smiling", "smiling"),
-    "hair_color": ("blond hair", "blond"),
-    "background": ("blue background", "blue"),
+    "person": ("a woman", "woman"),
+    "expression": ("a serious person", "serious"),
+    "hair_color": ("brown hair", "brown"),
+    "background": ("yellow background", "yellow"),
 }
 
 
