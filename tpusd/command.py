@@ -13,7 +13,8 @@ from tpusd.config import RunConfig, config_values
 from tpusd.prompts import Row
 
 PROGRAM = "python -m tpusd.run"
-GROUPS = ("model", "precision", "sampler")
+# Groups, and the choice of each that stands for one of the user's own, all of whose fields are then set.
+STAND_INS = {"model": "local", "precision": "fp32", "sampler": "ddim"}
 # Of these a command says nothing: where a run goes, and how it goes about it, decide no pixel.
 PIXEL_FIELDS = (
     "seed",
@@ -32,12 +33,12 @@ _WORDS = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}  # th
 def config_overrides(config: RunConfig) -> list[str]:
     """Everything that decides the pixels but for the prompt rows: groups, and the fields that differ from conf/."""
     values = config_values(config)
-    names = [(group, values[group]["name"]) for group in GROUPS]
+    names = [(group, values[group]["name"]) for group in STAND_INS]
     known = _choices()
-    chosen = tuple((group, name if name in known[group] else _stand_in(group, values[group])) for group, name in names)
+    chosen = tuple((group, name if name in known[group] else STAND_INS[group]) for group, name in names)
     lines = [f"{group}={name}" for group, name in chosen]
     base = _composed(chosen)
-    for group in GROUPS:
+    for group in STAND_INS:
         lines += _differences(group, values[group], base[group])
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
@@ -92,16 +93,11 @@ def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]
             yield f"{prefix}.{name}={hydra_value(value)}"
 
 
-def _stand_in(group: str, values: Mapping[str, Any]) -> str:
-    """A choice of conf/ for one that came from a directory of the user's own; its fields are then all set."""
-    return {"model": "local", "precision": "fp32", "sampler": "ddim"}[group]
-
-
 @functools.cache
 def _choices() -> dict[str, set[str]]:
     from tpusd.compose import conf_directory
 
-    return {group: {file.stem for file in (conf_directory() / group).glob("*.yaml")} for group in GROUPS}
+    return {group: {file.stem for file in (conf_directory() / group).glob("*.yaml")} for group in STAND_INS}
 
 
 @functools.cache

@@ -9,7 +9,7 @@ Knows nothing of how the runs are made.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,6 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
         for run in read_sweep(path).runs
         if storage.file_size(path / run.name / "manifest.jsonl")
     ]
-
-
-def merged_axes(runs: Sequence[SweepRun], axes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Each axis with every value that a run has: first those of the command line, in its order."""
-    return {
-        key: tuple(dict.fromkeys([*values, *(run.at[key] for run in runs if key in run.at)]))
-        for key, values in axes.items()
-    }
 
 
 def _is_name(name: Any) -> bool:
