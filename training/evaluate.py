@@ -28,7 +28,8 @@ from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 101
 BATCH_SIZE = 20
-# What the negative prompt names, in prompts that are silent about it, and the value that should become rare: the most frequent.
+# What the negative prompt names, in prompts that are silent about it, and the value that should become rare: the most
+# frequent one.
 NEGATIVE = {
     "person": ("a woman", "woman"),
     "expression": ("a serious person", "serious"),
