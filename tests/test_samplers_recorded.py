@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from sampler_cases import NAMES, golden_cases, golden_model, golden_noise, golden_start, run_in_float64
 
+import tpusd
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import SamplerSettings, make_table
 
 DATA = Path(__file__).parent / "data"
-SD15 = json.loads((DATA / "reference/sd15/scheduler/scheduler_config.json").read_text())
+PUBLISHED = Path(tpusd.__file__).parent / "assets" / "published"
+SD15 = json.loads((PUBLISHED / "sd15/scheduler/scheduler_config.json").read_text())
 RECORDED = json.loads(gzip.decompress((DATA / "sampler_goldens.json.gz").read_bytes()))
 
 

@@ -21,7 +21,7 @@ from sampler_cases import NAMES, golden_cases, golden_model, golden_noise, golde
 from scheduler_reference import make_scheduler, sample  # noqa: E402
 
 TARGET = ROOT / "tests/data/sampler_goldens.json.gz"
-CONFIG = ROOT / "tests/data/reference/sd15/scheduler/scheduler_config.json"
+CONFIG = ROOT / "tpusd/assets/published/sd15/scheduler/scheduler_config.json"
 
 
 def record(name: str, options: dict, steps: int, config: dict) -> dict:
