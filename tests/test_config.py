@@ -31,7 +31,7 @@ def test_defaults_are_the_documented_ones():
     )
     assert (made.seed, made.guidance_scale, made.num_images_per_prompt, made.height, made.output) == (
         0,
-        7.5,
+        4.0,
         1,
         None,
         None,
@@ -42,8 +42,15 @@ def test_defaults_are_the_documented_ones():
 def test_dataclass_defaults_and_config_yaml_agree():
     made = config()
     for field in dataclasses.fields(made):
-        if field.default is not dataclasses.MISSING:
+        if field.default is not dataclasses.MISSING and field.name != "guidance_scale":
             assert getattr(made, field.name) == field.default, field.name
+
+
+@pytest.mark.parametrize(("model", "own"), [("tiny", 4.0), ("sd15", 7.5), ("sd21", 7.5), ("sdxl", 5.0)])
+def test_guidance_is_the_models_own_unless_it_is_said(model, own):
+    assert config(f"model={model}").guidance_scale == own
+    assert config(f"model={model}", "guidance_scale=0").guidance_scale == 0.0
+    assert config(f"model={model}", "model.guidance_scale=4").guidance_scale == 4.0
 
 
 def test_config_survives_the_way_through_plain_values():

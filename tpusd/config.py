@@ -38,6 +38,7 @@ class ModelConfig:
     revision: str | None = None  # branch, tag or commit of the repo
     variant: str | None = None  # such as fp16
     sha256: str | None = None  # of all its files (tpusd.provenance.weights_digest): a run refuses others
+    guidance_scale: float = 7.5  # what suits it, where the run says nothing else
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class RunConfig:
     num_images_per_prompt: int = 1
     first_row: int = 0  # rows and copies count from here, so that a part of a run makes the same images
     first_copy: int = 0
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None  # None: the model's own, filled in by make_config
     guidance_rescale: float = 0.0
     negative_prompt: str | None = None  # not the same as "": SDXL takes zeros where none is given
     height: int | None = None
@@ -98,6 +99,8 @@ class RunConfig:
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Plain values (as YAML gives them) -> a checked RunConfig. Raises UserError for the first thing that is wrong."""
     config = _build(RunConfig, values, "")
+    if config.guidance_scale is None:
+        config = dataclasses.replace(config, guidance_scale=config.model.guidance_scale)
     _check(config)
     return config
 
@@ -148,6 +151,7 @@ def check_guidance_scale(where: str, scale: float) -> float:
 def _check(config: RunConfig) -> None:
     check_seed("seed", config.seed)
     check_guidance_scale("guidance_scale", config.guidance_scale)
+    check_guidance_scale("model.guidance_scale", config.model.guidance_scale)
     if not 0 <= config.guidance_rescale <= 1:
         raise UserError(f"guidance_rescale={config.guidance_rescale:g}: must be from 0 to 1; 0 switches it off")
     _check_range("num_images_per_prompt", config.num_images_per_prompt, 1, MAX_COPIES, "use more rows or another seed")
