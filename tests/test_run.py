@@ -214,12 +214,15 @@ def test_pending_images_are_bounded(tmp_path):
 def test_device_waits_for_a_slow_disk(tmp_path, monkeypatch):
     gate, pipeline = threading.Event(), StandInPipeline()
     write = RunDir.write_image
-    monkeypatch.setattr(RunDir, "write_image", lambda *arguments: gate.wait(20) and write(*arguments))
+    monkeypatch.setattr(RunDir, "write_image", lambda *arguments: gate.wait(120) and write(*arguments))
     thread = threading.Thread(
         target=generate, args=(tmp_path, INLINE, "num_images_per_prompt=9"), kwargs={"pipeline": pipeline}
     )
     thread.start()
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while not pipeline.batches and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)  # for more than it should make
     assert 1 <= len(pipeline.batches) <= 4  # two batches' worth may wait, one more is finished, one is made meanwhile
     gate.set()
     thread.join()
