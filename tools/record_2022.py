@@ -1,7 +1,7 @@
 """Records what the 2022 program makes of a small random checkpoint, for tests/test_parity_2022.py.
 
-The 2022 program is diffusers' FlaxStableDiffusionPipeline under `replicate`, `shard` and `jax.pmap` over 8 devices, with
-keys from `split(PRNGKey(0), 8)`. It was removed upstream, so it runs in an environment of its own:
+The 2022 program is diffusers' FlaxStableDiffusionPipeline under `replicate`, `shard` and `jax.pmap` over 8 devices,
+with keys from `split(PRNGKey(0), 8)`. It was removed upstream, so it runs in an environment of its own:
 
     python -m venv ref
     ref/bin/pip install torch==2.13.0 diffusers==0.39.0 transformers==4.57.6 jax==0.10.2 flax safetensors
@@ -91,7 +91,7 @@ def save_checkpoint(directory: Path) -> None:
 
 
 def load_flax(directory: Path):
-    """The Flax pipeline on these weights, converted by diffusers and transformers themselves; saves their msgpack files."""
+    """The Flax pipeline on these weights, converted by diffusers and transformers themselves; saves their msgpack."""
     from diffusers.models.modeling_flax_pytorch_utils import convert_pytorch_state_dict_to_flax
     from safetensors.torch import load_file
 

@@ -1,10 +1,11 @@
 """Models as shapes only: what a checkpoint must fill, and what a compiler needs."""
+
 import jax
 from flax import nnx
 
 
 class _OneKey:
-    """Stands in for nnx.Rngs where no number is drawn: its counters make abstract construction quadratic in parameters."""
+    """Stands in for nnx.Rngs where no number is drawn: its counters make abstract construction quadratic."""
 
     def params(self):
         return jax.random.key(0)

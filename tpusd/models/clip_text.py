@@ -1,4 +1,5 @@
 """CLIP's text transformer (Radford et al. 2021, section 2.4), with and without the projection. Knows no tokenizer."""
+
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class CLIPTextConfig:
 
 
 class CLIPTextOutput(NamedTuple):
-    """last_hidden_state (b,l,c) after the final norm; penultimate_hidden_state (b,l,c) before the last layer, not normed;
+    """last_hidden_state (b,l,c) after the final norm; penultimate_hidden_state (b,l,c) before the last layer, no norm;
     pooled (b,p): the final state at the first end-of-text, projected where the model has a projection."""
 
     last_hidden_state: jax.Array
@@ -84,10 +85,10 @@ class CLIPAttention(nnx.Module):
         self.out_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
 
     def __call__(self, x):
-        b, l, c = x.shape
-        heads = (b, l, self.num_heads, c // self.num_heads)
+        b, length, c = x.shape
+        heads = (b, length, self.num_heads, c // self.num_heads)
         q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(dot_product_attention(q, k, v, causal=True).reshape(b, l, c))
+        return self.out_proj(dot_product_attention(q, k, v, causal=True).reshape(b, length, c))
 
 
 class CLIPMLP(nnx.Module):
@@ -150,13 +151,15 @@ class CLIPTextModel(nnx.Module):
         self.eos_token_id = config.eos_token_id
         self.text_model = CLIPTextTransformer(config, **kw)
         self.text_projection = (
-            nnx.Linear(config.hidden_size, config.projection_dim, use_bias=False, **kw) if config.with_projection else None
+            nnx.Linear(config.hidden_size, config.projection_dim, use_bias=False, **kw)
+            if config.with_projection
+            else None
         )
 
     def __call__(self, input_ids: jax.Array) -> CLIPTextOutput:
         """input_ids (b,l) int32, end-of-text in every row -> CLIPTextOutput."""
         last, penultimate = self.text_model(input_ids)
-        # Configs published before transformers 4.30 carry a wrong eos_token_id of 2; there end-of-text is the highest id.
+        # Configs from before transformers 4.30 carry a wrong eos_token_id of 2; there end-of-text is the highest id.
         end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
         pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]
         if self.text_projection is not None:

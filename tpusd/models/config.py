@@ -1,4 +1,8 @@
-"""Published config.json files -> config dataclasses. A field that would change the network and is not implemented is refused."""
+"""Published config.json files -> config dataclasses.
+
+A field that would change the network and is not implemented is refused.
+"""
+
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

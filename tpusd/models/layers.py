@@ -2,6 +2,7 @@
 
 Parameters have `param_dtype`, arithmetic runs in `dtype`; softmax and norm statistics are always float32.
 """
+
 import math
 
 import jax
@@ -10,13 +11,13 @@ from flax import nnx
 
 from tpusd.models import tpu_attention
 
-# Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at once,
-# and the autoencoder's one attention layer at 1024 px would need 16 times that.
+# Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at
+# once, and the autoencoder's one attention layer at 1024 px would need 16 times that.
 MAX_SCORES = 4096 * 4096
 
 
 class Identity(nnx.Module):
-    """Holds the place of a PyTorch layer without parameters (dropout), so that list positions agree with the state dict."""
+    """Holds the place of a PyTorch layer without parameters (dropout): list positions agree with the state dict."""
 
     def __call__(self, x):
         return x
@@ -50,8 +51,8 @@ def layer_norm(features: int, epsilon: float, *, dtype, param_dtype, rngs) -> nn
 def _one_pass(dtype) -> bool:
     """Whether the variance is taken as E[x^2] - E[x]^2, in one reading of x instead of two.
 
-    In float32 that loses digits where the mean m is large against the deviation s: a relative (m/s)^2 2^-24. Values that
-    come in bfloat16 or float16 have lost more than that already, (m/s) 2^-9 or (m/s) 2^-12 each.
+    In float32 that loses digits where the mean m is large against the deviation s: a relative (m/s)^2 2^-24. Values
+    that come in bfloat16 or float16 have lost more than that already, (m/s) 2^-9 or (m/s) 2^-12 each.
     """
     return jnp.dtype(dtype).itemsize < 4
 
@@ -80,7 +81,7 @@ def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v with scores and softmax in float32 (Vaswani et al. 2017, eq. 1).
 
-    query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Float32 scores make `upcast_attention` of SD 2.x a no-op here.
+    query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Float32 scores make SD 2.x's `upcast_attention` a no-op.
     """
     if not causal and tpu_attention.available() and tpu_attention.suits(query.shape, key.shape, query.dtype):
         return tpu_attention.tpu_attention(query, key, value)

@@ -2,6 +2,7 @@
 
 Knows nothing of guidance, schedules or sampling: one call is one prediction.
 """
+
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -86,7 +87,9 @@ class UNetConfig:
             if unknown := sorted(set(types) - set(known)):
                 raise ValueError(f"{name}: {unknown[0]!r} is not implemented (implemented: {', '.join(known)})")
         if self.addition_embed_type not in (None, "text_time"):
-            raise ValueError(f"addition_embed_type={self.addition_embed_type!r} is not implemented (implemented: text_time)")
+            raise ValueError(
+                f"addition_embed_type={self.addition_embed_type!r} is not implemented (implemented: text_time)"
+            )
         for field in ("num_heads", "transformer_layers"):
             if len(getattr(self, field)) != levels:
                 raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
@@ -222,9 +225,9 @@ class Transformer2DModel(nnx.Module):
         projection = nnx.Linear if config.use_linear_projection else conv1x1
         self.norm = group_norm(channels, config.norm_num_groups, TRANSFORMER_NORM_EPS, **kw)
         self.proj_in = projection(channels, channels, **kw)
-        self.transformer_blocks = nnx.List([
-            BasicTransformerBlock(channels, config.cross_attention_dim, num_heads, **kw) for _ in range(layers)
-        ])
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(channels, config.cross_attention_dim, num_heads, **kw) for _ in range(layers)]
+        )
         self.proj_out = projection(channels, channels, **kw)
 
     def __call__(self, x, context):
@@ -265,9 +268,12 @@ class DownBlock2D(nnx.Module):
         attention = DOWN_BLOCKS[config.down_block_types[level]]
         heads, layers = config.num_heads[level], config.transformer_layers[level]
         self.resnets = nnx.List([ResnetBlock2D(a, b, config, **kw) for a, b in zip(widths, widths[1:], strict=False)])
-        self.attentions = nnx.List([
-            Transformer2DModel(out, heads, layers, config, **kw) for _ in range(config.layers_per_block if attention else 0)
-        ])
+        self.attentions = nnx.List(
+            [
+                Transformer2DModel(out, heads, layers, config, **kw)
+                for _ in range(config.layers_per_block if attention else 0)
+            ]
+        )
         self.downsamplers = nnx.List([Downsample2D(out, **kw)] if level < len(channels) - 1 else [])
 
     def __call__(self, x, emb, context):
@@ -288,9 +294,9 @@ class MidBlock2DCrossAttn(nnx.Module):
 
     def __init__(self, config: UNetConfig, **kw):
         c = config.block_out_channels[-1]
-        self.attentions = nnx.List([
-            Transformer2DModel(c, config.num_heads[-1], config.transformer_layers[-1], config, **kw)
-        ])
+        self.attentions = nnx.List(
+            [Transformer2DModel(c, config.num_heads[-1], config.transformer_layers[-1], config, **kw)]
+        )
         self.resnets = nnx.List([ResnetBlock2D(c, c, config, **kw) for _ in range(2)])
 
     def __call__(self, x, emb, context):
@@ -312,9 +318,9 @@ class UpBlock2D(nnx.Module):
         attention = UP_BLOCKS[config.up_block_types[index]]
         heads, layers = config.num_heads[level], config.transformer_layers[level]
         self.resnets = nnx.List([ResnetBlock2D(a + s, out, config, **kw) for a, s in zip(inputs, skips, strict=True)])
-        self.attentions = nnx.List([
-            Transformer2DModel(out, heads, layers, config, **kw) for _ in range(n if attention else 0)
-        ])
+        self.attentions = nnx.List(
+            [Transformer2DModel(out, heads, layers, config, **kw) for _ in range(n if attention else 0)]
+        )
         self.upsamplers = nnx.List([Upsample2D(out, **kw)] if level > 0 else [])
 
     def __call__(self, x, skips: list, emb, context):
@@ -356,9 +362,9 @@ class UNet2DConditionModel(nnx.Module):
     ) -> jax.Array:
         """One prediction.
 
-        sample (b,h,w,c); timesteps (b,), fractional ones too; encoder_hidden_states (b,l,e). SDXL only: text_embeds (b,p)
-        the pooled text, time_ids (b,6) original height and width, crop top and left, target height and width in pixels.
-        Returns (b,h,w,c) float32.
+        sample (b,h,w,c); timesteps (b,), fractional ones too; encoder_hidden_states (b,l,e). SDXL only: text_embeds
+        (b,p) the pooled text, time_ids (b,6) original height and width, crop top and left, target height and width in
+        pixels. Returns (b,h,w,c) float32.
         """
         sample = sample.astype(self.dtype)
         context = encoder_hidden_states.astype(self.dtype)
@@ -378,9 +384,13 @@ class UNet2DConditionModel(nnx.Module):
         """Time embedding, plus SDXL's embedding of pooled text and image sizes (Podell et al. 2023, section 2.2)."""
         config = self.config
         wave = dict(flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        emb = self.time_embedding(timestep_embedding(timesteps, config.block_out_channels[0], **wave).astype(self.dtype))
+        emb = self.time_embedding(
+            timestep_embedding(timesteps, config.block_out_channels[0], **wave).astype(self.dtype)
+        )
         if self.add_embedding is None:
             return emb
         b, n = time_ids.shape
         sizes = timestep_embedding(time_ids.reshape(b * n), config.addition_time_embed_dim, **wave).reshape(b, -1)
-        return emb + self.add_embedding(jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1))
+        return emb + self.add_embedding(
+            jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
+        )

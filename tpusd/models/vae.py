@@ -1,7 +1,8 @@
-"""AutoencoderKL: pixels <-> latents (Rombach et al. 2022, section 3.1). Knows nothing of scaling_factor's use or of uint8.
+"""AutoencoderKL: pixels <-> latents (Rombach et al. 2022, section 3.1). Knows no scaling_factor and no uint8.
 
 Source of the layer order: the published state dicts of CompVis/stable-diffusion and their diffusers configs.
 """
+
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -153,10 +154,12 @@ class Encoder(nnx.Module):
         channels, groups = config.block_out_channels, config.norm_num_groups
         last = len(channels) - 1
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
-        self.down_blocks = nnx.List([
-            DownEncoderBlock2D(channels[max(i - 1, 0)], c, config.layers_per_block, groups, i < last, **kw)
-            for i, c in enumerate(channels)
-        ])
+        self.down_blocks = nnx.List(
+            [
+                DownEncoderBlock2D(channels[max(i - 1, 0)], c, config.layers_per_block, groups, i < last, **kw)
+                for i, c in enumerate(channels)
+            ]
+        )
         self.mid_block = MidBlock(channels[-1], groups, config.mid_block_add_attention, **kw)
         self.conv_norm_out = group_norm(channels[-1], groups, NORM_EPS, **kw)
         self.conv_out = conv3x3(channels[-1], 2 * config.latent_channels, **kw)
@@ -176,10 +179,12 @@ class Decoder(nnx.Module):
         last = len(channels) - 1
         self.conv_in = conv3x3(config.latent_channels, channels[0], **kw)
         self.mid_block = MidBlock(channels[0], groups, config.mid_block_add_attention, **kw)
-        self.up_blocks = nnx.List([
-            UpDecoderBlock2D(channels[max(i - 1, 0)], c, config.layers_per_block + 1, groups, i < last, **kw)
-            for i, c in enumerate(channels)
-        ])
+        self.up_blocks = nnx.List(
+            [
+                UpDecoderBlock2D(channels[max(i - 1, 0)], c, config.layers_per_block + 1, groups, i < last, **kw)
+                for i, c in enumerate(channels)
+            ]
+        )
         self.conv_norm_out = group_norm(channels[-1], groups, NORM_EPS, **kw)
         self.conv_out = conv3x3(channels[-1], config.out_channels, **kw)
 
@@ -202,7 +207,7 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = conv1x1(c, c, **kw) if config.use_post_quant_conv else None
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images (b,H,W,3) in -1..1 -> mean and log variance, each (b,h,w,c) float32; not multiplied by scaling_factor."""
+        """Images (b,H,W,3) in -1..1 -> mean and log variance, (b,h,w,c) float32 each; not times scaling_factor."""
         moments = self.encoder(images)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -210,7 +215,7 @@ class AutoencoderKL(nnx.Module):
         return mean, jnp.clip(logvar, -30.0, 20.0)  # the range within which exp() stays finite in float32
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Latents (b,h,w,c), already divided by scaling_factor -> images (b,H,W,3) float32, about -1..1, not clipped."""
+        """Latents (b,h,w,c), divided by scaling_factor -> images (b,H,W,3) float32, about -1..1, not clipped."""
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
         return self.decoder(latents).astype(jnp.float32)
