@@ -24,7 +24,7 @@ class Tolerance:
     max_difference: int
 
 
-# What other devices, batch sizes and compilers do to the last bits, grown over the steps, nearly twice what was measured:
+# What other devices, batch sizes and compilers do to the last bits, grown over the steps; nearly twice the measured:
 # docs/reproducibility.md. Keyed by the UNet's dtype.
 TOLERANCES = {
     "float32": Tolerance(min_psnr=60, max_difference=4),
