@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tpusd import provenance
 from tpusd.compile_cache import CHECKED, cache_directory, remove_broken
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
 import sys, warnings, jax, numpy as np
+from tpusd import provenance
 from tpusd.compile_cache import enable_compile_cache
 directory = enable_compile_cache()
 compiled = []
@@ -80,5 +82,6 @@ def test_only_entries_that_were_not_seen_whole_are_read(tmp_path):
 def test_directory_follows_from_the_versions(monkeypatch):
     here = cache_directory()
     assert here == cache_directory()
-    monkeypatch.setattr("tpusd.provenance._version", lambda package: "9.9")
+    others = provenance.versions() | {"jaxlib": "9.9"}
+    monkeypatch.setattr(provenance, "versions", lambda: others)
     assert cache_directory() != here

@@ -86,7 +86,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def contact_sheet(
-    entries: Iterable[tuple[str, Image.Image]], *, columns: int, note: str = "", cell: int = 192
+    entries: Iterable[tuple[str, Image.Image]], *, columns: int, note: str = "", cell: int = 256
 ) -> Image.Image:
     """Labelled thumbnails in rows of `columns`; `cell`: pixels of a thumbnail's longer side. `note` stands at the foot.
 
@@ -96,11 +96,8 @@ def contact_sheet(
     thumbnails: list[tuple[list[str], Image.Image]] = []
     for label, image in entries:
         image = image.convert("RGB")
-        # Small pictures are enlarged in whole steps, so that their pixels stay what they are.
-        factor = max(1, cell // max(image.size))
-        if factor > 1:
-            image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-        image.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+        scale = cell / max(image.size)
+        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
         thumbnails.append((wrap(label, font, cell), image))
     columns = max(1, min(columns, len(thumbnails)))
     gap, line_height = 12, 17
