@@ -227,13 +227,15 @@ class Harness:
     def __init__(self, folder: Path):
         self.folder, self.failures = folder, []
         inline_pools()
-        self.wanted = {}
+        self.wanted, self.seconds = {}, {}
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             start(folder / "warm")  # what is slow is loaded once, before the forks
         for name, shape in SHAPES.items():
             path = folder / f"whole-{name}" / "run"
             composed(*shape)
+            started = time.monotonic()
             assert child(lambda path=path, shape=shape: start(path, *shape)) == 0
+            self.seconds[name] = time.monotonic() - started
             self.wanted[name] = content(path)
         self.template = folder / "half"
         assert child(lambda: half_done(self.template)) == 0
@@ -247,10 +249,10 @@ class Harness:
                 return nth - 1
 
     def random_kills(self, number: int, seed: int) -> int:
-        """Kills after random times, with real pools. Returns how many came before the run's end."""
+        """Kills after random times of a whole run's, with real pools. Returns how many came before the run's end."""
         generator, early = random.Random(seed), 0
         for i in range(number):
-            delay = generator.uniform(0.0, 0.12)
+            delay = generator.uniform(0.0, self.seconds["random"])
             early += self.case("random", f"random {i}", lambda path, d=delay: self._killed_after(path, d))
         return early
 

@@ -102,9 +102,9 @@ def test_accuracy_rises_from_guidance_1_to_the_default(held_out):
 
 def test_a_negative_prompt_makes_what_it_names_rare():
     text, value = NEGATIVE["person"]
-    _, prompts = held_out_prompts(BATCH_SIZE, silent=("person", "beard"))
+    _, prompts = held_out_prompts(10, silent=("person", "beard"))
     shown = []
     for more in ((), (f'negative_prompt="{text}"',)):
         seen = read_portraits(generate(prompts, FEW_STEPS, *more))
         shown.append(sum(portrait.person == value for portrait in seen))
-    assert shown[0] >= 10 and shown[1] <= shown[0] / 2, shown
+    assert shown[0] >= 6 and shown[1] <= shown[0] / 2, shown

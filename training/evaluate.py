@@ -137,7 +137,7 @@ def rates_with_negative(name: str, count: int, *overrides: str) -> tuple[float, 
 def report_behaviour(count: int, overrides: Sequence[str]) -> None:
     """Prints Markdown tables, each line as soon as it is known."""
     print("| guidance_scale | mean accuracy |\n| --- | --- |")
-    for scale in (1, 3, 7.5, 12):
+    for scale in (1, 2, 4, 7.5):
         print(f"| {scale} | {100 * accuracy_at(count, *overrides, f'guidance_scale={scale}'):.1f} % |", flush=True)
     print("\n| negative prompt | without | with |\n| --- | --- | --- |")
     for name, (text, value) in NEGATIVE.items():
