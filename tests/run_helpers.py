@@ -94,3 +94,11 @@ def prepare(config: RunConfig) -> PreparedRun:
         table=lambda settings: range(settings.num_inference_steps),  # of the length of a real one
         warnings=warnings,
     )
+
+
+# First lines of a child process that is to be signalled: a shell's job in the background ignores SIGINT, nohup SIGHUP.
+HEAR_SIGNALS = (
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
+from run_helpers import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
 
 from tpusd.config import make_config
 from tpusd.entry import exit_status
@@ -293,7 +293,7 @@ def test_interrupted_run_is_a_valid_directory(tmp_path):
         "sys.exit(status[0])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=1000"],
+        [sys.executable, "-c", HEAR_SIGNALS + code, f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=1000"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

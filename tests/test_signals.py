@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from run_helpers import INLINE
+from run_helpers import HEAR_SIGNALS, INLINE
 
+from tpusd import signals
 from tpusd.run_dir import read_manifest, read_run
 from tpusd.validate import faults
 
@@ -47,7 +48,7 @@ UNTIL_KILLED = "hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)"  # compile
 
 
 def start(*arguments, wait="time.sleep(0.02)", preparing="pass", before=()):
-    code = RUN.replace("WAIT", wait).replace("PREPARE", preparing)
+    code = ("" if before else HEAR_SIGNALS) + RUN.replace("WAIT", wait).replace("PREPARE", preparing)
     return subprocess.Popen(
         [*before, sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
@@ -116,3 +117,13 @@ def test_nohup_stays_in_force(tmp_path):
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert process.returncode == 0 and len(list(read_manifest(tmp_path / "run"))) == 3
+
+
+def test_signal_between_two_steps_that_belong_together_waits_for_the_second():
+    done = []
+    with pytest.raises(signals.Interrupted), signals.handled():
+        with signals.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("second")
+        done.append("later")
+    assert done == ["second"]

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
-from tpusd.config import field_names, show, suggest
+from tpusd.config import field_names, show, show_path, suggest
 from tpusd.errors import UserError
 from tpusd.yaml_files import check_yaml, parse_yaml
 
@@ -242,7 +242,7 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
 def _check_files(root: Path) -> None:
     """Refuses a stranger's files that Hydra could not load in bounded time and memory, before it sees them."""
     for file in [*root.glob("*.yaml"), *root.glob("*/**/*.yaml")]:
-        where = f"--config-dir: {show(str(file))}"
+        where = f"--config-dir: {show_path(file)}"
         if not file.is_file():
             raise UserError(f"{where}: is not a file; take it out")
         if file.stat().st_size > MAX_FILE_BYTES:

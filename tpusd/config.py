@@ -132,6 +132,12 @@ def show(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def show_path(path: Any) -> str:
+    """A path as it stands in an error line: its end, which is what tells one from another, is always there."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+    return text if len(text) <= 300 else "..." + text[-297:]
+
+
 def check_seed(where: str, seed: Any) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"{where}={show(seed)}: must be a whole number from 0 to {MAX_SEED}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import show
+from tpusd.config import show_path
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
 from tpusd.prompts import MANIFEST_FIELDS
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             count = export(arguments.directory, arguments.output, arguments.format, shard_size=arguments.shard_size)
         except OSError as error:
-            raise UserError(f"{show(str(error.filename or arguments.output))}: {error.strerror or error}") from None
+            raise UserError(f"{show_path(error.filename or arguments.output)}: {error.strerror or error}") from None
         print(f"{arguments.output}: {count} images")
     return status[0]
 
@@ -62,10 +62,10 @@ def export(path: Path, output: Path, layout: str, *, shard_size: int = SHARD_SIZ
     images = exported_images(path)
     first = next(images, None)
     if first is None:
-        raise UserError(f"{show(str(path))}: holds no images")
+        raise UserError(f"{show_path(path)}: holds no images")
     output.mkdir(parents=True, exist_ok=True)
     if storage.list_directory(output):
-        raise UserError(f"{show(str(output))}: is not empty; name a new directory")
+        raise UserError(f"{show_path(output)}: is not empty; name a new directory")
 
     def every() -> Iterator[Exported]:
         yield first

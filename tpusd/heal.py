@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import RunConfig, show
+from tpusd.config import RunConfig, show, show_path
 from tpusd.errors import UserError
 from tpusd.execute import recipe
 from tpusd.plan import image_name, make_spec, planned
@@ -119,7 +119,7 @@ def _whole_lines(
         row, copy = key
         if row not in numbers or copy not in copies or not (chosen is None or key in chosen):
             raise UserError(
-                f"{show(str(run_dir.path / MANIFEST))} line {number}: {image_name(row, copy)} is not in the run that "
+                f"{show_path(run_dir.path / MANIFEST)} line {number}: {image_name(row, copy)} is not in the run that "
                 f"{CONFIG} describes; restore the {CONFIG} that it was made from"
             )
         _check_recipe(run_dir, config, rows, number, key, record)
@@ -158,7 +158,7 @@ def _check_recipe(
     for name, value in recipe(config, spec).items():
         if record.get(name) != value:
             raise UserError(
-                f"{show(str(run_dir.path / MANIFEST))} line {number}: {name}={show(record.get(name))}, and {CONFIG} "
+                f"{show_path(run_dir.path / MANIFEST)} line {number}: {name}={show(record.get(name))}, and {CONFIG} "
                 f"says {show(value)}; restore the {CONFIG} that it was made from"
             )
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
 
-from tpusd.config import show
+from tpusd.config import show, show_path
 from tpusd.errors import UserError
 from tpusd.infotext import write_infotext
 
@@ -77,9 +77,9 @@ def read_metadata(path: Path) -> Metadata:
             texts, xmp = dict(getattr(image, "text", {})), image.info.get("xmp", b"")
             comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     except OSError as error:
-        raise UserError(f"{show(str(path))}: cannot be read: {error.strerror or 'it is not a picture'}") from None
+        raise UserError(f"{show_path(path)}: cannot be read: {error.strerror or 'it is not a picture'}") from None
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for broken files
-        raise UserError(f"{show(str(path))}: is a broken or an oversized picture: {show(str(error))}") from None
+        raise UserError(f"{show_path(path)}: is a broken or an oversized picture: {show(str(error))}") from None
     found = _XMP_RECIPE.search(xmp.decode(errors="replace") if isinstance(xmp, bytes) else str(xmp))
     own = texts.get("tpusd") or (html.unescape(found[1]) if found else None)
     return Metadata(parameters=texts.get("parameters") or _user_comment(comment), recipe=_read_recipe(own))

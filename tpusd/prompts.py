@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import MAX_ROWS, PromptsConfig, check_guidance_scale, check_seed, show
+from tpusd.config import MAX_ROWS, PromptsConfig, check_guidance_scale, check_seed, show, show_path
 from tpusd.errors import UserError
 
 MAX_FILE_BYTES = 1 << 30
@@ -153,7 +153,7 @@ def _read_file(prompts: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def _read_text(path: Path) -> str:
-    where = f"prompts.path={show(str(path))}"
+    where = f"prompts.path={show_path(path)}"
     try:
         if not path.is_file():
             raise UserError(
@@ -181,11 +181,11 @@ def _lines(text: str) -> list[str]:
 def _read_txt(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for number, line in enumerate(_lines(text), 1):
         if line.strip():
-            yield f"prompts.path={show(str(path))} line {number}", {"prompt": line.strip()}
+            yield f"prompts.path={show_path(path)} line {number}", {"prompt": line.strip()}
 
 
 def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    where = f"prompts.path={show(str(path))}"
+    where = f"prompts.path={show_path(path)}"
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     csv.field_size_limit(MAX_FILE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -221,7 +221,7 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]
     for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
-        place = f"prompts.path={show(str(path))} line {number}"
+        place = f"prompts.path={show_path(path)} line {number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, config_values, make_config, show
+from tpusd.config import RunConfig, config_values, make_config, show, show_path
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
 from tpusd.prompts import Row, read_rows
@@ -66,7 +66,7 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe(source="tpusd", values=metadata.recipe, overrides=tuple(overrides), left_out=())
     infotext = read_infotext(metadata.parameters or "")
     if not infotext.settings:
-        raise UserError(f"{show(str(path))}: carries no recipe; some programs that copy or shrink pictures drop it")
+        raise UserError(f"{show_path(path)}: carries no recipe; some programs that copy or shrink pictures drop it")
     carried = carry_over(infotext)
     values = {"Prompt": infotext.prompt, "Negative prompt": infotext.negative_prompt} | dict(infotext.settings)
     return Recipe(
@@ -94,9 +94,9 @@ def _own_config(path: Path, recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
         config = make_config(values)
         return config, read_rows(config.prompts)[0]
     except KeyError as error:
-        raise UserError(f"{show(str(path))}: its recipe lacks {show(str(error))}; it cannot be made again") from None
+        raise UserError(f"{show_path(path)}: its recipe lacks {show(str(error))}; it cannot be made again") from None
     except UserError as error:
-        raise UserError(f"{show(str(path))}: its recipe is none: {error}") from None
+        raise UserError(f"{show_path(path)}: its recipe is none: {error}") from None
 
 
 def _shown(recipe: Recipe, form: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, show
+from tpusd.config import RunConfig, show, show_path
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
 from tpusd.execute import load_pipeline
@@ -86,7 +86,7 @@ def _chosen(
             records[key] = record
     records = {key: records[key] for key in planned(saved, len(saved.prompts.rows)) if key in records}
     if not records:
-        raise UserError(f"{show(str(path))}: has no images to make again")
+        raise UserError(f"{show_path(path)}: has no images to make again")
     if names is not None:
         keys = [parse_name(name) for name in names]
         for name, key in zip(names, keys, strict=True):

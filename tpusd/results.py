@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import RunConfig, make_config, show
+from tpusd.config import RunConfig, make_config, show, show_path
 from tpusd.entry import exit_status, refuse_arguments
 from tpusd.errors import UserError
 from tpusd.run_record import latest
@@ -158,7 +158,7 @@ def _write_thumbnail(path: Path, name: str) -> None:
             buffer = io.BytesIO()
             image.save(buffer, "WEBP", quality=THUMBNAIL_QUALITY)
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{show(str(path / IMAGES / name))}: cannot be read as a picture: {show(str(error))}") from None
+        raise UserError(f"{show_path(path / IMAGES / name)}: cannot be read as a picture: {show(str(error))}") from None
     storage.write_file(target, buffer.getvalue())
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import show
+from tpusd.config import show, show_path
 from tpusd.errors import UserError
 from tpusd.provenance import scrub
 from tpusd.yaml_files import parse_yaml, to_yaml
@@ -76,7 +76,7 @@ class RunDir:
         try:
             if not self._log.lock():
                 raise UserError(
-                    f"{show(str(path))}: another process is working on this run; wait until it ends, or stop it"
+                    f"{show_path(path)}: another process is working on this run; wait until it ends, or stop it"
                 )
             self._manifest = storage.LineFile(path / MANIFEST)
         except BaseException:
@@ -174,13 +174,13 @@ def check_run_directory(path: Path) -> None:
     """Raises UserError unless `path` is a run directory, and its parts lie inside it."""
     with told_as_user_error(path, "check the directory's permissions", "read"):
         if not storage.exists(path):
-            raise UserError(f"{show(str(path))}: no such directory; give a run's, such as runs/DATE_TIME_NAME")
+            raise UserError(f"{show_path(path)}: no such directory; give a run's, such as runs/DATE_TIME_NAME")
         if storage.file_size(path / CONFIG) is None:
             hint = "; its run stopped before its first image, so start it anew" if _abandoned(path) else ""
-            raise UserError(f"{show(str(path))}: is not a run directory: it has no {CONFIG}{hint}")
+            raise UserError(f"{show_path(path)}: is not a run directory: it has no {CONFIG}{hint}")
         for name in (IMAGES, HYDRA, ".thumbs"):
             if storage.exists(path / name) and not storage.is_plain_directory(path / name):
-                raise UserError(f"{show(str(path / name))}: is a link or a file, and must be a directory; mend it")
+                raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; mend it")
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -203,13 +203,13 @@ def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(manifest_lines(path), 1):
         record = parse_line(line)
         if record is None:
-            raise UserError(f"{show(str(path / MANIFEST))} line {number}: is not a manifest line; take the line out")
+            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; take the line out")
         yield record
 
 
 def read_config(path: Path) -> Any:
     """The plain values of a run directory's config.yaml. YAML tags make nothing but data. Raises UserError."""
-    return parse_yaml(_read(path / CONFIG, MAX_CONFIG_BYTES), show(str(path / CONFIG)))
+    return parse_yaml(_read(path / CONFIG, MAX_CONFIG_BYTES), show_path(path / CONFIG))
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def read_run(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise UserError(f"{show(str(path / RUN))}: is not the JSON of a run; take the file away, or restore it")
+        raise UserError(f"{show_path(path / RUN)}: is not the JSON of a run; take the file away, or restore it")
     return values
 
 
@@ -229,7 +229,7 @@ def _read(file: Path, max_bytes: int) -> bytes:
     try:
         return storage.read_file(file, max_bytes)
     except OSError as error:
-        raise UserError(f"{show(str(file))}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -240,7 +240,7 @@ def told_as_user_error(path: Path, advice: str, done: str = "written") -> Iterat
     except OSError as error:
         what = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
         raise UserError(
-            f"output={show(str(path))}: cannot be {done}: {error.strerror or error}{what}; {advice}"
+            f"output={show_path(path)}: cannot be {done}: {error.strerror or error}{what}; {advice}"
         ) from None
 
 
@@ -259,13 +259,13 @@ def _refuse_taken(path: Path) -> None:
     try:
         taken = storage.list_directory(path)
     except NotADirectoryError:
-        raise UserError(f"output={show(str(path))}: is a file; name a new or an empty directory") from None
+        raise UserError(f"output={show_path(path)}: is a file; name a new or an empty directory") from None
     if CONFIG in taken and MANIFEST in taken:
         raise UserError(
-            f"output={show(str(path))}: holds a run; go on with it by resume={show(str(path))}, or name a new directory"
+            f"output={show_path(path)}: holds a run; go on with it by resume={show_path(path)}, or name a new directory"
         )
     if taken and not _abandoned(path):
-        raise UserError(f"output={show(str(path))}: exists and is not empty; name a new or an empty directory")
+        raise UserError(f"output={show_path(path)}: exists and is not empty; name a new or an empty directory")
 
 
 def _abandoned(path: Path) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, config_values, make_config, show
+from tpusd.config import RunConfig, config_values, make_config, show, show_path
 from tpusd.errors import UserError
 from tpusd.prompts import Row, read_rows, row_values
 from tpusd.run_dir import CONFIG, check_run_directory, read_config
@@ -25,10 +25,10 @@ def read_saved(path: Path) -> RunConfig:
     try:
         config = make_config(values)
     except UserError as error:
-        raise UserError(f"{show(str(path / CONFIG))}: {error}") from None
+        raise UserError(f"{show_path(path / CONFIG)}: {error}") from None
     if config.prompts.path is not None or config.height is None or config.width is None:
         raise UserError(
-            f"{show(str(path / CONFIG))}: prompts.path must be null, and height and width be set, as in every saved one"
+            f"{show_path(path / CONFIG)}: prompts.path must be null, and height and width be set, as in every saved one"
         )
     return dataclasses.replace(config, on_changed_weights="error")  # what was let pass once is not let pass for ever
 

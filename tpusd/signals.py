@@ -29,6 +29,7 @@ class Interrupted(KeyboardInterrupt):
 
 _received: list[int] = []  # signals since `handled` began, as the main thread saw them
 _active = False
+_deferred = False
 
 
 @contextlib.contextmanager
@@ -55,6 +56,7 @@ def handled() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         _active = False
+        _received.clear()
         signal.set_wakeup_fd(wakeup_before)
         os.close(writer)  # which ends the watcher
         watcher.join()
@@ -69,6 +71,18 @@ def renew() -> None:
                 signal.signal(number, _handle)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """A signal within the block, which is short, raises at its end: for two steps of which none may come alone."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    check()
+
+
 def check() -> None:
     """Raises Interrupted if a signal came: where its exception was lost, in a callback of a library say."""
     if _received:
@@ -77,7 +91,7 @@ def check() -> None:
 
 def _handle(signum: int, frame: object) -> None:
     _received.append(signum)
-    if len(_received) == 1:
+    if len(_received) == 1 and not _deferred:
         raise Interrupted(signum)
 
 

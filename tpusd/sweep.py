@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import RunConfig, show
+from tpusd.config import RunConfig, show, show_path
 from tpusd.errors import UserError
 from tpusd.execute import load_pipeline, now
 from tpusd.prepare import PreparedRun, open_model, prepare_run
@@ -234,7 +234,7 @@ def _locked(path: Path) -> Iterator[Callable[[str], None]]:
     try:
         if not file.lock():
             raise UserError(
-                f"{show(str(path))}: another process is working on this sweep; wait until it ends, or stop it"
+                f"{show_path(path)}: another process is working on this sweep; wait until it ends, or stop it"
             )
 
         def log(line: str) -> None:

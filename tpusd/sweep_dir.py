@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config import show
+from tpusd.config import show_path
 from tpusd.errors import UserError
 
 SWEEP, INDEX, GRID = "sweep.json", "index.jsonl", "grid.png"
@@ -66,9 +66,9 @@ def read_sweep(path: Path) -> Sweep:
         assert values["version"] == VERSION and all(_is_name(run.name) for run in runs)
         assert all(isinstance(text, str) for text in [*sweep.overrides, *sum(axes.values(), ())])
     except OSError as error:
-        raise UserError(f"{show(str(path / SWEEP))}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{show_path(path / SWEEP)}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
-        raise UserError(f"{show(str(path / SWEEP))}: does not describe a sweep; was it edited?") from None
+        raise UserError(f"{show_path(path / SWEEP)}: does not describe a sweep; was it edited?") from None
     return sweep
 
 

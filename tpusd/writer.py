@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tpusd import __version__
+from tpusd import __version__, signals
 from tpusd.config import RunConfig
 from tpusd.images import SUFFIXES, encode_image
 from tpusd.plan import ImageSpec
@@ -58,8 +58,9 @@ class ImageWriter:
         for spec, image in zip(specs, images, strict=True):
             self._room.acquire()
             self._raise_error()
-            written = self._encoders.submit(self._write, spec, image, made_by)
-            self._committer.submit(self._commit, written)
+            with signals.deferred():  # a file that is written gets its line
+                written = self._encoders.submit(self._write, spec, image, made_by)
+                self._committer.submit(self._commit, written)
 
     def _write(self, spec: ImageSpec, image: Any, made_by: MadeBy) -> dict[str, Any]:
         if self._error is not None:
