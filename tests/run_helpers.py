@@ -50,6 +50,8 @@ class StandInPipeline:
 
     fingerprints = {"encode": "e" * 64, "denoise": "d" * 64, "decode": "c" * 64}
 
+    seconds = {"compile": 0.0, "weights": 0.0}
+
     def __init__(self, fails_at: int | None = None, error: BaseException | None = None):
         self.batches, self.fails_at, self.error = [], fails_at, error
 

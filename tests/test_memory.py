@@ -30,6 +30,7 @@ image = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), trace={})
 readings = []
 
 class Pipeline:
+    seconds = {}
     made = 0
     def generate(self, specs, tables, *, on_step=None):
         self.made += len(specs)

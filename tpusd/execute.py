@@ -67,16 +67,18 @@ def execute(
             describe=functools.partial(describe_image, prepared.config, prepared.tokens),
             note=making.note,
         )
-        seconds = {"load": generating - loading, "generate": time.monotonic() - generating}
+        seconds = {"load": generating - loading, "generate": time.monotonic() - generating} | pipeline.seconds
     record.finish(plan.num_to_make, seconds)
     with told_as_user_error(run_dir.path, MEND):
         write_results(run_dir.path, record.facts)
     record.write()
     log_run(run_dir.path, prepared.config, record.facts)
-    rate = plan.num_to_make / max(seconds["generate"], 1e-9)
+    start_up = sum(pipeline.seconds.values())
+    rate = plan.num_to_make / max(seconds["generate"] - start_up, 1e-9)
+    first = f"{start_up:.1f} s compiling and reading weights, then " if start_up >= 0.1 else ""
     summary = (
         f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "
-        f"{seconds['generate']:.1f} s ({rate:.2f} images/s)"
+        f"{seconds['generate']:.1f} s ({first}{rate:.2f} images/s)"
     )
     run_dir.log(f"{now()} {summary}")
     print(summary)
