@@ -231,8 +231,8 @@ def test_keyboard_alone_is_enough(opened, sweep_page):
     page.keyboard.press("ArrowUp")
     assert texts(page, "#steppers .value")[:2] == ["ddim", "7.5"]
     page.keyboard.press("Escape")
-    focused = page.evaluate("document.activeElement.dataset.image")
-    assert focused is not None and page.locator(".tile").nth(1).get_attribute("data-image") == focused
+    second = page.locator(".tile").nth(1).get_attribute("data-image")
+    page.wait_for_function("image => document.activeElement.dataset.image === image", arg=second)  # close comes later
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "filter"
 
