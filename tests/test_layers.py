@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import jax
@@ -6,8 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tpusd.models.layers import dot_product_attention, group_norm, layer_norm
-from tpusd.models.tpu_attention import compiling_for, suits, tpu_attention
+from tpusd.models.layers import dot_product_attention, gelu, group_norm, layer_norm
+from tpusd.models.target import compiling_for
+from tpusd.models.tpu_attention import suits, tpu_attention
+from tpusd.models.unet import Upsample2D
 
 
 def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
@@ -29,13 +32,37 @@ def test_norms_keep_their_digits_where_the_mean_is_large(dtype, ratio, bound):
     exact = np.asarray(x, np.float64)  # the values as they come in: their own rounding is not the norm's
     out = np.asarray(group_norm(12, 3, 1e-5, **kw)(x), np.float64)
     np.testing.assert_allclose(out, normed(exact, 3, 1e-5), atol=bound)
+    parts = group_norm(12, 3, 1e-5, **kw)(x[..., :5], x[..., 5:])  # a group may lie in two parts
+    np.testing.assert_allclose(np.asarray(parts, np.float64), normed(exact, 3, 1e-5), atol=bound)
     out = np.asarray(layer_norm(12, 1e-5, **kw)(x), np.float64)
     rows = exact.reshape(-1, 1, 1, 12)
     np.testing.assert_allclose(out, normed(rows, 1, 1e-5).reshape(x.shape), atol=bound)
 
 
-# Heads of SD 1.x; lengths of one block and of several, in whole tiles.
-@pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160)])
+# The logistic form is within 2.6e-5; what is more is the rounding of the result, half a unit of the last place.
+@pytest.mark.parametrize(("dtype", "unit"), [("float32", 2**-21), ("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_gelu_is_x_times_the_normal_distribution_function(dtype, unit):
+    x = jnp.asarray(np.linspace(-12, 12, 20001), dtype)
+    exact = np.array([value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in np.float64(x)])
+    off = np.abs(np.float64(gelu(x)) - exact)
+    assert (off <= (1e-6 if dtype == "float32" else 2.6e-5) + unit * np.abs(exact)).all()
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "transposed"), [(8, (10, 14), True), (8, (9, 14), False), (2, (10, 14), False)]
+)
+def test_upsampling_on_tpus_is_a_transposed_convolution(batch, size, transposed):
+    up = Upsample2D(6, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    up.conv.bias[...] = jnp.arange(6.0)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 5, 7, 6)), jnp.float32)
+    with compiling_for(SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")):
+        assert ("lhs_dilation=(2, 2)" in str(jax.make_jaxpr(lambda x: up(x, *size))(x))) == transposed
+        out = up(x, *size)
+    np.testing.assert_allclose(out, up(x, *size), atol=1e-5)  # here there is no TPU
+
+
+# Heads of SD 1.x; lengths of one block and of several, in whole tiles; and a text's.
+@pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
     rng = np.random.default_rng(1)
     shapes = ((1, q, 3, d), (1, k, 3, d), (1, k, 3, d))
@@ -51,7 +78,7 @@ def test_tpu_kernel_is_attention(q, k, d):
     np.testing.assert_allclose(np.float64(dot_product_attention(query, key, value)), exact, atol=bound)
 
 
-def test_tpu_kernel_is_not_for_text_or_odd_lengths():
+def test_tpu_kernel_is_not_for_few_scores_or_odd_lengths():
     like = (2, 256, 8, 40)
     assert suits(like, like, jnp.bfloat16)
     assert not suits(like, (2, 77, 8, 40), jnp.bfloat16)

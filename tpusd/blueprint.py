@@ -4,8 +4,8 @@ Needs configs alone. Knows nothing of weights, and of devices only that each has
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -18,19 +18,32 @@ from tpusd.config import PartPrecision, PrecisionConfig
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
 
+# For a batch below eight the TPU compiler folds rows of the image into the batch, and in a UNet then spends more on
+# cutting, padding and masking the pieces than its convolutions gain. In the decoder they do gain (docs/log.md).
+KEEP_ROWS = {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
+# Positions of a whole batch, guided or not, up to which a step is so short that compiling it for long does not pay.
+SHORT_STEP = 16384
+
+
+def vector_memory(mebibytes: int) -> dict[str, int]:
+    """What one operation may fill of the vector memory, by default 16 MiB of it. Less makes smaller blocks and so less
+    code, which is what compiling takes its time for, and somewhat slower programs (docs/log.md)."""
+    return {"xla_tpu_scoped_vmem_limit_kib": mebibytes * 1024}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A program to compile: `function(*shared, *split)`, as one device sees its arguments.
 
     shared: trees of jax.ShapeDtypeStruct that are the same on every device; split: those of which each device has its
-    share. donate: positions among `split` whose buffers the results may take over.
+    share. donate: positions among `split` whose buffers the results may take over. tpu_options: for the TPU compiler.
     """
 
     function: Callable
     shared: Sequence[Any]
     split: Sequence[Any]
     donate: Sequence[int] = ()
+    tpu_options: Mapping[str, int] = field(default_factory=dict)
 
 
 class Blueprint:
@@ -90,7 +103,15 @@ class Blueprint:
             jax.ShapeDtypeStruct((b, 2), jnp.uint32),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
-        return Source(function=denoise, shared=(weights, bound, bound), split=split, donate=(0,))
+        _, h, w, _ = self.state.x.shape
+        short = b * (1 + guided) * h * w <= SHORT_STEP
+        return Source(
+            function=denoise,
+            shared=(weights, bound, bound),
+            split=split,
+            donate=(0,),
+            tpu_options=KEEP_ROWS | (vector_memory(8) if short else {}),
+        )
 
     def decode(self) -> Source:
         """(weights), latents -> pixels uint8."""
@@ -106,7 +127,9 @@ class Blueprint:
                 dtype=dtype,
             )
 
-        return Source(function=decode, shared=[weights], split=[self.state.x])
+        _, h, w, _ = self.state.x.shape
+        options = vector_memory(4) if h * w <= SHORT_STEP // 4 else {}  # decoding goes image by image
+        return Source(function=decode, shared=[weights], split=[self.state.x], tpu_options=options)
 
     @property
     def _encoder_graphs(self) -> tuple[nnx.GraphDef, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpusd.blueprint import Source
-from tpusd.models.tpu_attention import compiling_for
+from tpusd.models.target import compiling_for
 
 AXIS = "device"
 
@@ -42,8 +42,17 @@ class Devices:
     def compile(self, source: Source) -> Program:
         """One call over all devices. In it, split arguments and all results have a leading device axis."""
         lowered = self.lower(source)
-        fingerprint = hashlib.sha256(lowered.as_text().encode()).hexdigest()
-        return Program(lowered.compile(), fingerprint)
+        text = lowered.as_text() + repr(sorted(source.tpu_options.items()))
+        return Program(self.finish(source, lowered), hashlib.sha256(text.encode()).hexdigest())
+
+    def finish(self, source: Source, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiles with the source's options, or without them where this compiler does not know one."""
+        try:
+            return lowered.compile(compiler_options=self.devices[0].platform == "tpu" and source.tpu_options or None)
+        except jax.errors.JaxRuntimeError as error:
+            if "No such compile option" not in str(error):
+                raise
+            return lowered.compile()
 
     def lower(self, source: Source) -> jax.stages.Lowered:
         """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""

@@ -256,7 +256,7 @@ def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> 
 
     chip = topology.chip
     start = time.monotonic()
-    compiled = devices.lower(source).compile()
+    compiled = devices.finish(source, devices.lower(source))
     seconds = time.monotonic() - start
     text = compiled.as_text()
     if hlo is not None:

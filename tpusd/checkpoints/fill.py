@@ -15,6 +15,7 @@ from tpusd.checkpoints.files import shown
 from tpusd.checkpoints.names import destination_name, ignored_reason
 from tpusd.checkpoints.tensors import TensorInfo, TensorSource
 from tpusd.errors import UserError
+from tpusd.models.layers import GroupNorm
 
 MAX_SHOWN = 8  # faults of one kind that an error spells out; the rest are counted
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -22,7 +23,7 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 _LEAVES = {
     nnx.Linear: {"kernel": "weight", "bias": "bias"},
     nnx.Conv: {"kernel": "weight", "bias": "bias"},
-    nnx.GroupNorm: {"scale": "weight", "bias": "bias"},
+    GroupNorm: {"scale": "weight", "bias": "bias"},
     nnx.LayerNorm: {"scale": "weight", "bias": "bias"},
     nnx.Embed: {"embedding": "weight"},
 }
