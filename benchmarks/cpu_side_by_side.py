@@ -171,16 +171,15 @@ def flax(path: Path, pixels: int, steps: int):
     import jax
     import numpy as np
     from flax.jax_utils import replicate
-    from flax.training.common_utils import shard
 
+    devices = jax.local_devices()  # before the recorder asks for eight
     from tools.record_2022 import load_flax
 
+    assert len(devices) == 1
     pipeline, params = load_flax(path)
-    devices = jax.local_devices()[:1]
     params = replicate(params, devices)
     ids = pipeline.prepare_inputs([PROMPT] * BATCH).reshape(1, BATCH, -1)
     keys = jax.random.split(jax.random.PRNGKey(0), 1)
-    assert len(jax.local_devices()) == 1 and shard(np.zeros(2)).shape == (1, 2)
 
     def make():
         images = pipeline(
