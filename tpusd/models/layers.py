@@ -49,6 +49,7 @@ class GroupNorm(nnx.GroupNorm):
 
 
 def group_norm(channels: int, num_groups: int, epsilon: float, *, dtype, param_dtype, rngs) -> GroupNorm:
+    """`GroupNorm`, whose own float32 statistics take two passes."""
     return GroupNorm(
         channels,
         num_groups,
