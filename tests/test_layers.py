@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tpusd.models import layers
+from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.layers import dot_product_attention, gelu, group_norm, layer_norm
 from tpusd.models.target import compiling_for
 from tpusd.models.tpu_attention import suits, tpu_attention
@@ -61,21 +63,51 @@ def test_upsampling_on_tpus_is_a_transposed_convolution(batch, size, transposed)
     np.testing.assert_allclose(out, up(x, *size), atol=1e-5)  # here there is no TPU
 
 
+def attention_inputs(b: int, q: int, k: int, n: int, d: int, dtype) -> tuple[jax.Array, ...]:
+    rng = np.random.default_rng(1)
+    return tuple(jnp.asarray(2 * rng.standard_normal((b, length, n, d)), dtype) for length in (q, k, k))
+
+
+def exact_attention(query, key, value) -> np.ndarray:
+    """In float64, by the definition."""
+    query, key, value = (np.float64(x) for x in (query, key, value))
+    scores = np.einsum("bqnd,bknd->bnqk", query, key) / np.sqrt(query.shape[-1])
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("bnqk,bknd->bqnd", weights, value)
+
+
 # Heads of SD 1.x; lengths of one block and of several, in whole tiles; and a text's.
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
-    rng = np.random.default_rng(1)
-    shapes = ((1, q, 3, d), (1, k, 3, d), (1, k, 3, d))
-    query, key, value = (jnp.asarray(2 * rng.standard_normal(shape), jnp.bfloat16) for shape in shapes)
+    query, key, value = attention_inputs(1, q, k, 3, d, jnp.bfloat16)
     assert suits(query.shape, key.shape, query.dtype)
-    scores = np.einsum("bqnd,bknd->bnqk", np.float64(query), np.float64(key)) / np.sqrt(d)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    exact = np.einsum("bnqk,bknd->bqnd", weights, np.float64(value))
+    exact = exact_attention(query, key, value)
     # Two roundings to the dtype, of the weights and of the result, each by half a unit of the last place.
     bound = 2 * 2**-8 * np.abs(exact).max()
     np.testing.assert_allclose(np.float64(tpu_attention(query, key, value, interpret=True)), exact, atol=bound)
-    np.testing.assert_allclose(np.float64(dot_product_attention(query, key, value)), exact, atol=bound)
+
+
+# Heads together; one after the other; and in pieces of their queries, also where 1024 does not divide them.
+@pytest.mark.parametrize(("q", "k", "d"), [(256, 77, 40), (1024, 1024, 8), (1900, 1024, 4)])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 3 * 2**-8)])
+def test_cpu_attention_is_attention(q, k, d, dtype, bound):
+    inputs = attention_inputs(2, q, k, 3, d, jnp.dtype(dtype))
+    exact = exact_attention(*inputs)
+    for attention in (cpu_attention, dot_product_attention):  # the latter takes the former here
+        np.testing.assert_allclose(np.float64(attention(*inputs)), exact, atol=bound * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2 * 2**-8)])
+def test_attention_elsewhere_is_attention(dtype, bound, monkeypatch):
+    """GPUs, and TPUs without the kernel; 4096 scores at once are too many here, so that queries go in pieces too."""
+    inputs = attention_inputs(2, 96, 77, 3, 8, jnp.dtype(dtype))
+    exact = exact_attention(*inputs)
+    for most in (layers.MAX_SCORES, 4096):
+        monkeypatch.setattr(layers, "MAX_SCORES", most)
+        with compiling_for(SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")):
+            out = np.float64(dot_product_attention(*inputs))
+        np.testing.assert_allclose(out, exact, atol=bound * np.abs(exact).max())
 
 
 def test_tpu_kernel_is_not_for_few_scores_or_odd_lengths():

@@ -21,6 +21,8 @@ from tpusd.samplers.table import COLUMNS, MAX_ROWS
 # For a batch below eight the TPU compiler folds rows of the image into the batch, and in a UNet then spends more on
 # cutting, padding and masking the pieces than its convolutions gain. In the decoder they do gain (docs/log.md).
 KEEP_ROWS = {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
+# On CPUs YNNPACK makes the products and sums, as it does by default, and Eigen the convolutions (docs/log.md).
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # Positions of a whole batch, guided or not, up to which a step is so short that compiling it for long does not pay.
 SHORT_STEP = 16384
 
@@ -36,14 +38,27 @@ class Source:
     """A program to compile: `function(*shared, *split)`, as one device sees its arguments.
 
     shared: trees of jax.ShapeDtypeStruct that are the same on every device; split: those of which each device has its
-    share. donate: positions among `split` whose buffers the results may take over. tpu_options: for the TPU compiler.
+    share. donate: positions among `split` whose buffers the results may take over. options: platform ("cpu", "gpu",
+    "tpu") -> what its compiler is told.
     """
 
     function: Callable
     shared: Sequence[Any]
     split: Sequence[Any]
     donate: Sequence[int] = ()
-    tpu_options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+
+
+class _Network:
+    """A network and its parameters apart. These are a tuple: a call would go through an nnx.State in Python."""
+
+    def __init__(self, model: nnx.Module):
+        self._graph, state = nnx.split(model)
+        self._structure = jax.tree.structure(state)
+        self.shapes = leaves(state)
+
+    def model(self, weights: tuple[jax.Array, ...]) -> nnx.Module:
+        return nnx.merge(self._graph, jax.tree.unflatten(self._structure, weights))
 
 
 class Blueprint:
@@ -65,31 +80,33 @@ class Blueprint:
         # Original size, crop's top and left, target size: a picture that was neither resized nor cropped.
         self._time_ids = (height, width, 0, 0, height, width) if architecture.kind == "sdxl" else None
         self._models = {
-            part: nnx.split(architecture.abstract(part, dtype=jnp.dtype(p.dtype), param_dtype=jnp.dtype(p.param_dtype)))
+            part: _Network(architecture.abstract(part, dtype=jnp.dtype(p.dtype), param_dtype=jnp.dtype(p.param_dtype)))
             for part, p in part_precisions(architecture, precision).items()
         }
         self._vae_dtype = jnp.dtype(precision.vae.dtype)
 
-    def weights(self, part: str) -> nnx.State:
-        """A network's parameters as shapes."""
-        return self._models[part][1]
+    def weights(self, part: str) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """A network's parameters as shapes, in the order of `leaves`."""
+        return self._models[part].shapes
 
     def encode(self) -> Source:
         """(weights of the encoders), token ids and which were given -> Conditioning, digest."""
-        graphs = self._encoder_graphs
+        encoders = [self._models[part] for part in self.architecture.encoder_parts]
 
         def encode(weights, ids, given):
-            return programs.encode(list(map(nnx.merge, graphs, weights)), ids, given)
+            models = [encoder.model(leaves) for encoder, leaves in zip(encoders, weights, strict=True)]
+            return programs.encode(models, ids, given)
 
-        return Source(function=encode, shared=[self._encoder_weights], split=self._text_shapes())
+        shapes = tuple(encoder.shapes for encoder in encoders)
+        return Source(function=encode, shared=[shapes], split=self._text_shapes())
 
     def denoise(self, *, guided: bool) -> Source:
         """(weights, start, stop), state, conditioning, guidance, tables and keys -> LoopState, Trace."""
-        graph, weights = self._models["unet"]
+        unet = self._models["unet"]
         b, time_ids = self.per_device, self._time_ids
 
         def denoise(weights, *arguments):
-            return programs.denoise(nnx.merge(graph, weights), *arguments, time_ids=time_ids)
+            return programs.denoise(unet.model(weights), *arguments, time_ids=time_ids)
 
         cond = self._conditioning
         per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
@@ -107,20 +124,20 @@ class Blueprint:
         short = b * (1 + guided) * h * w <= SHORT_STEP
         return Source(
             function=denoise,
-            shared=(weights, bound, bound),
+            shared=(unet.shapes, bound, bound),
             split=split,
             donate=(0,),
-            tpu_options=KEEP_ROWS | (vector_memory(8) if short else {}),
+            options={"cpu": CPU_OPTIONS, "tpu": KEEP_ROWS | (vector_memory(8) if short else {})},
         )
 
     def decode(self) -> Source:
         """(weights), latents -> pixels uint8."""
-        graph, weights = self._models["vae"]
+        vae = self._models["vae"]
         config, dtype = self.architecture.vae_config, self._vae_dtype
 
         def decode(weights, latents):
             return programs.decode(
-                nnx.merge(graph, weights),
+                vae.model(weights),
                 latents,
                 scaling_factor=config.scaling_factor,
                 shift_factor=config.shift_factor or 0.0,
@@ -128,16 +145,9 @@ class Blueprint:
             )
 
         _, h, w, _ = self.state.x.shape
-        options = vector_memory(4) if h * w <= SHORT_STEP // 4 else {}  # decoding goes image by image
-        return Source(function=decode, shared=[weights], split=[self.state.x], tpu_options=options)
-
-    @property
-    def _encoder_graphs(self) -> tuple[nnx.GraphDef, ...]:
-        return tuple(self._models[part][0] for part in self.architecture.encoder_parts)
-
-    @property
-    def _encoder_weights(self) -> tuple[nnx.State, ...]:
-        return tuple(self._models[part][1] for part in self.architecture.encoder_parts)
+        tpu_options = vector_memory(4) if h * w <= SHORT_STEP // 4 else {}  # decoding goes image by image
+        options = {"cpu": CPU_OPTIONS, "tpu": tpu_options}
+        return Source(function=decode, shared=[vae.shapes], split=[self.state.x], options=options)
 
     def _text_shapes(self) -> tuple[Any, ...]:
         b = self.per_device
@@ -149,6 +159,11 @@ class Blueprint:
     def _conditioning(self) -> programs.Conditioning:
         encode = self.encode()
         return jax.eval_shape(encode.function, *encode.shared, *encode.split)[0]
+
+
+def leaves(state: nnx.State) -> tuple[Any, ...]:
+    """A network's parameters as the programs take them."""
+    return tuple(jax.tree.leaves(state))
 
 
 def part_precisions(architecture: Architecture, precision: PrecisionConfig) -> dict[str, PartPrecision]:

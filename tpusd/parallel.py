@@ -17,6 +17,7 @@ from tpusd.blueprint import Source
 from tpusd.models.target import compiling_for
 
 AXIS = "device"
+UNKNOWN_OPTION = ("No such compile option", "not a valid enum value")  # what compilers say of one, or of its value
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,13 @@ class Devices:
         try:
             return lowered.compile(compiler_options=self._options(source) or None)
         except jax.errors.JaxRuntimeError as error:
-            if "No such compile option" not in str(error):
+            if not any(fault in str(error) for fault in UNKNOWN_OPTION):
                 raise
             return lowered.compile()
 
-    def _options(self, source: Source) -> dict[str, int]:
+    def _options(self, source: Source) -> dict[str, int | str]:
         """Those of the source that are for these devices' compiler."""
-        return dict(source.tpu_options) if self.devices[0].platform == "tpu" else {}
+        return dict(source.options.get(self.devices[0].platform, {}))
 
     def lower(self, source: Source) -> jax.stages.Lowered:
         """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""
@@ -79,7 +80,7 @@ class Devices:
     def put_split(self, tree: Any) -> Any:
         """Splits the leading axis, devices x per device, of every array over the devices: (n*b,...) -> (n,b,...)."""
         n = len(self)
-        return jax.tree.map(lambda x: jax.device_put(x.reshape(n, -1, *x.shape[1:]), self._split), tree)
+        return jax.device_put(jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), tree), self._split)
 
 
 def gather(tree: Any) -> Any:

@@ -16,10 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tpusd import programs
-from tpusd.blueprint import Blueprint, Source, part_precisions
+from tpusd.blueprint import Blueprint, Source, leaves, part_precisions
 from tpusd.checkpoints import Checkpoint, load_weights
 from tpusd.config import PrecisionConfig
 from tpusd.keys import image_key
@@ -27,6 +26,7 @@ from tpusd.parallel import Devices, Program, gather
 from tpusd.plan import ImageSpec
 from tpusd.samplers.table import Table
 
+Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
 TRACE_ROWS = 5  # latents are traced, and progress shown, after row 1, 5, 10, 15, ... of the table
 
 
@@ -45,7 +45,7 @@ class Pipeline:
         self,
         checkpoint: Checkpoint,
         precision: PrecisionConfig,
-        weights: Mapping[str, "Future[nnx.State]"],
+        weights: Mapping[str, "Future[Weights]"],
         devices: Devices,
         *,
         height: int,
@@ -117,7 +117,7 @@ class Pipeline:
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
         state, steps = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
-        pixels = gather(decode.call(self._state("vae"), state.x))
+        pixels = gather(decode.call(self._weights_of("vae"), state.x))
         text_digests = [gather(digest) for _, digest, _ in encoded.values()]
         tokens = [ids for _, _, ids in encoded.values()]
         return [
@@ -139,7 +139,7 @@ class Pipeline:
         given = np.array([text is not None or not zeros for text in texts])
         words = [text or "" for text in texts]
         ids = tuple(tokenizer(words).input_ids for tokenizer in self._checkpoint.tokenizers)
-        weights = tuple(self._state(part) for part in self._checkpoint.encoder_parts)
+        weights = tuple(self._weights_of(part) for part in self._checkpoint.encoder_parts)
         cond, digest = encode.call(weights, *self._devices.put_split((ids, given)))
         return cond, digest, np.concatenate(ids, axis=1)
 
@@ -163,7 +163,7 @@ class Pipeline:
         total, start, traces = max(map(len, tables)), 0, []
         for stop in stops(total):
             bounds = self._devices.put_shared((np.int32(start), np.int32(stop)))
-            state, trace = denoise.call(self._state("unet"), *bounds, state, cond, uncond, *arguments)
+            state, trace = denoise.call(self._weights_of("unet"), *bounds, state, cond, uncond, *arguments)
             # The devices have this piece to work on while the host waits for the one before it.
             if traces and on_step is not None:
                 jax.block_until_ready(traces[-1][1])
@@ -175,7 +175,7 @@ class Pipeline:
             on_step(total, total)
         return state, done
 
-    def _state(self, part: str) -> nnx.State:
+    def _weights_of(self, part: str) -> Weights:
         return self._weights[part].result()
 
     def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
@@ -202,17 +202,16 @@ class Pipeline:
         return self._devices.compile(source())
 
 
-def _read_weights(
-    checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices
-) -> dict[str, "Future[nnx.State]"]:
+def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices) -> dict[str, "Future[Weights]"]:
     """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
     parts = {part: jnp.dtype(p.param_dtype) for part, p in part_precisions(checkpoint, precision).items()}
-    futures: dict[str, Future[nnx.State]] = {part: Future() for part in parts}
+    futures: dict[str, Future[Weights]] = {part: Future() for part in parts}
 
     def read() -> None:
         for part, dtype in parts.items():
             try:
-                futures[part].set_result(load_weights(checkpoint, part, param_dtype=dtype, sharding=devices.replicated))
+                state = load_weights(checkpoint, part, param_dtype=dtype, sharding=devices.replicated)
+                futures[part].set_result(leaves(state))
             except BaseException as error:
                 futures[part].set_exception(error)
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from tpusd import keys as image_keys
 from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
 
+DECODED_AT_ONCE = 512  # positions of latents
+
 
 class Conditioning(NamedTuple):
     """What the UNet is told of the text: hidden (b,l,e); pooled (b,p), None but for SDXL."""
@@ -29,7 +31,7 @@ class Guidance(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Digests, uint32 (b,2), of an image's noise and of its latents as they are now."""
+    """Digests, uint32 (b,2), of an image's noise (zeros unless it was drawn in this call) and of its latents."""
 
     noise: jax.Array
     latents: jax.Array
@@ -61,9 +63,12 @@ def denoise(
     init_scale (b,), keys (b,2) uint32. time_ids: SDXL's six sizes in pixels, None otherwise.
     """
     b, h, w, c = state.x.shape
-    noise = image_keys.initial_latents(keys, (c, h, w))
-    fresh = LoopState.start(noise * init_scale[:, None, None, None])
-    state = jax.tree.map(lambda old, new: jnp.where(start == 0, new, old), state, fresh)
+
+    def begin(_):
+        noise = image_keys.initial_latents(keys, (c, h, w))
+        return LoopState.start(noise * init_scale[:, None, None, None]), digest(noise)
+
+    state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
     both = cond if uncond is None else jax.tree.map(lambda u, c: jnp.concatenate([u, c]), uncond, cond)
     sizes = None if time_ids is None else jnp.tile(jnp.asarray(time_ids, jnp.float32), (both.hidden.shape[0], 1))
 
@@ -74,17 +79,21 @@ def denoise(
         return classifier_free_guidance(out[:b], out[b:], guidance.scale, guidance.rescale)
 
     state = run_steps(predict, state, table, start, stop, noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)))
-    return state, Trace(digest(noise), digest(state.x))
+    return state, Trace(drawn, digest(state.x))
 
 
 def decode(vae, latents, *, scaling_factor: float, shift_factor: float, dtype) -> jax.Array:
-    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8, image by image: activations have 64 times the area."""
+    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8. Activations have 64 times the area, so it is done image by
+    image, but for very small ones."""
 
-    def one(latent):
-        image = vae.decode((latent[None] / scaling_factor + shift_factor).astype(dtype))[0]
-        return jnp.round(jnp.clip(image / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
+    def some(latents):
+        images = vae.decode((latents / scaling_factor + shift_factor).astype(dtype))
+        return jnp.round(jnp.clip(images / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
 
-    return jax.lax.map(one, latents)
+    b, h, w, _ = latents.shape
+    at_once = next(n for n in range(b, 0, -1) if b % n == 0 and (n == 1 or n * h * w <= DECODED_AT_ONCE))
+    pixels = jax.lax.map(some, latents.reshape(b // at_once, at_once, *latents.shape[1:]))
+    return pixels.reshape(b, *pixels.shape[2:])
 
 
 def digest(x: jax.Array) -> jax.Array:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpusd.models import tpu_attention
+from tpusd.models.cpu_attention import cpu_attention
+from tpusd.models.target import platform
 
 # Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at
 # once, and the autoencoder's one attention layer at 1024 px would need 16 times that.
@@ -126,6 +128,8 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
     """
     if not causal and tpu_attention.available() and tpu_attention.suits(query.shape, key.shape, query.dtype):
         return tpu_attention.tpu_attention(query, key, value)
+    if not causal and platform() == "cpu":
+        return cpu_attention(query, key, value)
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
 

@@ -19,6 +19,12 @@ def compiling_for(device: jax.Device) -> Iterator[None]:
         _device.reset(token)
 
 
+def platform() -> str:
+    """The platform, "cpu", "gpu" or "tpu"; where nothing is said, that of JAX's own devices."""
+    device = _device.get()
+    return device.platform if device is not None else jax.default_backend()
+
+
 def tpu_kind() -> str | None:
     """The TPU's kind, such as "TPU v5 lite"; None where no TPU is compiled for."""
     device = _device.get()

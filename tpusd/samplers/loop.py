@@ -79,9 +79,13 @@ def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Arra
     uncond, cond = uncond.astype(jnp.float32), cond.astype(jnp.float32)
     scale, rescale = scale[:, None, None, None], rescale[:, None, None, None]
     guided = uncond + scale * (cond - uncond)
-    deviation = [jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (cond, guided)]
-    factor = rescale * (deviation[0] / deviation[1]) + (1 - rescale)
-    return jnp.where(rescale == 0, guided, guided * factor)  # a flat prediction has no deviation to divide by
+
+    def rescaled() -> jax.Array:
+        deviation = [jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (cond, guided)]
+        factor = rescale * (deviation[0] / deviation[1]) + (1 - rescale)
+        return jnp.where(rescale == 0, guided, guided * factor)  # a flat prediction has no deviation to divide by
+
+    return jax.lax.cond(jnp.any(rescale != 0), rescaled, lambda: guided)
 
 
 def _dot(coefficients: jax.Array, seen: tuple[jax.Array, ...]) -> jax.Array:
