@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -373,10 +375,12 @@ def test_sweep_directory_is_new_or_gone_on_with(tmp_path, whole, capsys, monkeyp
         assert main(["-m", *argv]) == 2
         assert words in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):
+    now = datetime(2026, 11, 25, 7, 53, 59)
+    monkeypatch.setattr("tpusd.sweep.datetime", SimpleNamespace(now=lambda: now))
+    for _ in range(2):  # within one second
         make("seed=0,1", "sampler.num_inference_steps=2,3", ROWS)
-    first, second = sorted(os.listdir("runs"))
-    assert first.endswith("_sweep_seed_num_inference_steps") and second.startswith(first[:16])
+    name = "2026-11-25_07-53-59_sweep_seed_num_inference_steps"
+    assert sorted(os.listdir("runs")) == [name, f"{name}_2"]
 
 
 def test_second_process_is_refused(whole, capsys):
