@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tpusd.models import layers
+from tpusd.models import layers, unet, vae
 from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.layers import dot_product_attention, gelu, group_norm, layer_norm
 from tpusd.models.target import compiling_for
 from tpusd.models.tpu_attention import suits, tpu_attention
-from tpusd.models.unet import Upsample2D
 
 
 def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
@@ -51,10 +50,16 @@ def test_gelu_is_x_times_the_normal_distribution_function(dtype, unit):
 
 
 @pytest.mark.parametrize(
-    ("batch", "size", "transposed"), [(8, (10, 14), True), (8, (9, 14), False), (2, (10, 14), False)]
+    ("layer", "batch", "size", "transposed"),
+    [
+        (unet.Upsample2D, 8, (10, 14), True),
+        (unet.Upsample2D, 8, (9, 14), False),
+        (unet.Upsample2D, 2, (10, 14), False),
+        (vae.Upsample2D, 1, (), True),
+    ],
 )
-def test_upsampling_on_tpus_is_a_transposed_convolution(batch, size, transposed):
-    up = Upsample2D(6, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+def test_upsampling_on_tpus_is_a_transposed_convolution(layer, batch, size, transposed):
+    up = layer(6, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     up.conv.bias[...] = jnp.arange(6.0)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 5, 7, 6)), jnp.float32)
     with compiling_for(SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")):
@@ -77,8 +82,9 @@ def exact_attention(query, key, value) -> np.ndarray:
     return np.einsum("bnqk,bknd->bqnd", weights, value)
 
 
-# Heads of SD 1.x; lengths of one block and of several, in whole tiles; and a text's.
-@pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (1024, 77, 40)])
+# Heads of SD 1.x; lengths of one block and of several, in whole tiles, and which 1024 does not divide (SD 2.1 at 768
+# pixels); and a text's.
+@pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (2304, 2304, 8), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
     query, key, value = attention_inputs(1, q, k, 3, d, jnp.bfloat16)
     assert suits(query.shape, key.shape, query.dtype)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from tpusd.compose import conf_directory
 from tpusd.errors import UserError
 from tpusd.flops import count_flops
 from tpusd.hlo_cost import kernel_seconds, program_cost
-from tpusd.preflight import largest_batch, main
+from tpusd.preflight import _compile, largest_batch, main
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml") if file.stem != "local")
@@ -156,6 +157,18 @@ def test_without_libtpu_the_line_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["model=tiny", "topology=v5e:2x4"]) == 2
     assert "pip install libtpu==" in capsys.readouterr().err
+
+
+def test_program_that_the_compiler_cannot_show_is_one_line():
+    class Compiled:
+        def as_text(self):
+            raise RuntimeError("INTERNAL: Async done\n requires something")
+
+    devices = SimpleNamespace(lower=lambda source: None, finish=lambda source, lowered: Compiled())
+    topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
+    with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
+        _compile("denoise", None, devices, topology, calls=1, trips=1, weights=0, hlo=None)
+    assert "\n" not in str(told.value)
 
 
 @needs_libtpu

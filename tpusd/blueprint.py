@@ -21,6 +21,9 @@ from tpusd.samplers.table import COLUMNS, MAX_ROWS
 # For a batch below eight the TPU compiler folds rows of the image into the batch, and in a UNet then spends more on
 # cutting, padding and masking the pieces than its convolutions gain. In the decoder they do gain (docs/log.md).
 KEEP_ROWS = {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
+# What is the same at every step, the compiler takes out of the loop where the result has at most so many times the
+# bytes of what it is made from (docs/log.md).
+HOIST = {"xla_tpu_licm_size_inflation_ratio": 2.0}
 # On CPUs YNNPACK makes the products and sums, as it does by default, and Eigen the convolutions (docs/log.md).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # Positions of a whole batch, guided or not, up to which a step is so short that compiling it for long does not pay.
@@ -46,7 +49,7 @@ class Source:
     shared: Sequence[Any]
     split: Sequence[Any]
     donate: Sequence[int] = ()
-    options: Mapping[str, Mapping[str, int | str]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, int | float | str]] = field(default_factory=dict)
 
 
 class _Network:
@@ -127,7 +130,7 @@ class Blueprint:
             shared=(unet.shapes, bound, bound),
             split=split,
             donate=(0,),
-            options={"cpu": CPU_OPTIONS, "tpu": KEEP_ROWS | (vector_memory(8) if short else {})},
+            options={"cpu": CPU_OPTIONS, "tpu": KEEP_ROWS | HOIST | (vector_memory(8) if short else {})},
         )
 
     def decode(self) -> Source:

@@ -55,7 +55,7 @@ class Devices:
                 raise
             return lowered.compile()
 
-    def _options(self, source: Source) -> dict[str, int | str]:
+    def _options(self, source: Source) -> dict[str, int | float | str]:
         """Those of the source that are for these devices' compiler."""
         return dict(source.options.get(self.devices[0].platform, {}))
 

@@ -258,7 +258,14 @@ def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> 
     start = time.monotonic()
     compiled = devices.finish(source, devices.lower(source))
     seconds = time.monotonic() - start
-    text = compiled.as_text()
+    try:
+        text = compiled.as_text()
+    except Exception as error:  # seen of libtpu 0.0.52 on a program of a v6e: the compiler cannot print what it made
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"topology={topology.name}: the compiler made the {name} program but cannot show it "
+            f"({show(reason)}); try another batch_size_per_device, or another version of libtpu"
+        ) from None
     if hlo is not None:
         _keep(hlo, f"{topology.name.replace(':', '-')}-{name}.hlo.txt", text)
     cost = program_cost(text, chip)

@@ -121,6 +121,32 @@ def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
     return doubled.reshape(b, 2 * h, 2 * w, c)[:, :height, :width]
 
 
+def upsampling_taps(kernel: jax.Array) -> jax.Array:
+    """(3,3,in,out) for an array whose pixels were doubled -> (4,4,in,out) float32 for the array with zeros between.
+
+    A pixel and its copy under two taps are one pixel under the sum of the taps.
+    """
+    taps = kernel.astype(jnp.float32)
+    for axis in (0, 1):
+        before, after = ([(0, 0)] * 4 for _ in range(2))
+        before[axis], after[axis] = (1, 0), (0, 1)
+        taps = jnp.pad(taps, before) + jnp.pad(taps, after)
+    return taps
+
+
+def upsample_by_transposed_conv(conv: nnx.Conv, x: jax.Array) -> jax.Array:
+    """conv of x with doubled pixels, as one transposed convolution: (b,h,w,in) -> (b,2h,2w,out).
+
+    conv: a `conv3x3`. Faster only where the compiler passes over the zeros, which is for its caller to know.
+    """
+    taps = upsampling_taps(conv.kernel[...]).astype(conv.dtype)
+    out = jax.lax.conv_general_dilated(
+        x.astype(conv.dtype), taps, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    return out + conv.bias[...].astype(conv.dtype)
+
+
 def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v with scores and softmax in float32 (Vaswani et al. 2017, eq. 1).
 

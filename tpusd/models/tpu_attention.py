@@ -116,4 +116,5 @@ def _whole(length: int) -> int:
 
 def _divisor(length: int, at_most: int) -> int:
     """The largest whole number of tiles up to `at_most` that divides length."""
-    return next(size for size in range(min(at_most, length), 0, -LANES) if length % size == 0)
+    most = min(at_most, length) // LANES * LANES
+    return next(size for size in range(most, 0, -LANES) if length % size == 0)

@@ -21,6 +21,7 @@ from tpusd.models.layers import (
     gelu,
     group_norm,
     layer_norm,
+    upsample_by_transposed_conv,
     upsample_nearest,
 )
 from tpusd.models.target import tpu_kind
@@ -257,28 +258,6 @@ class Downsample2D(nnx.Module):
         return self.conv(x)
 
 
-def upsampling_taps(kernel: jax.Array) -> jax.Array:
-    """(3,3,in,out) for an array whose pixels were doubled -> (4,4,in,out) float32 for the array with zeros between.
-
-    A pixel and its copy under two taps are one pixel under the sum of the taps.
-    """
-    taps = kernel.astype(jnp.float32)
-    for axis in (0, 1):
-        before, after = ([(0, 0)] * 4 for _ in range(2))
-        before[axis], after[axis] = (1, 0), (0, 1)
-        taps = jnp.pad(taps, before) + jnp.pad(taps, after)
-    return taps
-
-
-def transposed_conv(x: jax.Array, taps: jax.Array, bias: jax.Array, dtype) -> jax.Array:
-    """(b,h,w,in) -> (b,2h,2w,out). The TPU compiler passes over the zeros from eight images on; others do not."""
-    out = jax.lax.conv_general_dilated(
-        x.astype(dtype), taps.astype(dtype), (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
-    return out + bias.astype(dtype)
-
-
 class Upsample2D(nnx.Module):
     """Enlarges to the (height, width) of the skip connection that comes next, then convolves."""
 
@@ -287,8 +266,9 @@ class Upsample2D(nnx.Module):
 
     def __call__(self, x, height: int, width: int):
         b, h, w, _ = x.shape
+        # With fewer images the compiler multiplies the zeros between the pixels as well.
         if tpu_kind() is not None and b >= 8 and (height, width) == (2 * h, 2 * w):
-            return transposed_conv(x, upsampling_taps(self.conv.kernel[...]), self.conv.bias[...], self.conv.dtype)
+            return upsample_by_transposed_conv(self.conv, x)
         return self.conv(upsample_nearest(x, height, width))
 
 

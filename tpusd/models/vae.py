@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpusd.models.config import read_config
-from tpusd.models.layers import conv1x1, conv3x3, dot_product_attention, group_norm, upsample_nearest
+from tpusd.models.layers import (
+    conv1x1,
+    conv3x3,
+    dot_product_attention,
+    group_norm,
+    upsample_by_transposed_conv,
+    upsample_nearest,
+)
+from tpusd.models.target import tpu_kind
 
 NORM_EPS = 1e-6  # every norm of the VAE; the UNet's resnets have 1e-5
 
@@ -116,6 +124,8 @@ class Upsample2D(nnx.Module):
         self.conv = conv3x3(channels, channels, **kw)
 
     def __call__(self, x):
+        if tpu_kind() is not None:
+            return upsample_by_transposed_conv(self.conv, x)
         return self.conv(upsample_nearest(x, 2 * x.shape[1], 2 * x.shape[2]))
 
 

@@ -3,6 +3,7 @@
 Knows nothing of schedules or of samplers; the columns of a row are described in rows.py.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 
 from tpusd.samplers.rows import C_IN, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
 from tpusd.samplers.rows import T as TIMESTEP
+
+LANES = 128  # of a TPU's vector unit, which the four channels of a sample would fill with a thirty-second each
 
 
 class LoopState(NamedTuple):
@@ -45,14 +48,18 @@ def run_steps(
     state bit for bit, whatever the model says.
     """
 
+    b, *shape = state.x.shape
+    lanes = math.gcd(math.prod(shape), LANES)
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.astype(jnp.float32).reshape(b, -1, lanes)
+
     def step(k: jax.Array, state: LoopState) -> LoopState:
         row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
-        column = row[:, :, None, None, None]
-        out = predict(column[:, C_IN] * state.x, row[:, TIMESTEP]).astype(jnp.float32)
+        column = row[:, :, None, None]
+        out = flat(predict((column[:, C_IN] * state.x).reshape(b, *shape), row[:, TIMESTEP]))
         pred = column[:, P_X] * state.x + column[:, P_OUT] * out
-        fresh = jax.lax.cond(
-            jnp.any(row[:, NOISE] != 0), lambda: noise(k).astype(jnp.float32), lambda: jnp.zeros_like(out)
-        )
+        fresh = jax.lax.cond(jnp.any(row[:, NOISE] != 0), lambda: flat(noise(k)), lambda: jnp.zeros_like(out))
         seen = (state.x, state.y, pred, state.h1, state.h2, state.h3, fresh)
         x = _dot(column[:, X : X + TERMS], seen)
         y = _dot(column[:, Y : Y + TERMS], seen)
@@ -67,7 +74,8 @@ def run_steps(
         rests = jnp.all(column[:, X : X + TERMS] == 0, axis=1)
         return jax.tree.map(lambda old, new: jnp.where(rests, old, new), state, new)
 
-    return jax.lax.fori_loop(start, stop, step, state)
+    end = jax.lax.fori_loop(start, stop, step, jax.tree.map(flat, state))
+    return jax.tree.map(lambda x: x.reshape(b, *shape), end)
 
 
 def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
@@ -89,6 +97,6 @@ def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Arra
 
 
 def _dot(coefficients: jax.Array, seen: tuple[jax.Array, ...]) -> jax.Array:
-    """coefficients (b, TERMS, 1, 1, 1). What a row does not use cannot spoil it, infinite or not."""
+    """coefficients (b, TERMS, 1, 1). What a row does not use cannot spoil it, infinite or not."""
     terms = [jnp.where(coefficients[:, i] == 0, 0, coefficients[:, i] * v) for i, v in enumerate(seen)]
     return sum(terms[1:], start=terms[0])
