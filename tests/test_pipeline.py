@@ -1,18 +1,21 @@
 import hashlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_helpers import copy, edit
-from pipeline_helpers import SIZE, generate, pipeline, prompts
+from pipeline_helpers import SIZE, checkpoint, generate, pipeline, prompts
 from run_helpers import config
 
-from tpusd import keys
+from tpusd import keys, programs
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.compose import conf_directory
 from tpusd.errors import UserError
 from tpusd.pipeline import Pipeline
 from tpusd.programs import digest
+from tpusd.samplers.loop import LoopState
+from tpusd.samplers.table import SamplerSettings, make_table
 
 NINE = ["a red fox", "an owl", "a moose", "a heron", "a newt", "a lynx", "a crab", "a wren", "a mole"]
 STEPS = "sampler.num_inference_steps=7"
@@ -75,6 +78,26 @@ def test_trace_of_the_noise_is_that_of_the_key():
     image = generate(pipeline(), prompts("a"), STEPS, "seed=11")[0, 0]
     noise = keys.initial_latents(keys.image_key(11, 0, 0)[None], (4, SIZE // 8, SIZE // 8))
     assert image.trace["initial_noise"] == "".join(f"{int(part):08x}" for part in digest(noise)[0])
+
+
+def test_trace_of_a_row_is_that_of_a_run_which_stops_there():
+    table = make_table(SamplerSettings(name="euler_ancestral", num_inference_steps=12), checkpoint().scheduler_config)
+    rows, scale = jnp.asarray(table.padded())[None], jnp.full(1, table.init_scale, jnp.float32)
+    cond = programs.Conditioning(jnp.zeros((1, 3, 2)), None)
+    guidance = programs.Guidance(jnp.ones(1), jnp.zeros(1))
+    image_keys = jnp.asarray(keys.image_key(5, 0, 0))[None]
+
+    def run(stop):
+        state = LoopState.start(jnp.zeros((1, 6, 5, 4)))
+        return programs.denoise(
+            lambda x, t, *text: jnp.sin(x), 0, stop, state, cond, None, guidance, rows, scale, image_keys, time_ids=None
+        )
+
+    _, whole = run(12)
+    traced = {0: 1, 1: 5, 2: 10}  # place -> row
+    for place, row in traced.items():
+        np.testing.assert_array_equal(whole.rows[:, place], digest(run(row)[0].x))
+    assert not whole.rows[:, len(traced) :].any()
 
 
 def test_digest_sees_every_bit_and_the_order():
@@ -157,9 +180,12 @@ def test_lower_precision_stays_near_float32(precision):
 
 
 def test_progress_counts_to_the_longest_table():
-    seen = []
-    generate(pipeline(), prompts("a fox"), "sampler.num_inference_steps=12", on_step=lambda *step: seen.append(step))
+    seen, what = [], (prompts("a fox"), "sampler.num_inference_steps=12")
+    told = generate(pipeline(), *what, on_step=lambda *step: seen.append(step))[0, 0]
     assert seen == [(1, 13), (5, 13), (10, 13), (13, 13)]  # PNDM makes one call more than steps
+    untold = generate(pipeline(), *what)[0, 0]  # in one call
+    assert told.trace == untold.trace and sorted(told.trace["latents"], key=int) == ["1", "5", "10", "13"]
+    np.testing.assert_array_equal(told.pixels, untold.pixels)
 
 
 def test_weights_that_do_not_fit_are_told_by_the_first_batch(tmp_path):

@@ -24,10 +24,10 @@ from tpusd.config import PrecisionConfig
 from tpusd.keys import image_key
 from tpusd.parallel import Devices, Program, gather
 from tpusd.plan import ImageSpec
+from tpusd.programs import TRACE_ROWS
 from tpusd.samplers.table import Table
 
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
-TRACE_ROWS = 5  # latents are traced, and progress shown, after row 1, 5, 10, 15, ... of the table
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Pipeline:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
-        state, steps = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
+        state, trace = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
         pixels = gather(decode.call(self._weights_of("vae"), state.x))
         text_digests = [gather(digest) for _, digest, _ in encoded.values()]
         tokens = [ids for _, _, ids in encoded.values()]
@@ -126,11 +126,14 @@ class Pipeline:
                 {
                     "tokens": hashlib.sha256(b"".join(ids[i].tobytes() for ids in tokens)).hexdigest()[:16],
                     "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
-                    "initial_noise": _hex(steps[0][1].noise[i]),
-                    "latents": _latents_trace(i, len(tables[i]), steps),
+                    "initial_noise": _hex(trace.noise[i]),
+                    "latents": {
+                        str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
+                        for row in stops(len(table))
+                    },
                 },
             )
-            for i in range(len(specs))
+            for i, table in enumerate(tables)
         ]
 
     def _encode(self, encode: Program, texts: Sequence[str | None]):
@@ -144,7 +147,7 @@ class Pipeline:
         return cond, digest, np.concatenate(ids, axis=1)
 
     def _denoise(self, denoise: Program, cond, uncond, specs, tables, on_step):
-        """-> LoopState on the devices, and the host's Trace after each stop of `stops`."""
+        """-> LoopState on the devices, and the host's Trace. One call, unless on_step is to be told of pieces."""
         put = self._devices.put_split
         keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
         guidance = programs.Guidance(
@@ -161,19 +164,19 @@ class Pipeline:
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, start, traces = max(map(len, tables)), 0, []
-        for stop in stops(total):
+        for stop in stops(total) if on_step is not None else (total,):
             bounds = self._devices.put_shared((np.int32(start), np.int32(stop)))
             state, trace = denoise.call(self._weights_of("unet"), *bounds, state, cond, uncond, *arguments)
             # The devices have this piece to work on while the host waits for the one before it.
-            if traces and on_step is not None:
-                jax.block_until_ready(traces[-1][1])
-                on_step(traces[-1][0], total)
-            traces.append((stop, trace))
+            if traces:
+                jax.block_until_ready(traces[-1])
+                on_step(start, total)
+            traces.append(trace)
             start = stop
-        done = [(stop, gather(trace)) for stop, trace in traces]
+        noise, rows, latents = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, done
+        return state, programs.Trace(noise[0], sum(rows), latents[-1])
 
     def _weights_of(self, part: str) -> Weights:
         return self._weights[part].result()
@@ -220,17 +223,9 @@ def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: D
 
 
 def stops(total: int) -> Iterator[int]:
-    """Where a table of `total` rows is stopped at to look: 1, 5, 10, ..., total. A shorter table's are among them."""
+    """Where latents are traced, and progress is told, on a table of `total` rows: 1, 5, 10, ..., total."""
     yield from (stop for stop in (1, *range(TRACE_ROWS, total, TRACE_ROWS)) if stop < total)
     yield total
-
-
-def _latents_trace(image: int, rows: int, steps: Sequence[tuple[int, programs.Trace]]) -> dict[str, str]:
-    """Row -> digest. In a batch with longer tables the image rests after its own last row."""
-    trace: dict[str, str] = {}
-    for stop, digests in steps:
-        trace.setdefault(str(min(stop, rows)), _hex(digests.latents[image]))
-    return trace
 
 
 def _hex(digest: np.ndarray) -> str:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from tpusd import keys as image_keys
 from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
+from tpusd.samplers.rows import MAX_ROWS
 
+TRACE_ROWS = 5  # latents are traced after row 1, 5, 10, 15, ... of the table
 DECODED_AT_ONCE = 512  # positions of latents
 
 
@@ -31,9 +33,13 @@ class Guidance(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """Digests, uint32 (b,2), of an image's noise (zeros unless it was drawn in this call) and of its latents."""
+    """Digests, uint32: noise (b,2); rows (b,n,2), the latents after row 1, 5, 10, ...; latents (b,2), as they are.
+
+    Noise that was not drawn, and rows that were not made, in this call have zeros.
+    """
 
     noise: jax.Array
+    rows: jax.Array
     latents: jax.Array
 
 
@@ -78,8 +84,20 @@ def denoise(
         out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both.hidden, both.pooled, sizes)
         return classifier_free_guidance(out[:b], out[b:], guidance.scale, guidance.rescale)
 
-    state = run_steps(predict, state, table, start, stop, noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)))
-    return state, Trace(drawn, digest(state.x))
+    def record(k, x, rows):
+        done = k + 1
+
+        def traced():
+            return jax.lax.dynamic_update_index_in_dim(rows, digest(x), done // TRACE_ROWS, axis=1)
+
+        return jax.lax.cond((done == 1) | (done % TRACE_ROWS == 0), traced, lambda: rows)
+
+    state, rows = run_steps(
+        predict, state, table, start, stop,
+        noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)),
+        record=record, log=jnp.zeros((b, 1 + MAX_ROWS // TRACE_ROWS, 2), jnp.uint32),
+    )  # fmt: skip
+    return state, Trace(drawn, rows, digest(state.x))
 
 
 def decode(vae, latents, *, scaling_factor: float, shift_factor: float, dtype) -> jax.Array:

@@ -114,7 +114,7 @@ def run_all():
         def draw(k):
             return jnp.broadcast_to(noise[k], starts.shape)
 
-        return run_steps(predict, LoopState.start(starts), tables, 0, stop, noise=draw).x
+        return run_steps(predict, LoopState.start(starts), tables, 0, stop, noise=draw)[0].x
 
     size = 64
 

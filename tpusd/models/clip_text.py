@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tpusd.models.config import read_config
-from tpusd.models.layers import dot_product_attention, layer_norm
+from tpusd.models.layers import dot_product_attention, gelu, layer_norm
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # OpenCLIP: SD 2.x, SDXL's second encoder
+    "gelu": gelu,  # OpenCLIP: SD 2.x, SDXL's second encoder
 }
 # Written by transformers into every config; none of them reaches inference.
 _HARMLESS = frozenset({

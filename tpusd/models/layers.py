@@ -26,41 +26,37 @@ class Identity(nnx.Module):
 
 
 class GroupNorm(nnx.GroupNorm):
-    """GroupNorm (Wu & He 2018) with float32 statistics, of (b,h,w,c) that may come in parts of its channels."""
+    """GroupNorm (Wu & He 2018) with float32 statistics, of (b,h,w,c) that may come in parts of its channels.
+
+    Statistics come from sums per channel: they run along whole vectors, and a compiler takes them where a part is made,
+    once for all norms that read it.
+    """
 
     def __call__(self, *parts):
-        x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
-        if not _one_pass(self.dtype):
-            return super().__call__(x)
-        # Sums per channel and part: a compiler takes them where the part is made, and once for all norms that read it.
+        x = (parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)).astype(jnp.float32)
         b, h, w, c = x.shape
+
+        def mean(parts):
+            """Per group, for each of its channels: (b,h,w,...) -> (b,1,1,c)."""
+            sums = jnp.concatenate([part.sum(axis=(1, 2)) for part in parts], axis=-1).reshape(b, self.num_groups, -1)
+            means = sums.sum(axis=-1, keepdims=True) / (h * w * sums.shape[-1])
+            return jnp.broadcast_to(means, sums.shape).reshape(b, 1, 1, c)
+
+        scale, bias = self.scale[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
         wide = [part.astype(jnp.float32) for part in parts]
-        count = h * w * c // self.num_groups
-        mean, square = (
-            jnp.concatenate([one.sum(axis=(1, 2)) for one in power], axis=-1)
-            .reshape(b, self.num_groups, -1)
-            .sum(axis=-1, keepdims=True)
-            / count
-            for power in (wide, [one * one for one in wide])
-        )
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0.0) + self.epsilon)
-        per_channel = (b, self.num_groups, c // self.num_groups)
-        scale = jnp.broadcast_to(inverse, per_channel).reshape(b, c) * self.scale[...].astype(jnp.float32)
-        shift = self.bias[...].astype(jnp.float32) - jnp.broadcast_to(mean, per_channel).reshape(b, c) * scale
-        return (x.astype(jnp.float32) * scale[:, None, None] + shift[:, None, None]).astype(self.dtype)
+        centre = mean(wide)
+        if _one_pass(self.dtype):
+            variance = mean([part * part for part in wide]) - centre * centre
+            scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + self.epsilon) * scale
+            return (x * scale + (bias - centre * scale)).astype(self.dtype)
+        centred = x - centre
+        scale = jax.lax.rsqrt(mean([centred * centred]) + self.epsilon) * scale
+        return (centred * scale + bias).astype(self.dtype)
 
 
 def group_norm(channels: int, num_groups: int, epsilon: float, *, dtype, param_dtype, rngs) -> GroupNorm:
-    """`GroupNorm`, whose own float32 statistics take two passes."""
-    return GroupNorm(
-        channels,
-        num_groups,
-        epsilon=epsilon,
-        use_fast_variance=False,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
+    """`GroupNorm` by its usual arguments."""
+    return GroupNorm(channels, num_groups, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def layer_norm(features: int, epsilon: float, *, dtype, param_dtype, rngs) -> nnx.LayerNorm:
@@ -91,7 +87,7 @@ def gelu(x: jax.Array) -> jax.Array:
     error function takes a TPU's vector unit several times as long; float32 has the error function.
     """
     if jnp.dtype(x.dtype).itemsize == 4:
-        return nnx.gelu(x, approximate=False)
+        return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
     wide = x.astype(jnp.float32)
     square = jnp.minimum(wide * wide, 36.0)
     odd = wide * (1.595016 + square * (0.0740113 - 0.000703035 * square))

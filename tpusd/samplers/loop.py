@@ -5,7 +5,7 @@ Knows nothing of schedules or of samplers; the columns of a row are described in
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,12 +40,15 @@ def run_steps(
     stop: jax.Array | int,
     *,
     noise: Callable[[jax.Array], jax.Array],
-) -> LoopState:
+    record: Callable[[jax.Array, jax.Array, Any], Any] = lambda k, x, log: log,
+    log: Any = (),
+) -> tuple[LoopState, Any]:
     """Rows [start, stop) of each image's table (b, rows, COLUMNS) float32. start, stop: whole numbers, may be traced.
 
     predict(x (b,h,w,c) float32, t (b,) float32): the model's output after guidance. noise(k): standard normal
-    (b,h,w,c) of row k, called where some image's row k asks for noise. An image whose row is a padding row keeps its
-    state bit for bit, whatever the model says.
+    (b,h,w,c) of row k, called where some image's row k asks for noise. record(k, x, log): the log after row k; x has
+    the sample in its order but another shape, (b,...). An image whose row is a padding row keeps its state bit for bit,
+    whatever the model says. Returns the state and the log.
     """
 
     b, *shape = state.x.shape
@@ -54,7 +57,8 @@ def run_steps(
     def flat(x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).reshape(b, -1, lanes)
 
-    def step(k: jax.Array, state: LoopState) -> LoopState:
+    def step(k: jax.Array, carry: tuple[LoopState, Any]) -> tuple[LoopState, Any]:
+        state, log = carry
         row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
         column = row[:, :, None, None]
         out = flat(predict((column[:, C_IN] * state.x).reshape(b, *shape), row[:, TIMESTEP]))
@@ -72,10 +76,11 @@ def run_steps(
             jnp.where(push, state.h2, state.h3),
         )
         rests = jnp.all(column[:, X : X + TERMS] == 0, axis=1)
-        return jax.tree.map(lambda old, new: jnp.where(rests, old, new), state, new)
+        kept = jax.tree.map(lambda old, new: jnp.where(rests, old, new), state, new)
+        return kept, record(k, kept.x, log)
 
-    end = jax.lax.fori_loop(start, stop, step, jax.tree.map(flat, state))
-    return jax.tree.map(lambda x: x.reshape(b, *shape), end)
+    end, log = jax.lax.fori_loop(start, stop, step, (jax.tree.map(flat, state), log))
+    return jax.tree.map(lambda x: x.reshape(b, *shape), end), log
 
 
 def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
