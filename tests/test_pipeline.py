@@ -179,13 +179,22 @@ def test_lower_precision_stays_near_float32(precision):
     assert 0 < difference.mean() < 255 * {"bf16": 0.05, "fp16": 0.01}[precision]
 
 
-def test_progress_counts_to_the_longest_table():
-    seen, what = [], (prompts("a fox"), "sampler.num_inference_steps=12")
-    told = generate(pipeline(), *what, on_step=lambda *step: seen.append(step))[0, 0]
-    assert seen == [(1, 13), (5, 13), (10, 13), (13, 13)]  # PNDM makes one call more than steps
-    untold = generate(pipeline(), *what)[0, 0]  # in one call
-    assert told.trace == untold.trace and sorted(told.trace["latents"], key=int) == ["1", "5", "10", "13"]
-    np.testing.assert_array_equal(told.pixels, untold.pixels)
+@pytest.mark.parametrize(
+    ("piece_seconds", "first", "second"), [(0, range(1, 14), range(1, 14)), (1e9, (1, 2, 13), (13,))]
+)
+def test_progress_counts_to_the_longest_table(piece_seconds, first, second, monkeypatch):
+    """PNDM makes one call more than steps. How long a call may take is seen from the one before."""
+    monkeypatch.setattr("tpusd.pipeline.PIECE_SECONDS", piece_seconds)
+    pipe, what = pipeline(), (prompts("a fox"), "sampler.num_inference_steps=12")
+    monkeypatch.setattr(pipe, "_rows_a_call", 1)
+    whole = generate(pipe, *what)[0, 0]  # nobody is told: one call
+    assert sorted(whole.trace["latents"], key=int) == ["1", "5", "10", "13"]
+    for expected in (first, second):
+        seen = []
+        told = generate(pipe, *what, on_step=lambda *step: seen.append(step))[0, 0]  # noqa: B023
+        assert seen == [(row, 13) for row in expected]
+        assert told.trace == whole.trace
+        np.testing.assert_array_equal(told.pixels, whole.pixels)
 
 
 def test_weights_that_do_not_fit_are_told_by_the_first_batch(tmp_path):

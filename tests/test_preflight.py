@@ -184,6 +184,6 @@ def test_preflight_of_a_small_run_on_a_v5e():
     assert (report["num_devices"], report["num_compilations"], report["model_calls"]) == (4, 3, 8)
     assert report["fits"] and report["weights_bytes"] < report["peak_bytes"] < report["memory_bytes"] < 16 * 2**30
     denoise = report["programs"]["denoise"]
-    assert denoise["calls_per_batch"] == 3  # stops at 1, 5 and 8
+    assert denoise["calls_per_batch"] == 1 and denoise["seconds"] < 0.5
     assert report["seconds_per_image"] > report["floor_seconds_per_image"] > 0
     assert report["flops_per_image"] * 2 == pytest.approx(sum(p["flops"] for p in report["programs"].values()))

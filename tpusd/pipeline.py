@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,10 @@ from tpusd.config import PrecisionConfig
 from tpusd.keys import image_key
 from tpusd.parallel import Devices, Program, gather
 from tpusd.plan import ImageSpec
-from tpusd.programs import TRACE_ROWS
+from tpusd.programs import TRACE_ROWS, traced_rows
 from tpusd.samplers.table import Table
 
+PIECE_SECONDS = 0.5  # of a call of the denoiser, at least a row of the table, where somebody is told how far it is
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
 
 
@@ -57,6 +58,7 @@ class Pipeline:
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
         self._programs: dict[str, Program] = {}
+        self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before
         self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
     @classmethod
@@ -129,7 +131,7 @@ class Pipeline:
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
                         str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
-                        for row in stops(len(table))
+                        for row in traced_rows(len(table))
                     },
                 },
             )
@@ -163,20 +165,25 @@ class Pipeline:
             )
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
-        total, start, traces = max(map(len, tables)), 0, []
-        for stop in stops(total) if on_step is not None else (total,):
-            bounds = self._devices.put_shared((np.int32(start), np.int32(stop)))
+        total, stops, traces = max(map(len, tables)), [0], []
+        began = time.monotonic()
+        while stops[-1] < total:
+            stop = min(total, stops[-1] + self._rows_a_call) if on_step is not None else total
+            bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = denoise.call(self._weights_of("unet"), *bounds, state, cond, uncond, *arguments)
             # The devices have this piece to work on while the host waits for the one before it.
             if traces:
                 jax.block_until_ready(traces[-1])
-                on_step(start, total)
+                on_step(stops[-1], total)
+                began, seconds = time.monotonic(), time.monotonic() - began
+                seconds_a_row = max(seconds, 1e-9) / (stops[-1] - stops[-2])
+                self._rows_a_call = max(1, int(PIECE_SECONDS / seconds_a_row))
             traces.append(trace)
-            start = stop
-        noise, rows, latents = zip(*map(gather, traces), strict=True)
+            stops.append(stop)
+        noise, rows_traced, latents = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, programs.Trace(noise[0], sum(rows), latents[-1])
+        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1])
 
     def _weights_of(self, part: str) -> Weights:
         return self._weights[part].result()
@@ -220,12 +227,6 @@ def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: D
 
     threading.Thread(target=read, name="weights", daemon=True).start()
     return futures
-
-
-def stops(total: int) -> Iterator[int]:
-    """Where latents are traced, and progress is told, on a table of `total` rows: 1, 5, 10, ..., total."""
-    yield from (stop for stop in (1, *range(TRACE_ROWS, total, TRACE_ROWS)) if stop < total)
-    yield total
 
 
 def _hex(digest: np.ndarray) -> str:

@@ -4,6 +4,7 @@ Compiles the run's own programs for the slice and reads what the compiler says o
 """
 
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -224,15 +225,13 @@ def compile_programs(
     """names: which of encode, denoise and decode; None: all."""
     from tpusd.blueprint import Blueprint
     from tpusd.parallel import Devices
-    from tpusd.pipeline import stops
 
     blueprint = Blueprint(architecture, config.precision, height=height, width=width, batch_size_per_device=batch)
     weights = sum(_bytes(blueprint.weights(part)) for part in architecture.parts)
-    # Program -> what it is made from, calls a batch, trips of its loop over all calls.
-    pieces = len(list(stops(calls)))
+    # Program -> what it is made from, calls a batch (None: as its time asks for), trips of its loop over all calls.
     sources = {
         "encode": (blueprint.encode, 1 + guided, 0),
-        "denoise": (lambda: blueprint.denoise(guided=guided), pieces, calls),
+        "denoise": (lambda: blueprint.denoise(guided=guided), None, calls),
         "decode": (blueprint.decode, 1, 0),
     }
     devices, programs, reason = Devices(topology.devices), {}, None
@@ -253,6 +252,7 @@ def compile_programs(
 def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> ProgramReport:
     from tpusd.flops import count_flops
     from tpusd.hlo_cost import program_cost
+    from tpusd.pipeline import PIECE_SECONDS
 
     chip = topology.chip
     start = time.monotonic()
@@ -269,6 +269,8 @@ def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> 
     if hlo is not None:
         _keep(hlo, f"{topology.name.replace(':', '-')}-{name}.hlo.txt", text)
     cost = program_cost(text, chip)
+    if calls is None:
+        calls = max(1, math.ceil(trips * cost.per_trip.seconds / PIECE_SECONDS))
     work = count_flops(source.function, *source.shared, *source.split)
     own = _bytes(source.shared)
     memory = compiled.memory_analysis()

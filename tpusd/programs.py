@@ -5,6 +5,7 @@ nothing of devices, files or prompts as text.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -98,6 +99,12 @@ def denoise(
         record=record, log=jnp.zeros((b, 1 + MAX_ROWS // TRACE_ROWS, 2), jnp.uint32),
     )  # fmt: skip
     return state, Trace(drawn, rows, digest(state.x))
+
+
+def traced_rows(total: int) -> Iterator[int]:
+    """After which rows the latents of a table of `total` rows are traced: 1, 5, 10, ..., total."""
+    yield from (row for row in (1, *range(TRACE_ROWS, total, TRACE_ROWS)) if row < total)
+    yield total
 
 
 def decode(vae, latents, *, scaling_factor: float, shift_factor: float, dtype) -> jax.Array:
