@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tpusd.models import layers, unet, vae
+from tpusd.models import cudnn_attention, layers, unet, vae
 from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.layers import dot_product_attention, gelu, group_norm, layer_norm
 from tpusd.models.target import compiling_for
@@ -114,6 +114,45 @@ def test_attention_elsewhere_is_attention(dtype, bound, monkeypatch):
         with compiling_for(SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")):
             out = np.float64(dot_product_attention(*inputs))
         np.testing.assert_allclose(out, exact, atol=bound * np.abs(exact).max())
+
+
+def _raises(*inputs):
+    raise NotImplementedError("The head dim must be <= 128 and a multiple of 8, but got 512.")
+
+
+def _attends(query, key, value):
+    scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores / math.sqrt(query.shape[-1])).astype(value.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, value)
+
+
+def _forgets_the_scale(query, key, value):
+    return _attends(query * math.sqrt(query.shape[-1]), key, value)
+
+
+@pytest.mark.parametrize(("kernel", "used"), [(_raises, False), (_forgets_the_scale, False), (_attends, True)])
+def test_gpu_kernel_is_used_where_a_trial_agrees(kernel, used, monkeypatch):
+    """There is no GPU here: the kernel's place is taken by others. Their trial leaves nothing in the program."""
+    calls = []
+    monkeypatch.setattr(cudnn_attention, "_gpu", lambda: jax.devices()[0])
+    monkeypatch.setattr(cudnn_attention, "cudnn_attention", lambda *qkv: calls.append(qkv[0].shape) or kernel(*qkv))
+    cudnn_attention._tried.cache_clear()
+    inputs = attention_inputs(2, 160, 77, 3, 8, jnp.bfloat16)
+    with compiling_for(SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")):
+        out = [jax.jit(lambda *qkv: dot_product_attention(*qkv))(*inputs) for _ in range(2)]
+    cudnn_attention._tried.cache_clear()
+    assert calls == [(1, 160, 3, 8), *[(2, 160, 3, 8)] * 2 * used]  # tried once
+    exact = exact_attention(*inputs)
+    for each in out:
+        np.testing.assert_allclose(np.float64(each), exact, atol=2 * 2**-8 * np.abs(exact).max())
+
+
+def test_gpu_kernel_is_not_used_without_a_gpu_or_in_float32(monkeypatch):
+    like = (2, 256, 8, 40)
+    cudnn_attention._tried.cache_clear()
+    assert not cudnn_attention.suits(like, like, jnp.bfloat16)
+    monkeypatch.setattr(cudnn_attention, "_tried", lambda *shapes: True)
+    assert cudnn_attention.suits(like, like, jnp.bfloat16) and not cudnn_attention.suits(like, like, jnp.float32)
 
 
 def test_tpu_kernel_is_not_for_few_scores_or_odd_lengths():

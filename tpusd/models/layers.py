@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tpusd.models import tpu_attention
+from tpusd.models import cudnn_attention, tpu_attention
 from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.target import platform
 
@@ -152,6 +152,8 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
         return tpu_attention.tpu_attention(query, key, value)
     if not causal and platform() == "cpu":
         return cpu_attention(query, key, value)
+    if not causal and platform() == "gpu" and cudnn_attention.suits(query.shape, key.shape, query.dtype):
+        return cudnn_attention.cudnn_attention(query, key, value)
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
 
