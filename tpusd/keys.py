@@ -50,4 +50,6 @@ def _normal(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.wrap_key_data(key, impl=IMPL), shape, jnp.float32)
 
-    return jax.vmap(draw)(keys).transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)
+    # Fused with what else a program does, the last bit of a value may be rounded otherwise (seen with JAX 0.12).
+    noise = jax.lax.optimization_barrier(jax.vmap(draw)(keys))
+    return noise.transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)
