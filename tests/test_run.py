@@ -19,7 +19,7 @@ from run_helpers import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated
 from tpusd.config import make_config
 from tpusd.entry import exit_status
 from tpusd.errors import UserError
-from tpusd.execute import describe_image, run_images
+from tpusd.execute import describe_image, run_images, summary_line
 from tpusd.plan import make_plan, make_specs
 from tpusd.prepare import count_tokens
 from tpusd.progress import Progress
@@ -83,7 +83,30 @@ def test_run_directory_explains_itself(tmp_path, capsys):
     assert facts["checkpoint"]["sha256"] == {"unet/weights.safetensors": "0" * 64}
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and out.startswith(f"{path}: 6 images in ")
+    assert "start-up" in out and "first batch" in out and "images/s" in out
+    (session,) = facts["sessions"]
+    assert session["seconds"].keys() == {"compile", "weights", "first_batch", "load", "generate"}
     assert str(path) in (path / "run.log").read_text()
+
+
+def test_summary_says_what_start_up_took():
+    seconds = {"import": 1.5, "compile": 6.0, "weights": 0.5, "first_batch": 2.0, "load": 1.0, "generate": 10.5}
+    assert summary_line(8, seconds) == (
+        "8 images in 12.0 s, start-up 8.0 s (import 1.5, compile 6.0, weights 0.5), first batch 2.0 s, 2.00 images/s"
+    )
+    assert summary_line(0, {"import": 1.5, "load": 0.1, "generate": 0.2}) == (
+        "0 images in 1.7 s, start-up 1.5 s (import 1.5)"
+    )
+
+
+def test_seconds_of_a_run_are_its_own(tmp_path):
+    """A pipeline that several runs share has compiled before."""
+    shared = StandInPipeline()
+    shared.seconds = {"compile": 100.0, "weights": 10.0}
+    path = run(config(INLINE, f"output={tmp_path / 'run'}"), prepare=prepare, load=lambda *_: shared)
+    (session,) = json.loads((path / "run.json").read_text())["sessions"]
+    assert session["seconds"]["compile"] == session["seconds"]["weights"] == 0
+    assert 0 <= session["seconds"]["first_batch"] <= session["seconds"]["generate"] < 60
 
 
 def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):

@@ -25,15 +25,22 @@ from tpusd.prepare import PreparedRun
 
 
 def execute(
-    prepared: PreparedRun, run_dir: Any, load: Callable[..., Any], *, done: Set[tuple[int, int]] = frozenset()
+    prepared: PreparedRun,
+    run_dir: Any,
+    load: Callable[..., Any],
+    *,
+    done: Set[tuple[int, int]] = frozenset(),
+    started: float | None = None,
 ) -> None:
     """Makes the run's images into its open directory, then its page and contact sheet, and prints its summary line.
 
     load(prepared, devices) -> pipeline, called once the directory says what is about to happen: `load_pipeline`, or
-    what hands out one that several runs share. done: (row, copy) of images that are whole already.
+    what hands out one that several runs share. done: (row, copy) of images that are whole already. started: when the
+    command began, by time.monotonic(), if this is the first that it does.
     """
     import jax
 
+    seconds: dict[str, float] = {} if started is None else {"import": time.monotonic() - started}
     from tpusd.progress import Progress
     from tpusd.provenance import describe_checkpoint, hash_checkpoint
     from tpusd.results import write_results
@@ -58,6 +65,15 @@ def execute(
         signals.renew()  # whoever set up JAX over several hosts took SIGTERM for himself
         generating = time.monotonic()
         making = Making(prepared, run_dir, record, devices, hashing, pipeline)
+        before = dict(pipeline.seconds)  # what runs that shared it have spent
+
+        def made() -> Any:
+            if "first_batch" not in seconds:
+                seconds.update({name: spent - before[name] for name, spent in pipeline.seconds.items()})
+                start_up = sum(seconds[name] for name in before)
+                seconds["first_batch"] = time.monotonic() - generating - start_up
+            return making.note()
+
         run_images(
             plan,
             run_dir,
@@ -65,25 +81,33 @@ def execute(
             tables=lambda spec: prepared.table(spec.sampler),
             progress=progress,
             describe=functools.partial(describe_image, prepared.config, prepared.tokens),
-            note=making.note,
+            note=made,
         )
-        seconds = {"load": generating - loading, "generate": time.monotonic() - generating} | pipeline.seconds
+        seconds |= {"load": generating - loading, "generate": time.monotonic() - generating}
     record.finish(plan.num_to_make, seconds)
     with told_as_user_error(run_dir.path, MEND):
         write_results(run_dir.path, record.facts)
     record.write()
     log_run(run_dir.path, prepared.config, record.facts)
-    start_up = sum(pipeline.seconds.values())
-    rate = plan.num_to_make / max(seconds["generate"] - start_up, 1e-9)
-    first = f"{start_up:.1f} s compiling and reading weights, then " if start_up >= 0.1 else ""
-    summary = (
-        f"{run_dir.path}: {plan.num_to_make} image{'s' if plan.num_to_make != 1 else ''} in "
-        f"{seconds['generate']:.1f} s ({first}{rate:.2f} images/s)"
-    )
+    summary = f"{run_dir.path}: {summary_line(plan.num_to_make, seconds)}"
     run_dir.log(f"{now()} {summary}")
     print(summary)
     if (hint := next_step(prepared.config.model)) is not None:
         print(f"tpusd: {hint}", file=sys.stderr)
+
+
+def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:
+    """What a run took: all of it, start-up by its parts, its first batch, and the rate without start-up."""
+    start_up = {name: seconds[name] for name in ("import", "compile", "weights") if name in seconds}
+    after = seconds["generate"] - sum(start_up.get(name, 0.0) for name in ("compile", "weights"))
+    whole = start_up.get("import", 0.0) + seconds["generate"]
+    parts = [f"{num_images} image{'s' if num_images != 1 else ''} in {whole:.1f} s"]
+    if start_up:
+        told = ", ".join(f"{name} {value:.1f}" for name, value in start_up.items())
+        parts.append(f"start-up {sum(start_up.values()):.1f} s ({told})")
+    if "first_batch" in seconds:
+        parts += [f"first batch {seconds['first_batch']:.1f} s", f"{num_images / max(after, 1e-9):.2f} images/s"]
+    return ", ".join(parts)
 
 
 class Making:

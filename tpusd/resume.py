@@ -28,8 +28,12 @@ def resume(
     *,
     prepare: Callable[[RunConfig], PreparedRun] = prepare_run,
     load: Callable[..., Any] = load_pipeline,
+    started: float | None = None,
 ) -> Path:
-    """Completes the run at `path`. argv: fields set anew, which may only make it grow. Raises UserError."""
+    """Completes the run at `path`. argv: fields set anew, which may only make it grow. started: see `execute`.
+
+    Raises UserError.
+    """
     from tpusd.heal import heal
     from tpusd.results import METADATA, PAGE
     from tpusd.run_dir import CONTACT_SHEET, RunDir, read_run
@@ -59,7 +63,7 @@ def resume(
             run_dir.write_config(config_values(lasting))
         run_dir.log(f"{now()} goes on: {len(healed.done)} images are there and {missing} are missing")
         with advising(run_dir):
-            execute(prepared, run_dir, load, done=healed.done)
+            execute(prepared, run_dir, load, done=healed.done, started=started)
     return path
 
 

@@ -4,6 +4,7 @@ Everything that can be wrong is checked before anything heavy is imported. Knows
 """
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from tpusd.sweep_dir import is_sweep
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. argv: without the program's name. Returns the exit status."""
+    started = time.monotonic()
     with exit_status() as status:
         argv = list(sys.argv[1:] if argv is None else argv)
         directories = [argument for argument in argv if argument.startswith("resume=")]
@@ -33,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 status[0] = resume_sweep(path, rest)
             else:
-                resume(path, rest)
+                resume(path, rest, started=started)
         elif {"-m", "--multirun"} & set(argv):
             from tpusd.sweep import sweep
 
             status[0] = sweep(argv)
         else:
-            _run_one(argv)
+            _run(argv, started)
     return status[0]
 
 
-def _run_one(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str], started: float) -> None:
     from tpusd.compose import compose_jobs
 
     for job in compose_jobs(argv) or ():
@@ -60,6 +62,7 @@ def _run_one(argv: Sequence[str]) -> None:
                 "config.yaml": job.values,
                 "hydra.yaml": job.hydra_yaml,
             },
+            started=started,
         )
 
 
@@ -70,8 +73,9 @@ def run(
     hydra_files: Mapping[str, Any] | None = None,
     prepare: Callable[[RunConfig], PreparedRun] = prepare_run,
     load: Callable[..., Any] = load_pipeline,
+    started: float | None = None,
 ) -> Path:
-    """Makes a whole run; returns its directory. name: in place of its prompts' name. load: see `execute`."""
+    """Makes a whole run; returns its directory. name: in place of its prompts' name. load, started: see `execute`."""
     from tpusd.run_dir import RunDir, check_claim, make_claim, to_yaml
 
     if name is None:
@@ -89,7 +93,7 @@ def run(
                     run_dir.write(f".hydra/{file}", (values if isinstance(values, str) else to_yaml(values)).encode())
                 run_dir.write_config(config_values(prepared.config))  # from here on it is a run, and can be resumed
                 with advising(run_dir):
-                    execute(prepared, run_dir, load)
+                    execute(prepared, run_dir, load, started=started)
         except UserError:
             if not holds_images(run_dir):
                 run_dir.discard()  # nothing came of it, so nothing stays of it
