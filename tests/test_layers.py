@@ -104,14 +104,15 @@ def test_cpu_attention_is_attention(q, k, d, dtype, bound):
         np.testing.assert_allclose(np.float64(attention(*inputs)), exact, atol=bound * np.abs(exact).max())
 
 
+@pytest.mark.parametrize(("platform", "kind"), [("gpu", "NVIDIA H100"), ("tpu", "TPU v2")])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2 * 2**-8)])
-def test_attention_elsewhere_is_attention(dtype, bound, monkeypatch):
+def test_attention_elsewhere_is_attention(platform, kind, dtype, bound, monkeypatch):
     """GPUs, and TPUs without the kernel; 4096 scores at once are too many here, so that queries go in pieces too."""
     inputs = attention_inputs(2, 96, 77, 3, 8, jnp.dtype(dtype))
     exact = exact_attention(*inputs)
     for most in (layers.MAX_SCORES, 4096):
         monkeypatch.setattr(layers, "MAX_SCORES", most)
-        with compiling_for(SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")):
+        with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
             out = np.float64(dot_product_attention(*inputs))
         np.testing.assert_allclose(out, exact, atol=bound * np.abs(exact).max())
 

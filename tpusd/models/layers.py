@@ -11,7 +11,7 @@ from flax import nnx
 
 from tpusd.models import cudnn_attention, tpu_attention
 from tpusd.models.cpu_attention import cpu_attention
-from tpusd.models.target import platform
+from tpusd.models.target import platform, tpu_kind
 
 # Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at
 # once, and the autoencoder's one attention layer at 1024 px would need 16 times that.
@@ -156,13 +156,20 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
         return cudnn_attention.cudnn_attention(query, key, value)
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
+    # On TPUs without the kernel adding the weights up takes as long as a product: it is one more column of the values.
+    sum_by_product = tpu_kind() is not None and not tpu_attention.available()
 
     def attend(query):
         scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
         if causal:
             scores = jnp.where(jnp.tri(q_len, dtype=bool), scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-        return jnp.einsum("bnqk,bknd->bqnd", weights, value)
+        if not sum_by_product:
+            weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+            return jnp.einsum("bnqk,bknd->bqnd", weights, value)
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)).astype(value.dtype)
+        values = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
+        out = jnp.einsum("bnqk,bknd->bqnd", weights, values, preferred_element_type=jnp.float32)
+        return (out[..., :-1] / out[..., -1:]).astype(value.dtype)
 
     pieces = -(-q_len * k_len // MAX_SCORES)
     while q_len % pieces:
