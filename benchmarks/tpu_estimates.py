@@ -85,7 +85,7 @@ def table(results: dict) -> str:
         old = step_2022(kept.get("flax_2022"), batch)
         report = kept.get("report")
         if report is None or report["seconds_per_image"] is None:
-            why = "the compiler fails" if report is None else "does not fit"
+            why = "does not fit" if report is not None else "the compiler fails" if "failure" in kept else ""
             rows.append([*cell.split("/"), why, old, *[""] * 5])
             continue
         step = report["programs"]["denoise"]["seconds"] / report["model_calls"] / batch

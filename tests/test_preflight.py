@@ -172,6 +172,25 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
 
 
 @needs_libtpu
+def test_every_topology_has_its_chips_devices():
+    code = """
+import json
+from tpusd.topology import EXAMPLES, open_topology, prepare_compiler
+prepare_compiler()
+slices = [open_topology(name) for name in EXAMPLES.split(", ")]
+print(json.dumps([[s.name, len(s.devices), s.num_chips * s.chip.devices, s.chip.cores] for s in slices]))
+print(json.dumps([s.devices[0].num_cores for s in slices]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    slices, cores = map(json.loads, done.stdout.splitlines())
+    assert len(slices) == 6
+    for (name, devices, expected, chip_cores), device_cores in zip(slices, cores, strict=True):
+        assert devices == expected, name
+        assert device_cores == (1 if name.startswith(("v2", "v3")) else chip_cores), name
+
+
+@needs_libtpu
 def test_preflight_of_a_small_run_on_a_v5e():
     arguments = ["topology=v5e:2x2", "model=tiny", "height=64", "width=64", "batch_size_per_device=2"]
     more = ["num_images_per_prompt=3", "sampler.num_inference_steps=7", "--json"]

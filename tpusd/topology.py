@@ -17,6 +17,7 @@ from tpusd.errors import UserError
 EXAMPLES = "v2:2x2x1, v3:2x2x1, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4"
 _NAME = re.compile(r"(v\d\w*):(\d+)x(\d+)(?:x(\d+))?")
 _COMPILER_NAMES = {"v5p": "v5"}  # where the compiler's name is not the product's
+_CHIP_CONFIGS = {"v4": "megacore"}  # a chip's two cores as one device, as a TPU VM has them; not the compiler's default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ def open_topology(name: str) -> Topology:
 
     asked = name.replace(version, _COMPILER_NAMES.get(version, version), 1)
     try:
-        devices = topologies.get_topology_desc(topology_name=asked, platform="tpu").devices
+        more = {"chip_config_name": _CHIP_CONFIGS[version]} if version in _CHIP_CONFIGS else {}
+        devices = topologies.get_topology_desc(topology_name=asked, platform="tpu", **more).devices
     except Exception as error:  # jaxlib raises its own kinds, which have no base class in common
         reason = " ".join(str(error).split())
         raise UserError(
