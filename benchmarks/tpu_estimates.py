@@ -104,7 +104,7 @@ def table(results: dict) -> str:
         )
     missing = [cell for cell in CELLS if "versions" not in results.get(cell, {})]
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", f"{len(CELLS) - len(missing)} of {len(CELLS)} cells of the table are compiled."]
+    lines += ["", f"{len(CELLS) - len(missing)} of {len(CELLS)} cells of the table are made."]
     return "\n".join(lines)
 
 
