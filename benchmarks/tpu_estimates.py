@@ -71,7 +71,9 @@ def _ask(command: list[str], name: str) -> dict:
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     if done.returncode == 0:
         return {name: json.loads(done.stdout)}
-    line = done.stderr.strip().splitlines()[-1]
+    if done.returncode < 0:  # somebody stopped it, which says nothing of the cell
+        sys.exit(f"{' '.join(command)}: ended by signal {-done.returncode}")
+    line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     print(line, file=sys.stderr, flush=True)
     return {"failure": line}
 
