@@ -100,13 +100,22 @@ def test_summary_says_what_start_up_took():
 
 
 def test_seconds_of_a_run_are_its_own(tmp_path):
-    """A pipeline that several runs share has compiled before."""
+    """A pipeline that several runs share has compiled before; one may compile more after its first batch."""
     shared = StandInPipeline()
     shared.seconds = {"compile": 100.0, "weights": 10.0}
     path = run(config(INLINE, f"output={tmp_path / 'run'}"), prepare=prepare, load=lambda *_: shared)
     (session,) = json.loads((path / "run.json").read_text())["sessions"]
     assert session["seconds"]["compile"] == session["seconds"]["weights"] == 0
     assert 0 <= session["seconds"]["first_batch"] <= session["seconds"]["generate"] < 60
+
+    class Compiling(StandInPipeline):
+        def generate(self, specs, tables, *, on_step=None):
+            self.seconds = {"compile": self.seconds["compile"] + 1000.0, "weights": 0.0}
+            return super().generate(specs, tables, on_step=on_step)
+
+    path = run(config(INLINE, f"output={tmp_path / 'more'}"), prepare=prepare, load=lambda *_: Compiling())
+    (session,) = json.loads((path / "run.json").read_text())["sessions"]
+    assert session["seconds"]["compile"] == 3000.0  # three batches
 
 
 def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):

@@ -67,11 +67,11 @@ def execute(
         making = Making(prepared, run_dir, record, devices, hashing, pipeline)
         before = dict(pipeline.seconds)  # what runs that shared it have spent
 
+        def spent() -> dict[str, float]:
+            return {name: value - before[name] for name, value in pipeline.seconds.items()}
+
         def made() -> Any:
-            if "first_batch" not in seconds:
-                seconds.update({name: spent - before[name] for name, spent in pipeline.seconds.items()})
-                start_up = sum(seconds[name] for name in before)
-                seconds["first_batch"] = time.monotonic() - generating - start_up
+            seconds.setdefault("first_batch", time.monotonic() - generating - sum(spent().values()))
             return making.note()
 
         run_images(
@@ -83,7 +83,7 @@ def execute(
             describe=functools.partial(describe_image, prepared.config, prepared.tokens),
             note=made,
         )
-        seconds |= {"load": generating - loading, "generate": time.monotonic() - generating}
+        seconds |= {"load": generating - loading, "generate": time.monotonic() - generating} | spent()
     record.finish(plan.num_to_make, seconds)
     with told_as_user_error(run_dir.path, MEND):
         write_results(run_dir.path, record.facts)
