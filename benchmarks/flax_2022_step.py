@@ -20,7 +20,7 @@ TEXT_LENGTH = 77
 
 
 def main(topology: str, model: str, batch: str) -> None:
-    from tpusd.topology import open_topology, prepare_compiler
+    from tpusd.preflight.topology import open_topology, prepare_compiler
 
     prepare_compiler()
     slice_ = open_topology(topology)
@@ -32,7 +32,8 @@ def compile_step(slice_, directory: Path, batch: int) -> dict:
     import jax
     import jax.numpy as jnp
 
-    from tpusd.hlo_cost import program_cost
+    from tpusd.preflight.hlo_cost import program_cost
+    from tpusd.preflight.hlo_text import hlo_text
 
     config = json.loads((directory / "unet/config.json").read_text())
     xl = config.get("addition_embed_type") == "text_time"
@@ -62,9 +63,10 @@ def compile_step(slice_, directory: Path, batch: int) -> dict:
     time_ = jax.ShapeDtypeStruct((n,), jnp.int32)
     mapped = jax.pmap(step, in_axes=(None, 0, 0, 0, 0), devices=list(slice_.devices))
     start = time.monotonic()
-    compiled = mapped.lower(weights, latents, time_, half(n, 2 * batch, *text), added).compile()
+    lowered = mapped.lower(weights, latents, time_, half(n, 2 * batch, *text), added)
+    compiled = lowered.compile()
     seconds = time.monotonic() - start
-    cost = program_cost(compiled.as_text(), slice_.chip).once
+    cost = program_cost(hlo_text(compiled, lowered), slice_.chip).once
     return {
         "seconds": cost.seconds,
         "unpriced_kernels": sum(cost.unpriced.values()),

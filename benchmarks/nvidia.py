@@ -56,8 +56,8 @@ def our_seconds(model: str, batch: int, rounds: int) -> tuple[list[float], float
     from tpusd.checkpoints.published import find_architecture
     from tpusd.compose import compose_jobs
     from tpusd.config import make_config
-    from tpusd.flops import count_flops
     from tpusd.parallel import Devices
+    from tpusd.preflight.flops import count_flops
     from tpusd.samplers.table import make_table
 
     fields = [f"model={model}", "precision=bf16", "sampler=euler", f"sampler.num_inference_steps={STEPS[model]}"]

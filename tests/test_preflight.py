@@ -14,14 +14,15 @@ import jax.numpy as jnp
 import pytest
 from run_helpers import config
 
-from tpusd.blueprint import Blueprint
+from tpusd.blueprint import Blueprint, Source
 from tpusd.checkpoints.published import find_architecture
-from tpusd.chips import CHIPS
 from tpusd.compose import conf_directory
 from tpusd.errors import UserError
-from tpusd.flops import count_flops
-from tpusd.hlo_cost import kernel_seconds, program_cost
-from tpusd.preflight import _compile, largest_batch, main
+from tpusd.preflight import main
+from tpusd.preflight.chips import CHIPS
+from tpusd.preflight.flops import count_flops
+from tpusd.preflight.hlo_cost import kernel_seconds, program_cost
+from tpusd.preflight.report import _compile, largest_batch
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml") if file.stem != "local")
@@ -160,22 +161,55 @@ def test_without_libtpu_the_line_says_how_to_install_it(monkeypatch, capsys):
 
 
 def test_program_that_the_compiler_cannot_show_is_one_line():
-    class Compiled:
+    class Program:
         def as_text(self):
-            raise RuntimeError("INTERNAL: Async done\n requires something")
+            raise jax.errors.JaxRuntimeError("INTERNAL: Async done\n requires something")
 
-    devices = SimpleNamespace(lower=lambda source: None, finish=lambda source, lowered: Compiled())
+        def compile(self, compiler_options):  # which leaves nothing on disk either
+            return self
+
+    devices = SimpleNamespace(lower=lambda source: Program(), finish=lambda source, lowered: lowered)
     topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
     with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
-        _compile("denoise", None, devices, topology, calls=1, trips=1, weights=0, hlo=None)
+        source = Source(function=None, shared=(), split=())
+        _compile("denoise", source, devices, topology, calls=1, trips=1, weights=0, hlo=None)
     assert "\n" not in str(told.value)
+
+
+@needs_libtpu
+def test_program_that_jaxlib_cannot_read_back_is_read_from_the_compilers_dump(tmp_path):
+    code = """
+from tpusd.preflight.hlo_cost import program_cost
+from tpusd.preflight.hlo_text import hlo_text
+from tpusd.preflight.topology import open_topology, prepare_compiler
+prepare_compiler()
+slice_ = open_topology("v6e:2x4")
+import jax, jax.numpy as jnp, json
+from jax import lax
+n = len(slice_.devices)
+step = lambda x, stop: lax.fori_loop(0, stop, lambda i, x: jnp.tanh(x @ x), x).sum()
+mapped = jax.pmap(step, in_axes=(0, None), devices=list(slice_.devices))
+lowered = mapped.lower(jax.ShapeDtypeStruct((n, 512, 512), jnp.bfloat16), jax.ShapeDtypeStruct((), jnp.int32))
+compiled = lowered.compile()
+class Unreadable:
+    def as_text(self):
+        raise jax.errors.JaxRuntimeError("INTERNAL: Async done requires something")
+costs = [program_cost(text, slice_.chip) for text in (compiled.as_text(), hlo_text(Unreadable(), lowered))]
+print(json.dumps([[cost.once.by_op, cost.per_trip.by_op] for cost in costs]))
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    read_back, from_the_dump = json.loads(done.stdout.splitlines()[-1])
+    assert from_the_dump == read_back and sum(read_back[1].values()) > 0
+    assert not list(tmp_path.glob("tpusd-hlo-*"))
 
 
 @needs_libtpu
 def test_every_topology_has_its_chips_devices():
     code = """
 import json
-from tpusd.topology import EXAMPLES, open_topology, prepare_compiler
+from tpusd.preflight.topology import EXAMPLES, open_topology, prepare_compiler
 prepare_compiler()
 slices = [open_topology(name) for name in EXAMPLES.split(", ")]
 print(json.dumps([[s.name, len(s.devices), s.num_chips * s.chip.devices, s.chip.cores] for s in slices]))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tpusd.chips import Chip
+from tpusd.preflight.chips import Chip
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')

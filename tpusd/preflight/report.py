@@ -1,36 +1,21 @@
-"""`python -m tpusd.preflight model=sdxl topology=v5e:2x4 ...`: what a run would need of a TPU slice, without one.
+"""The figures: compiles a run's own programs for a slice and reads what the compiler says of them.
 
-Compiles the run's own programs for the slice and reads what the compiler says of them. Needs no weights: configs alone.
+Needs no weights: configs alone.
 """
 
-import json
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config import RunConfig, make_config, show
-from tpusd.entry import exit_status
+from tpusd.config import RunConfig, show
 from tpusd.errors import UserError
-from tpusd.topology import Topology, check_topology, open_topology, prepare_compiler
+from tpusd.preflight.topology import Topology
 
 GiB = 2**30
 RESERVED = 1 / 64  # of the memory, which the compiler keeps for itself: it gives programs 15.75 GiB of a v5e's 16
-HELP = """\
-tpusd preflight: what a run would need of a TPU slice, found out without one.
-
-    python -m tpusd.preflight model=sd15 topology=v5e:2x4 batch_size_per_device=8
-    python -m tpusd.preflight model=sdxl sampler=euler topology=v6e:2x4 --json
-
-Takes the fields of tpusd.run, and
-  topology=NAME     the slice: v2:2x2x1, v3:2x2x1, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4, ...
-  --json            the report as JSON
-  --largest-batch   also look for the largest batch_size_per_device that fits; compiles several times
-  --hlo=DIR         keep the compiled programs' text there
-Times are the compiler's estimates, not measurements. Compiling takes minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +24,7 @@ class ProgramReport:
 
     calls_per_batch: int
     seconds: float  # of the calls of one batch together, as the compiler estimates
-    seconds_of_kernels: float  # of these, hand-written kernels, priced by tpusd.hlo_cost
+    seconds_of_kernels: float  # of these, hand-written kernels, priced by tpusd.preflight.hlo_cost
     unpriced_kernels: Mapping[str, int]
     floor_seconds: float  # the same, with matrix units at peak rate, or all weights read once a call
     flops: float  # of one batch on one device
@@ -83,40 +68,6 @@ class Report:
     floor_seconds_per_image: float | None
     compile_seconds: float | None
     programs: Mapping[str, ProgramReport]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. argv: without the program's name. Returns the exit status: 0 also where a run does not fit."""
-    with exit_status() as status:
-        argv = list(sys.argv[1:] if argv is None else argv)
-        if not argv or "--help" in argv or "-h" in argv:
-            print(HELP)
-            return status[0]
-        as_json, largest = (flag in argv for flag in ("--json", "--largest-batch"))
-        topology = _value(argv, "topology")
-        hlo = _value(argv, "--hlo")
-        own = ("topology=", "--hlo=", "--json", "--largest-batch")
-        rest = [argument for argument in argv if not argument.startswith(own)]
-        if topology is None:
-            raise UserError("topology: missing; add the slice, as in topology=v5e:2x4")
-        check_topology(topology)
-        from tpusd.compose import compose_jobs
-
-        jobs = compose_jobs(rest)
-        if jobs is None:
-            return status[0]
-        configs = [make_config(job.values) for job in jobs]
-        prepare_compiler()
-        on = open_topology(topology)
-        reports = [preflight(config, on, largest=largest, hlo=hlo) for config in configs]
-        if as_json:
-            values = [asdict(report) for report in reports]
-            print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
-        else:
-            from tpusd.preflight_text import report_text
-
-            print("\n\n".join(map(report_text, reports)))
-    return status[0]
 
 
 def preflight(config: RunConfig, topology: Topology, *, largest: bool = False, hlo: str | None = None) -> Report:
@@ -250,17 +201,21 @@ def compile_programs(
 
 
 def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> ProgramReport:
-    from tpusd.flops import count_flops
-    from tpusd.hlo_cost import program_cost
+    import jax
+
     from tpusd.pipeline import PIECE_SECONDS
+    from tpusd.preflight.flops import count_flops
+    from tpusd.preflight.hlo_cost import program_cost
+    from tpusd.preflight.hlo_text import hlo_text
 
     chip = topology.chip
     start = time.monotonic()
-    compiled = devices.finish(source, devices.lower(source))
+    lowered = devices.lower(source)
+    compiled = devices.finish(source, lowered)
     seconds = time.monotonic() - start
     try:
-        text = compiled.as_text()
-    except Exception as error:  # seen of libtpu 0.0.52 on a program of a v6e: the compiler cannot print what it made
+        text = hlo_text(compiled, lowered, source.options.get("tpu"))
+    except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"topology={topology.name}: the compiler made the {name} program but cannot show it "
@@ -315,13 +270,6 @@ def largest_batch(fits: Callable[[int], bool], *, guess: int, limit: int = 4096)
     return low
 
 
-def _value(argv: Sequence[str], name: str) -> str | None:
-    values = [argument.split("=", 1)[1] for argument in argv if argument.startswith(f"{name}=")]
-    if len(values) > 1:
-        raise UserError(f"{name}={show(values[1])}: given twice")
-    return values[0] if values else None
-
-
 def _bytes(tree: Any) -> int:
     import jax
 
@@ -348,7 +296,3 @@ def _keep(directory: str, name: str, text: str) -> None:
         (Path(directory) / name).write_text(text)
     except OSError as error:
         raise UserError(f"--hlo={show(directory)}: cannot be written: {error.strerror}") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """A preflight report as a table for people."""
 
-from tpusd.preflight import GiB, ProgramReport, Report
+from tpusd.preflight.report import GiB, ProgramReport, Report
 
 
 def report_text(report: Report) -> str:
@@ -61,7 +61,7 @@ def _program(name: str, program: ProgramReport, report: Report) -> list[str]:
     if program.seconds_of_kernels:
         lines.append(
             f"  of it {program.seconds_of_kernels / report.batch_size_per_device * 1e3:.1f} ms hand-written kernels, "
-            "at the price that tpusd.hlo_cost states"
+            "at the price that tpusd.preflight.hlo_cost states"
         )
     if program.unpriced_kernels:
         lines.append(f"  not counted, for they declare no cost: {', '.join(program.unpriced_kernels)}")

@@ -1,0 +1,5 @@
+import sys
+
+from tpusd.preflight import main
+
+sys.exit(main())
