@@ -1,9 +1,11 @@
 """What every command wraps its work in: what the user can mend is one line on stderr and exit status 2.
 
-A signal that asks to stop gives the conventional status, 128 and its number.
+A signal that asks to stop gives the conventional status, 128 and its number. So does a reader of stdout that has gone,
+as in `... --help | head`: that of SIGPIPE.
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -12,6 +14,7 @@ from tpusd import signals
 from tpusd.errors import UserError
 
 EXIT_USER_ERROR = 2
+EXIT_BROKEN_PIPE = 128 + 13
 
 
 @contextlib.contextmanager
@@ -20,7 +23,14 @@ def exit_status() -> Iterator[list[int]]:
     status = [0]
     try:
         with signals.handled():
-            yield status
+            try:
+                yield status
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise
+        status[0] = EXIT_BROKEN_PIPE
     except UserError as error:
         _tell(str(error))
         status[0] = EXIT_USER_ERROR
@@ -33,6 +43,17 @@ def exit_status() -> Iterator[list[int]]:
 def refuse_arguments(message: str) -> NoReturn:
     """argparse's `error`, as a line of ours."""
     raise UserError(f"{message}; --help says more")
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads stdout any more. What is left to be written, now or at the interpreter's end, is dropped."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _tell(line: str) -> None:

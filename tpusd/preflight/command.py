@@ -26,37 +26,40 @@ Times are the compiler's estimates, not measurements. Compiling takes minutes.""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. argv: without the program's name. Returns the exit status: 0 also where a run does not fit."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     with exit_status() as status:
-        argv = list(sys.argv[1:] if argv is None else argv)
         if not argv or "--help" in argv or "-h" in argv:
             print(HELP)
-            return status[0]
-        as_json, largest = (flag in argv for flag in ("--json", "--largest-batch"))
-        topology = _value(argv, "topology")
-        hlo = _value(argv, "--hlo")
-        own = ("topology=", "--hlo=", "--json", "--largest-batch")
-        rest = [argument for argument in argv if not argument.startswith(own)]
-        if topology is None:
-            raise UserError("topology: missing; add the slice, as in topology=v5e:2x4")
-        check_topology(topology)
-        from tpusd.compose import compose_jobs
-
-        jobs = compose_jobs(rest)
-        if jobs is None:
-            return status[0]
-        from tpusd.preflight.report import preflight
-        from tpusd.preflight.text import report_text
-
-        configs = [make_config(job.values) for job in jobs]
-        prepare_compiler()
-        on = open_topology(topology)
-        reports = [preflight(config, on, largest=largest, hlo=hlo) for config in configs]
-        if as_json:
-            values = [asdict(report) for report in reports]
-            print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
         else:
-            print("\n\n".join(map(report_text, reports)))
+            _preflight(argv)
     return status[0]
+
+
+def _preflight(argv: Sequence[str]) -> None:
+    as_json, largest = (flag in argv for flag in ("--json", "--largest-batch"))
+    topology = _value(argv, "topology")
+    hlo = _value(argv, "--hlo")
+    own = ("topology=", "--hlo=", "--json", "--largest-batch")
+    rest = [argument for argument in argv if not argument.startswith(own)]
+    if topology is None:
+        raise UserError("topology: missing; add the slice, as in topology=v5e:2x4")
+    check_topology(topology)
+    from tpusd.compose import compose_jobs
+    from tpusd.preflight.report import preflight
+    from tpusd.preflight.text import report_text
+
+    jobs = compose_jobs(rest)
+    if jobs is None:
+        return
+    configs = [make_config(job.values) for job in jobs]
+    prepare_compiler()
+    on = open_topology(topology)
+    reports = [preflight(config, on, largest=largest, hlo=hlo) for config in configs]
+    if as_json:
+        values = [asdict(report) for report in reports]
+        print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
+    else:
+        print("\n\n".join(map(report_text, reports)))
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:
