@@ -186,8 +186,13 @@ prepare_compiler()
 slice_ = open_topology("v6e:2x4")
 import jax, jax.numpy as jnp, json
 from jax import lax
+from jax.experimental import pallas as pl
 n = len(slice_.devices)
-step = lambda x, stop: lax.fori_loop(0, stop, lambda i, x: jnp.tanh(x @ x), x).sum()
+def double(x_ref, o_ref):
+    o_ref[...] = 2 * x_ref[...]
+declared = pl.CostEstimate(flops=7_000_000, transcendentals=5_000, bytes_accessed=3_000)
+doubled = lambda x: pl.pallas_call(double, out_shape=x, cost_estimate=declared)(x)
+step = lambda x, stop: lax.fori_loop(0, stop, lambda i, x: jnp.tanh(x @ doubled(x)), x).sum()
 mapped = jax.pmap(step, in_axes=(0, None), devices=list(slice_.devices))
 lowered = mapped.lower(jax.ShapeDtypeStruct((n, 512, 512), jnp.bfloat16), jax.ShapeDtypeStruct((), jnp.int32))
 compiled = lowered.compile()
@@ -195,13 +200,13 @@ class Unreadable:
     def as_text(self):
         raise jax.errors.JaxRuntimeError("INTERNAL: Async done requires something")
 costs = [program_cost(text, slice_.chip) for text in (compiled.as_text(), hlo_text(Unreadable(), lowered))]
-print(json.dumps([[cost.once.by_op, cost.per_trip.by_op] for cost in costs]))
+print(json.dumps([[cost.once.by_op, cost.per_trip.by_op, cost.per_trip.kernels] for cost in costs]))
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     read_back, from_the_dump = json.loads(done.stdout.splitlines()[-1])
-    assert from_the_dump == read_back and sum(read_back[1].values()) > 0
+    assert from_the_dump == read_back and sum(read_back[1].values()) > 0 and len(read_back[2]) == 1
     assert not list(tmp_path.glob("tpusd-hlo-*"))
 
 

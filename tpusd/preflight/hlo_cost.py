@@ -5,6 +5,7 @@ The TPU backend writes its cost model's figure, `estimated_cycles`, on most inst
 measurement: it ranks programs of one compiler for one chip. Knows nothing of what the program computes.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _BOUND = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _CALLEE = re.compile(r"to_apply=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|true_computation=%?([\w.\-]+), false_computation=%?([\w.\-]+)")
-_KERNEL = re.compile(r'"cost_estimate":\{"flops":"(\d+)","transcendentals":"(\d+)","bytes_accessed":"(\d+)"')
+_KERNEL = re.compile(r'"cost_estimate":(\{[^{}]*\})')
+_DECLARED = ("flops", "transcendentals", "bytes_accessed")  # in whatever order the compiler writes them
 
 
 @dataclass
@@ -109,7 +111,8 @@ def _price(line: str, chip: Chip, part: Part) -> None:
     elif 'custom_call_target="tpu_custom_call"' in line:
         name = op[1] if op else line.split("=")[0].strip().lstrip("%")
         if declared := _KERNEL.search(line):
-            part.kernels[name] += kernel_seconds(*map(float, declared.groups()), chip)
+            cost = json.loads(declared[1])
+            part.kernels[name] += kernel_seconds(*(float(cost.get(field, 0)) for field in _DECLARED), chip)
         else:
             part.unpriced[name] += 1
 
