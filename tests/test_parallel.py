@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tpusd.blueprint import CPU_OPTIONS, Source
+from tpusd.blueprint import CPU_OPTIONS, V6E, Source
 from tpusd.parallel import Devices
 
-OPTIONS = {"xla_tpu_an_option": False}
+OPTIONS = {"xla_tpu_an_option": False, "xla_tpu_another": 2}
+OPTIONS_OF_KIND = {"xla_tpu_another": 3}
 
 
 class Lowered:
@@ -22,10 +23,10 @@ class Lowered:
         return "compiled"
 
 
-def finish(platform: str, lowered: Lowered) -> list:
+def finish(platform: str, lowered: Lowered, kind: str = "some kind") -> list:
     devices = Devices(jax.local_devices()[:1])
-    devices.devices = (SimpleNamespace(platform=platform),)
-    source = Source(function=None, shared=(), split=(), options={"tpu": OPTIONS})
+    devices.devices = (SimpleNamespace(platform=platform, device_kind=kind),)
+    source = Source(function=None, shared=(), split=(), options={"tpu": OPTIONS, V6E: OPTIONS_OF_KIND})
     assert devices.finish(source, lowered) == "compiled"
     return lowered.told
 
@@ -33,6 +34,10 @@ def finish(platform: str, lowered: Lowered) -> list:
 def test_options_are_for_their_own_platform_alone():
     assert finish("tpu", Lowered(known=OPTIONS)) == [OPTIONS]
     assert finish("cpu", Lowered()) == [None]
+
+
+def test_options_of_a_kind_of_device_go_before_those_of_its_platform():
+    assert finish("tpu", Lowered(known=OPTIONS), V6E) == [{"xla_tpu_an_option": False, "xla_tpu_another": 3}]
 
 
 @pytest.mark.parametrize(

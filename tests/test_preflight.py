@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 from run_helpers import config
 
-from tpusd.blueprint import Blueprint, Source
+from tpusd.blueprint import V6E, Blueprint, Source
 from tpusd.checkpoints.published import find_architecture
 from tpusd.compose import conf_directory
 from tpusd.errors import UserError
@@ -168,7 +168,9 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
         def compile(self, compiler_options):  # which leaves nothing on disk either
             return self
 
-    devices = SimpleNamespace(lower=lambda source: Program(), finish=lambda source, lowered: lowered)
+    devices = SimpleNamespace(
+        lower=lambda source: Program(), finish=lambda source, lowered: lowered, options=lambda source: {}
+    )
     topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
     with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
         source = Source(function=None, shared=(), split=())
@@ -219,11 +221,12 @@ prepare_compiler()
 slices = [open_topology(name) for name in EXAMPLES.split(", ")]
 print(json.dumps([[s.name, len(s.devices), s.num_chips * s.chip.devices, s.chip.cores] for s in slices]))
 print(json.dumps([s.devices[0].num_cores for s in slices]))
+print(json.dumps({s.name: s.devices[0].device_kind for s in slices}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    slices, cores = map(json.loads, done.stdout.splitlines())
-    assert len(slices) == 6
+    slices, cores, kinds = map(json.loads, done.stdout.splitlines())
+    assert len(slices) == 6 and kinds["v6e:2x4"] == V6E
     for (name, devices, expected, chip_cores), device_cores in zip(slices, cores, strict=True):
         assert devices == expected, name
         assert device_cores == (1 if name.startswith(("v2", "v3")) else chip_cores), name

@@ -28,11 +28,12 @@ HOIST = {"xla_tpu_licm_size_inflation_ratio": 2.0}
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # Positions of a whole batch, guided or not, up to which a step is so short that compiling it for long does not pay.
 SHORT_STEP = 16384
+V6E = "TPU v6 lite"  # the kind as JAX has it; its matrix units ask for larger blocks
 
 
 def vector_memory(mebibytes: int) -> dict[str, int]:
-    """What one operation may fill of the vector memory, by default 16 MiB of it. Less makes smaller blocks and so less
-    code, which is what compiling takes its time for, and somewhat slower programs (docs/log.md)."""
+    """What one operation may fill of the vector memory, by default 16 MiB of it, on a v6e 32. Less makes smaller blocks
+    and so less code, which is what compiling takes its time for, and somewhat slower programs (docs/log.md)."""
     return {"xla_tpu_scoped_vmem_limit_kib": mebibytes * 1024}
 
 
@@ -42,7 +43,7 @@ class Source:
 
     shared: trees of jax.ShapeDtypeStruct that are the same on every device; split: those of which each device has its
     share. donate: positions among `split` whose buffers the results may take over. options: platform ("cpu", "gpu",
-    "tpu") -> what its compiler is told.
+    "tpu") -> what its compiler is told; kind of device, such as V6E -> what it is told besides.
     """
 
     function: Callable
@@ -130,7 +131,11 @@ class Blueprint:
             shared=(unet.shapes, bound, bound),
             split=split,
             donate=(0,),
-            options={"cpu": CPU_OPTIONS, "tpu": KEEP_ROWS | HOIST | (vector_memory(8) if short else {})},
+            options={
+                "cpu": CPU_OPTIONS,
+                "tpu": KEEP_ROWS | HOIST | (vector_memory(8) if short else {}),
+                V6E: vector_memory(12 if short else 16),
+            },
         )
 
     def decode(self) -> Source:
@@ -148,8 +153,8 @@ class Blueprint:
             )
 
         _, h, w, _ = self.state.x.shape
-        tpu_options = vector_memory(4) if h * w <= SHORT_STEP // 4 else {}  # decoding goes image by image
-        options = {"cpu": CPU_OPTIONS, "tpu": tpu_options}
+        short = h * w <= SHORT_STEP // 4  # decoding goes image by image
+        options = {"cpu": CPU_OPTIONS, "tpu": vector_memory(4) if short else {}, V6E: vector_memory(8 if short else 16)}
         return Source(function=decode, shared=[vae.shapes], split=[self.state.x], options=options)
 
     def _text_shapes(self) -> tuple[Any, ...]:

@@ -43,21 +43,22 @@ class Devices:
     def compile(self, source: Source) -> Program:
         """One call over all devices. In it, split arguments and all results have a leading device axis."""
         lowered = self.lower(source)
-        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self._options(source).items()))
+        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self.options(source).items()))
         return Program(self.finish(source, lowered), hashlib.sha256(text.encode()).hexdigest())
 
     def finish(self, source: Source, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Compiles with the source's options, or without them where this compiler does not know one."""
         try:
-            return lowered.compile(compiler_options=self._options(source) or None)
+            return lowered.compile(compiler_options=self.options(source) or None)
         except jax.errors.JaxRuntimeError as error:
             if not any(fault in str(error) for fault in UNKNOWN_OPTION):
                 raise
             return lowered.compile()
 
-    def _options(self, source: Source) -> dict[str, int | float | str]:
+    def options(self, source: Source) -> dict[str, int | float | str]:
         """Those of the source that are for these devices' compiler."""
-        return dict(source.options.get(self.devices[0].platform, {}))
+        device = self.devices[0]
+        return {**source.options.get(device.platform, {}), **source.options.get(device.device_kind, {})}
 
     def lower(self, source: Source) -> jax.stages.Lowered:
         """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""

@@ -214,7 +214,7 @@ def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> 
     compiled = devices.finish(source, lowered)
     seconds = time.monotonic() - start
     try:
-        text = hlo_text(compiled, lowered, source.options.get("tpu"))
+        text = hlo_text(compiled, lowered, devices.options(source))
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(
