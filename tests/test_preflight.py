@@ -241,6 +241,8 @@ def test_preflight_of_a_small_run_on_a_v5e():
         capture_output=True, text=True, timeout=300, env={**os.environ, "XLA_FLAGS": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("tpusd: compiling")]
+    assert [line.split()[2] for line in told] == ["encode", "denoise", "decode"]
     report = json.loads(done.stdout)
     assert (report["num_devices"], report["num_compilations"], report["model_calls"]) == (4, 3, 8)
     assert report["fits"] and report["weights_bytes"] < report["peak_bytes"] < report["memory_bytes"] < 16 * 2**30

@@ -54,12 +54,16 @@ def _preflight(argv: Sequence[str]) -> None:
     configs = [make_config(job.values) for job in jobs]
     prepare_compiler()
     on = open_topology(topology)
-    reports = [preflight(config, on, largest=largest, hlo=hlo) for config in configs]
+    reports = [preflight(config, on, largest=largest, hlo=hlo, tell=_tell) for config in configs]
     if as_json:
         values = [asdict(report) for report in reports]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
         print("\n\n".join(map(report_text, reports)))
+
+
+def _tell(line: str) -> None:
+    print(f"tpusd: {line}", file=sys.stderr, flush=True)
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

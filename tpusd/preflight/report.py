@@ -70,8 +70,16 @@ class Report:
     programs: Mapping[str, ProgramReport]
 
 
-def preflight(config: RunConfig, topology: Topology, *, largest: bool = False, hlo: str | None = None) -> Report:
-    """Compiles the run's programs for the slice. largest: also look for the largest batch per device that fits."""
+def preflight(
+    config: RunConfig,
+    topology: Topology,
+    *,
+    largest: bool = False,
+    hlo: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Compiles the run's programs for the slice. largest: also look for the largest batch per device that fits. hlo:
+    directory for the programs' text. tell: is told what is compiled next, for it takes minutes."""
     import jax
 
     from tpusd.checkpoints.published import find_architecture
@@ -93,7 +101,7 @@ def preflight(config: RunConfig, topology: Topology, *, largest: bool = False, h
     def compiled(batch: int, names: Sequence[str] | None = None) -> "Compilation":
         return compile_programs(
             config, architecture, topology, height=height, width=width, batch=batch, guided=guided, calls=calls,
-            names=names, hlo=hlo,
+            names=names, hlo=hlo, tell=tell,
         )  # fmt: skip
 
     batch = config.batch_size_per_device
@@ -172,6 +180,7 @@ def compile_programs(
     calls: int,
     names: Sequence[str] | None = None,
     hlo: str | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Compilation:
     """names: which of encode, denoise and decode; None: all."""
     from tpusd.blueprint import Blueprint
@@ -188,6 +197,7 @@ def compile_programs(
     devices, programs, reason = Devices(topology.devices), {}, None
     for name in names or sources:
         make, times, trips = sources[name]
+        tell(f"compiling {name} for {topology.name}, batch_size_per_device={batch}")
         try:
             programs[name] = _compile(
                 name, make(), devices, topology, calls=times, trips=trips, weights=weights, hlo=hlo
