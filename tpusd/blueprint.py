@@ -125,7 +125,8 @@ class Blueprint:
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         _, h, w, _ = self.state.x.shape
-        short = b * (1 + guided) * h * w <= SHORT_STEP
+        positions = b * (1 + guided) * h * w
+        short = positions <= SHORT_STEP
         return Source(
             function=denoise,
             shared=(unet.shapes, bound, bound),
@@ -134,7 +135,7 @@ class Blueprint:
             options={
                 "cpu": CPU_OPTIONS,
                 "tpu": KEEP_ROWS | HOIST | (vector_memory(8) if short else {}),
-                V6E: vector_memory(12 if short else 16),
+                V6E: vector_memory(12 if short else 16 if positions <= 2 * SHORT_STEP else 24),
             },
         )
 
