@@ -11,6 +11,7 @@ made by, so that the work can be stopped and gone on with. A cell of another ver
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -24,6 +25,7 @@ MODELS = {
     "sdxl": ["sampler=euler", "sampler.num_inference_steps=20"],  # 1024x1024
 }
 BATCHES = (1, 4, 8)
+ERROR = re.compile(r"(tpusd|[\w.]+(Error|Exception)): ")
 CELLS = [f"{chip}/{model}/{batch}" for chip in TOPOLOGIES for model in MODELS for batch in BATCHES]
 
 
@@ -73,7 +75,8 @@ def _ask(command: list[str], name: str) -> dict:
         return {name: json.loads(done.stdout)}
     if done.returncode < 0:  # somebody stopped it, which says nothing of the cell
         sys.exit(f"{' '.join(command)}: ended by signal {-done.returncode}")
-    line = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    line = ([line for line in lines if ERROR.match(line)] or lines)[-1]  # the compiler's may go on for many lines
     print(line, file=sys.stderr, flush=True)
     return {"failure": line}
 
