@@ -17,7 +17,8 @@ from tpusd.blueprint import Source
 from tpusd.models.target import compiling_for
 
 AXIS = "device"
-UNKNOWN_OPTION = ("No such compile option", "not a valid enum value")  # what compilers say of one, or of its value
+# What compilers say of an option that they do not know, of its value, and where it leaves too little vector memory.
+OPTION_FAULTS = ("No such compile option", "not a valid enum value", "memory space vmem")
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Devices:
         return Program(self.finish(source, lowered), hashlib.sha256(text.encode()).hexdigest())
 
     def finish(self, source: Source, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        """Compiles with the source's options, or without them where this compiler does not know one."""
+        """Compiles with the source's options, or without them where this compiler cannot do with one."""
+        options = self.options(source)
         try:
-            return lowered.compile(compiler_options=self.options(source) or None)
+            return lowered.compile(compiler_options=options or None)
         except jax.errors.JaxRuntimeError as error:
-            if not any(fault in str(error) for fault in UNKNOWN_OPTION):
+            if not options or not any(fault in str(error) for fault in OPTION_FAULTS):
                 raise
             return lowered.compile()
 
