@@ -10,7 +10,7 @@ from flax import nnx
 from tpusd.models import cudnn_attention, layers, unet, vae
 from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.layers import dot_product_attention, gelu, group_norm, layer_norm
-from tpusd.models.target import compiling_for
+from tpusd.models.target import V5E, V5P, V6E, compiling_for
 from tpusd.models.tpu_attention import suits, tpu_attention
 
 
@@ -50,19 +50,22 @@ def test_gelu_is_x_times_the_normal_distribution_function(dtype, unit):
 
 
 @pytest.mark.parametrize(
-    ("layer", "batch", "size", "transposed"),
+    ("kind", "layer", "batch", "size", "transposed"),
     [
-        (unet.Upsample2D, 8, (10, 14), True),
-        (unet.Upsample2D, 8, (9, 14), False),
-        (unet.Upsample2D, 2, (10, 14), False),
-        (vae.Upsample2D, 1, (), True),
+        (V5E, unet.Upsample2D, 16, (10, 14), True),
+        (V5E, unet.Upsample2D, 16, (9, 14), False),
+        (V5E, unet.Upsample2D, 8, (10, 14), False),
+        (V6E, unet.Upsample2D, 16, (10, 14), False),
+        (V5E, vae.Upsample2D, 1, (), True),
+        (V5P, vae.Upsample2D, 1, (), True),
+        ("TPU v4", vae.Upsample2D, 1, (), False),
     ],
 )
-def test_upsampling_on_tpus_is_a_transposed_convolution(layer, batch, size, transposed):
+def test_upsampling_is_a_transposed_convolution_where_that_is_faster(kind, layer, batch, size, transposed):
     up = layer(6, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     up.conv.bias[...] = jnp.arange(6.0)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((batch, 5, 7, 6)), jnp.float32)
-    with compiling_for(SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")):
+    with compiling_for(SimpleNamespace(platform="tpu", device_kind=kind)):
         assert ("lhs_dilation=(2, 2)" in str(jax.make_jaxpr(lambda x: up(x, *size))(x))) == transposed
         out = up(x, *size)
     np.testing.assert_allclose(out, up(x, *size), atol=1e-5)  # here there is no TPU

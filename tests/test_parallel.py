@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tpusd.blueprint import CPU_OPTIONS, V6E, Source
+from tpusd.blueprint import CPU_OPTIONS, Source
+from tpusd.models.target import V6E
 from tpusd.parallel import Devices
 
 OPTIONS = {"xla_tpu_an_option": False, "xla_tpu_another": 2}

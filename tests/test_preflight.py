@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import pytest
 from run_helpers import config
 
-from tpusd.blueprint import V6E, Blueprint, Source
+from tpusd.blueprint import Blueprint, Source
 from tpusd.checkpoints.published import find_architecture
 from tpusd.compose import conf_directory
 from tpusd.errors import UserError
+from tpusd.models.target import V5E, V5P, V6E
 from tpusd.preflight import main
 from tpusd.preflight.chips import CHIPS
 from tpusd.preflight.flops import count_flops
@@ -226,7 +227,8 @@ print(json.dumps({s.name: s.devices[0].device_kind for s in slices}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     slices, cores, kinds = map(json.loads, done.stdout.splitlines())
-    assert len(slices) == 6 and kinds["v6e:2x4"] == V6E
+    assert len(slices) == 6
+    assert (kinds["v5e:2x4"], kinds["v5p:2x2x1"], kinds["v6e:2x4"]) == (V5E, V5P, V6E)
     for (name, devices, expected, chip_cores), device_cores in zip(slices, cores, strict=True):
         assert devices == expected, name
         assert device_cores == (1 if name.startswith(("v2", "v3")) else chip_cores), name

@@ -15,6 +15,7 @@ from flax import nnx
 from tpusd import programs
 from tpusd.checkpoints.architecture import Architecture
 from tpusd.config import PartPrecision, PrecisionConfig
+from tpusd.models.target import V6E
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
 
@@ -28,7 +29,6 @@ HOIST = {"xla_tpu_licm_size_inflation_ratio": 2.0}
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 # Positions of a whole batch, guided or not, up to which a step is so short that compiling it for long does not pay.
 SHORT_STEP = 16384
-V6E = "TPU v6 lite"  # the kind as JAX has it; its matrix units ask for larger blocks
 
 
 def vector_memory(mebibytes: int) -> dict[str, int]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import jax
 
+V5E, V5P, V6E = "TPU v5 lite", "TPU v5", "TPU v6 lite"  # kinds as JAX has them
+
 _device = contextvars.ContextVar("the device that is compiled for", default=None)
 
 

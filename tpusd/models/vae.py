@@ -20,7 +20,7 @@ from tpusd.models.layers import (
     upsample_by_transposed_conv,
     upsample_nearest,
 )
-from tpusd.models.target import tpu_kind
+from tpusd.models.target import V5E, V5P, V6E, tpu_kind
 
 NORM_EPS = 1e-6  # every norm of the VAE; the UNet's resnets have 1e-5
 
@@ -124,7 +124,7 @@ class Upsample2D(nnx.Module):
         self.conv = conv3x3(channels, channels, **kw)
 
     def __call__(self, x):
-        if tpu_kind() is not None:
+        if tpu_kind() in (V5E, V5P, V6E):  # older ones multiply the zeros between the pixels as well (docs/log.md)
             return upsample_by_transposed_conv(self.conv, x)
         return self.conv(upsample_nearest(x, 2 * x.shape[1], 2 * x.shape[2]))
 
