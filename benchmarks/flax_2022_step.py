@@ -66,7 +66,8 @@ def compile_step(slice_, directory: Path, batch: int) -> dict:
     lowered = mapped.lower(weights, latents, time_, half(n, 2 * batch, *text), added)
     compiled = lowered.compile()
     seconds = time.monotonic() - start
-    cost = program_cost(hlo_text(compiled, lowered), slice_.chip).once
+    text = hlo_text(compiled, lambda dump: lowered.compile(compiler_options=dump))
+    cost = program_cost(text, slice_.chip).once
     return {
         "seconds": cost.seconds,
         "unpriced_kernels": sum(cost.unpriced.values()),

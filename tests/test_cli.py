@@ -55,3 +55,10 @@ def test_reader_that_stops_reading_is_no_traceback(module, unbuffered):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("module", ["cli", "run", "preflight"])
+def test_stdout_that_was_closed_before_is_no_traceback(module):
+    command = ["sh", "-c", 'exec "$0" -m "$1" --help >&-', sys.executable, f"tpusd.{module}"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -53,6 +53,15 @@ def test_compiler_that_cannot_do_with_an_option_goes_without(fault):
     assert finish("tpu", Lowered(fault=fault)) == [OPTIONS, None]
 
 
+def test_further_options_stay_where_the_sources_are_dropped():
+    devices = Devices(jax.local_devices()[:1])
+    devices.devices = (SimpleNamespace(platform="tpu", device_kind="some kind"),)
+    source = Source(function=None, shared=(), split=(), options={"tpu": OPTIONS})
+    lowered = Lowered(known={"dump"}, fault="No such compile option")
+    devices.finish(source, lowered, {"dump": "here"})
+    assert lowered.told == [{**OPTIONS, "dump": "here"}, {"dump": "here"}]
+
+
 def test_other_faults_are_not_hidden():
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         finish("tpu", Lowered(fault="RESOURCE_EXHAUSTED: no room"))

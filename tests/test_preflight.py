@@ -18,7 +18,7 @@ from tpusd.blueprint import Blueprint, Source
 from tpusd.checkpoints.published import find_architecture
 from tpusd.compose import conf_directory
 from tpusd.errors import UserError
-from tpusd.models.target import V5E, V5P, V6E
+from tpusd.models.target import V2, V3, V5E, V5P, V6E
 from tpusd.preflight import main
 from tpusd.preflight.chips import CHIPS
 from tpusd.preflight.flops import count_flops
@@ -166,12 +166,8 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: Async done\n requires something")
 
-        def compile(self, compiler_options):  # which leaves nothing on disk either
-            return self
-
-    devices = SimpleNamespace(
-        lower=lambda source: Program(), finish=lambda source, lowered: lowered, options=lambda source: {}
-    )
+    # Compiling again leaves nothing on disk either.
+    devices = SimpleNamespace(lower=lambda source: Program(), finish=lambda source, lowered, more=None: lowered)
     topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
     with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
         source = Source(function=None, shared=(), split=())
@@ -202,7 +198,8 @@ compiled = lowered.compile()
 class Unreadable:
     def as_text(self):
         raise jax.errors.JaxRuntimeError("INTERNAL: Async done requires something")
-costs = [program_cost(text, slice_.chip) for text in (compiled.as_text(), hlo_text(Unreadable(), lowered))]
+again = lambda dump: lowered.compile(compiler_options=dump)
+costs = [program_cost(text, slice_.chip) for text in (compiled.as_text(), hlo_text(Unreadable(), again))]
 print(json.dumps([[cost.once.by_op, cost.per_trip.by_op, cost.per_trip.kernels] for cost in costs]))
 """
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -229,6 +226,7 @@ print(json.dumps({s.name: s.devices[0].device_kind for s in slices}))
     slices, cores, kinds = map(json.loads, done.stdout.splitlines())
     assert len(slices) == 6
     assert (kinds["v5e:2x4"], kinds["v5p:2x2x1"], kinds["v6e:2x4"]) == (V5E, V5P, V6E)
+    assert (kinds["v2:2x2x1"], kinds["v3:2x2x1"]) == (V2, V3)
     for (name, devices, expected, chip_cores), device_cores in zip(slices, cores, strict=True):
         assert devices == expected, name
         assert device_cores == (1 if name.startswith(("v2", "v3")) else chip_cores), name

@@ -6,6 +6,7 @@ as in `... --help | head`: that of SIGPIPE.
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -14,7 +15,7 @@ from tpusd import signals
 from tpusd.errors import UserError
 
 EXIT_USER_ERROR = 2
-EXIT_BROKEN_PIPE = 128 + 13
+EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def exit_status() -> Iterator[list[int]]:
             try:
                 yield status
             finally:
-                sys.stdout.flush()
+                print(end="", flush=True)  # which knows a stdout that was closed before us
     except BrokenPipeError:
         if not _reader_gone():
             raise
@@ -48,8 +49,7 @@ def refuse_arguments(message: str) -> NoReturn:
 def _reader_gone() -> bool:
     """Whether nobody reads stdout any more. What is left to be written, now or at the interpreter's end, is dropped."""
     try:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+        print(flush=True)  # something to write: what failed before is not always kept
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True

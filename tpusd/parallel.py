@@ -5,7 +5,7 @@ carry a leading device axis. When JAX drops the name `pmap`, `Devices.lower` cha
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,20 +44,23 @@ class Devices:
     def compile(self, source: Source) -> Program:
         """One call over all devices. In it, split arguments and all results have a leading device axis."""
         lowered = self.lower(source)
-        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self.options(source).items()))
+        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self._options(source).items()))
         return Program(self.finish(source, lowered), hashlib.sha256(text.encode()).hexdigest())
 
-    def finish(self, source: Source, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-        """Compiles with the source's options, or without them where this compiler cannot do with one."""
-        options = self.options(source)
+    def finish(
+        self, source: Source, lowered: jax.stages.Lowered, more: Mapping[str, bool | str] | None = None
+    ) -> jax.stages.Compiled:
+        """Compiles with the source's options, or without them where this compiler cannot do with one. more: options
+        that stay in either case."""
+        options = self._options(source)
         try:
-            return lowered.compile(compiler_options=options or None)
+            return lowered.compile(compiler_options={**options, **(more or {})} or None)
         except jax.errors.JaxRuntimeError as error:
             if not options or not any(fault in str(error) for fault in OPTION_FAULTS):
                 raise
-            return lowered.compile()
+            return lowered.compile(compiler_options=more)
 
-    def options(self, source: Source) -> dict[str, int | float | str]:
+    def _options(self, source: Source) -> dict[str, int | float | str]:
         """Those of the source that are for these devices' compiler."""
         device = self.devices[0]
         return {**source.options.get(device.platform, {}), **source.options.get(device.device_kind, {})}

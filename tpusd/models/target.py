@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import jax
 
-V5E, V5P, V6E = "TPU v5 lite", "TPU v5", "TPU v6 lite"  # kinds as JAX has them
+# Kinds of TPU as JAX has them.
+V2, V3, V5E, V5P, V6E = "TPU v2", "TPU v3", "TPU v5 lite", "TPU v5", "TPU v6 lite"
 
 _device = contextvars.ContextVar("the device that is compiled for", default=None)
 

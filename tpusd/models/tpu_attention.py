@@ -11,14 +11,14 @@ import math
 import jax
 import jax.numpy as jnp
 
-from tpusd.models.target import tpu_kind
+from tpusd.models.target import V2, V3, tpu_kind
 
 LANES = 128
 KEYS = 1024  # of a trip of the loop over them
 SCORES = 1024 * KEYS  # of a trip: 4 MiB in float32; with fewer keys there are more queries to a grid step
 VECTOR_MEMORY = 16 << 20
 MAX_KEYS_BYTES = 2 << 20  # of one head; values take as much, and both are held twice
-_WITHOUT = ("TPU v2", "TPU v3")  # their compiler takes no bfloat16 product in a kernel
+_WITHOUT = (V2, V3)  # their compiler takes no bfloat16 product in a kernel
 
 
 def available() -> bool:

@@ -178,9 +178,9 @@ def compile_programs(
     batch: int,
     guided: bool,
     calls: int,
-    names: Sequence[str] | None = None,
-    hlo: str | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    names: Sequence[str] | None,
+    hlo: str | None,
+    tell: Callable[[str], None],
 ) -> Compilation:
     """names: which of encode, denoise and decode; None: all."""
     from tpusd.blueprint import Blueprint
@@ -224,7 +224,7 @@ def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> 
     compiled = devices.finish(source, lowered)
     seconds = time.monotonic() - start
     try:
-        text = hlo_text(compiled, lowered, devices.options(source))
+        text = hlo_text(compiled, lambda dump: devices.finish(source, lowered, dump))
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(
