@@ -1,4 +1,5 @@
 import math
+import re
 from types import SimpleNamespace
 
 import jax
@@ -109,15 +110,19 @@ def test_cpu_attention_is_attention(q, k, d, dtype, bound):
 
 @pytest.mark.parametrize(("platform", "kind"), [("gpu", "NVIDIA H100"), ("tpu", "TPU v2")])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2 * 2**-8)])
-def test_attention_elsewhere_is_attention(platform, kind, dtype, bound, monkeypatch):
-    """GPUs, and TPUs without the kernel; 4096 scores at once are too many here, so that queries go in pieces too."""
+@pytest.mark.parametrize(
+    ("limits", "queries"), [({}, 96), ({"MAX_SCORES_OF_HEAD": 4096}, 48), ({"MAX_SCORES": 8192}, 16)]
+)
+def test_attention_elsewhere_is_attention(platform, kind, dtype, bound, limits, queries, monkeypatch):
+    """GPUs, and TPUs without the kernel: queries in pieces where a head's scores, or all of them, are too many."""
     inputs = attention_inputs(2, 96, 77, 3, 8, jnp.dtype(dtype))
     exact = exact_attention(*inputs)
-    for most in (layers.MAX_SCORES, 4096):
-        monkeypatch.setattr(layers, "MAX_SCORES", most)
-        with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
-            out = np.float64(dot_product_attention(*inputs))
-        np.testing.assert_allclose(out, exact, atol=bound * np.abs(exact).max())
+    for name, most in limits.items():
+        monkeypatch.setattr(layers, name, most)
+    with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
+        lowered = jax.jit(lambda *x: dot_product_attention(*x)).lower(*inputs)  # a new function: JAX keeps traces
+    assert max(map(int, re.findall(r"tensor<2x3x(\d+)x77xf32>", lowered.as_text()))) == queries
+    np.testing.assert_allclose(np.float64(lowered.compile()(*inputs)), exact, atol=bound * np.abs(exact).max())
 
 
 def _raises(*inputs):

@@ -13,9 +13,10 @@ from tpusd.models import cudnn_attention, tpu_attention
 from tpusd.models.cpu_attention import cpu_attention
 from tpusd.models.target import platform, tpu_kind
 
-# Above this many scores per head and image, queries go through in pieces: 4096 x 4096 is what a 512 px UNet needs at
-# once, and the autoencoder's one attention layer at 1024 px would need 16 times that.
-MAX_SCORES = 4096 * 4096
+# Above this many scores queries go through in pieces. Of one head: what a 512 px UNet needs at once, of which the
+# autoencoder's attention at 1024 px would need 16 times as many. Of all heads and rows: 1 GiB in float32.
+MAX_SCORES_OF_HEAD = 4096 * 4096
+MAX_SCORES = 16 * MAX_SCORES_OF_HEAD
 
 
 class Identity(nnx.Module):
@@ -171,11 +172,12 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
         out = jnp.einsum("bnqk,bknd->bqnd", weights, values, preferred_element_type=jnp.float32)
         return (out[..., :-1] / out[..., -1:]).astype(value.dtype)
 
-    pieces = -(-q_len * k_len // MAX_SCORES)
+    b, _, n, d = query.shape
+    of_head = q_len * k_len
+    pieces = min(q_len, max(-(-of_head // MAX_SCORES_OF_HEAD), -(-b * n * of_head // MAX_SCORES)))
     while q_len % pieces:
         pieces += 1
     if causal or pieces == 1:
         return attend(query)
-    b, _, n, d = query.shape
     split = query.reshape(b, pieces, q_len // pieces, n, d).swapaxes(0, 1)
     return jax.lax.map(attend, split).swapaxes(0, 1).reshape(b, q_len, n, d)
