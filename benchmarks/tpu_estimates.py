@@ -110,7 +110,20 @@ def table(results: dict) -> str:
     missing = [cell for cell in CELLS if "versions" not in results.get(cell, {})]
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", f"{len(CELLS) - len(missing)} of {len(CELLS)} cells of the table are made."]
+    lines += ["", f"The 2022 step as a multiple of ours, where both were compiled: {'; '.join(_multiples(results))}."]
     return "\n".join(lines)
+
+
+def _multiples(results: dict) -> list[str]:
+    """By chip, the least and the most."""
+    ratios: dict[str, list[float]] = {}
+    for cell, kept in results.items():
+        denoise = kept.get("report", {}).get("programs", {}).get("denoise")
+        old = (kept.get("flax_2022") or {}).get("step")
+        if denoise and old:
+            ours = denoise["seconds"] / kept["report"]["model_calls"]
+            ratios.setdefault(cell.split("/")[0], []).append(old["seconds"] / ours)
+    return [f"{chip} {min(ratios[chip]):.2f} to {max(ratios[chip]):.2f}" for chip in TOPOLOGIES if chip in ratios]
 
 
 def step_2022(kept: dict | None, batch: int) -> str:

@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from tpusd.models.pieces import largest_divisor
+
 TOGETHER = 512 * 512  # scores of a head up to which all heads go at once
 SCORES = 1 << 20  # of a piece of one head's queries beyond that: 4 MiB in float32
 
@@ -25,7 +27,7 @@ def cpu_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Arr
     if q_len * k_len <= TOGETHER:
         out = _attend(q, k, v)
     else:
-        rows = next(rows for rows in range(min(q_len, max(1, SCORES // k_len)), 0, -1) if q_len % rows == 0)
+        rows = largest_divisor(q_len, SCORES // k_len)
         pieces = q.reshape(b * n, q_len // rows, rows, d)
         out = jax.lax.map(lambda head: jax.lax.map(lambda piece: _attend(piece, *head[1:]), head[0]), (pieces, k, v))
     return out.reshape(b, n, q_len, d).swapaxes(1, 2)

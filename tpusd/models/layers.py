@@ -11,6 +11,7 @@ from flax import nnx
 
 from tpusd.models import cudnn_attention, tpu_attention
 from tpusd.models.cpu_attention import cpu_attention
+from tpusd.models.pieces import largest_divisor
 from tpusd.models.target import platform, tpu_kind
 
 # Above this many scores queries go through in pieces. Of one head: what a 512 px UNet needs at once, of which the
@@ -173,11 +174,8 @@ def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *,
         return (out[..., :-1] / out[..., -1:]).astype(value.dtype)
 
     b, _, n, d = query.shape
-    of_head = q_len * k_len
-    pieces = min(q_len, max(-(-of_head // MAX_SCORES_OF_HEAD), -(-b * n * of_head // MAX_SCORES)))
-    while q_len % pieces:
-        pieces += 1
-    if causal or pieces == 1:
+    at_once = largest_divisor(q_len, min(MAX_SCORES_OF_HEAD // k_len, MAX_SCORES // (b * n * k_len)))
+    if causal or at_once == q_len:
         return attend(query)
-    split = query.reshape(b, pieces, q_len // pieces, n, d).swapaxes(0, 1)
+    split = query.reshape(b, q_len // at_once, at_once, n, d).swapaxes(0, 1)
     return jax.lax.map(attend, split).swapaxes(0, 1).reshape(b, q_len, n, d)

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from tpusd.models.pieces import largest_divisor
 from tpusd.models.target import V2, V3, tpu_kind
 
 LANES = 128
@@ -54,8 +55,8 @@ def tpu_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, interpr
     b, q_len, n, d = query.shape
     k_len = key.shape[1]
     padded_k, padded_d = _whole(k_len), _whole(d)
-    k_block = _divisor(padded_k, KEYS)
-    q_block = _divisor(q_len, SCORES // k_block)
+    k_block = _tiles(padded_k, KEYS)
+    q_block = _tiles(q_len, SCORES // k_block)
     q, k, v = (x.transpose(0, 2, 3, 1) for x in (query, key, value))
     k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, padded_k - k_len))) for x in (k, v))
     q_spec = pl.BlockSpec((1, 1, d, q_block), lambda i, j, t: (i, j, 0, t))
@@ -114,7 +115,6 @@ def _whole(length: int) -> int:
     return -(-length // LANES) * LANES
 
 
-def _divisor(length: int, at_most: int) -> int:
-    """The largest whole number of tiles up to `at_most` that divides length."""
-    most = min(at_most, length) // LANES * LANES
-    return next(size for size in range(most, 0, -LANES) if length % size == 0)
+def _tiles(length: int, at_most: int) -> int:
+    """The largest whole number of tiles up to `at_most` that divides length, which is in whole tiles."""
+    return LANES * largest_divisor(length // LANES, at_most // LANES)
