@@ -153,11 +153,11 @@ def make_checkpoint(path: Path, unet: tuple, vae: tuple, pixels: int) -> None:
 def ours(path: Path, pixels: int, steps: int):
     import jax
 
-    from tpusd.compose import compose_jobs
-    from tpusd.config import make_config
-    from tpusd.execute import load_pipeline
-    from tpusd.plan import make_plan
-    from tpusd.prepare import prepare_run
+    from tpusd.config.compose import compose_jobs
+    from tpusd.config.schema import make_config
+    from tpusd.plan.specs import make_plan
+    from tpusd.runs.execute import load_pipeline
+    from tpusd.runs.prepare import prepare_run
 
     fields = ["model=local", f"model.path={path}", "precision=fp32", f"height={pixels}", f"width={pixels}"]
     fields += [f"sampler.num_inference_steps={steps}", f"num_images_per_prompt={BATCH}"]

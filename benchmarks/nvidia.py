@@ -52,11 +52,11 @@ def our_seconds(model: str, batch: int, rounds: int) -> tuple[list[float], float
     import jax.numpy as jnp
     import numpy as np
 
-    from tpusd.blueprint import Blueprint
     from tpusd.checkpoints.published import find_architecture
-    from tpusd.compose import compose_jobs
-    from tpusd.config import make_config
-    from tpusd.parallel import Devices
+    from tpusd.config.compose import compose_jobs
+    from tpusd.config.schema import make_config
+    from tpusd.engine.blueprint import Blueprint
+    from tpusd.engine.devices import Devices
     from tpusd.preflight.flops import count_flops
     from tpusd.samplers.table import make_table
 

@@ -57,11 +57,11 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
     """-> median seconds of a run, and of the bare programs; peak memory in GiB."""
     import jax
 
-    from tpusd.compose import compose_jobs
-    from tpusd.config import make_config
-    from tpusd.execute import load_pipeline
-    from tpusd.prepare import prepare_run
+    from tpusd.config.compose import compose_jobs
+    from tpusd.config.schema import make_config
     from tpusd.run import run
+    from tpusd.runs.execute import load_pipeline
+    from tpusd.runs.prepare import prepare_run
 
     rows = "[" + ", ".join(f'{{prompt: "portrait {i}"}}' for i in range(prompts)) + "]"
     fields = [f"prompts.rows={rows}", f"num_images_per_prompt={images // prompts}", "batch_size_per_device=4"]
@@ -87,7 +87,7 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
 
 
 def bare(prepared, pipeline) -> None:
-    from tpusd.plan import make_plan
+    from tpusd.plan.specs import make_plan
 
     size = dict(height=prepared.height, width=prepared.width)
     plan = make_plan(

@@ -4,12 +4,12 @@ import tarfile
 
 import pytest
 from PIL import Image
-from run_helpers import StandInPipeline, config, prepare
+from support.runs import StandInPipeline, config, prepare
 
-from tpusd.command import hydra_value
 from tpusd.export import main
+from tpusd.recipes.command import hydra_value
+from tpusd.records.directory import read_manifest
 from tpusd.run import run
-from tpusd.run_dir import read_manifest
 
 ROWS = [
     {"prompt": "a photo of a bench", "tag": "single_object", "include": [{"class": "bench", "count": 1}]},

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
-from run_helpers import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, prepare
 
-from tpusd.command import config_overrides, hydra_value, image_overrides, shell_command
-from tpusd.compose import compose_jobs
-from tpusd.config import config_values, make_config
+from tpusd.config.compose import compose_jobs
+from tpusd.config.schema import config_values, make_config
 from tpusd.errors import UserError
-from tpusd.plan import make_specs
-from tpusd.prompts import read_rows
+from tpusd.plan.specs import make_specs
+from tpusd.prompts.rows import read_rows
 from tpusd.recipe import main, read_recipe
+from tpusd.recipes.command import config_overrides, hydra_value, image_overrides, shell_command
+from tpusd.records.directory import read_manifest
 from tpusd.run import run
-from tpusd.run_dir import read_manifest
 
 HARD = 'a, b: {c} [d] \'e\' "f" \\\\ \\" =g ${h} \\${i} $HOME `j` 日本 \u202e <script> 7 null \\'
 
@@ -227,5 +227,5 @@ def test_pictures_without_a_recipe_or_with_a_hostile_one_are_one_line(tmp_path, 
 
 
 def test_recipe_starts_without_jax():
-    code = "import sys, tpusd.recipe, tpusd.command, tpusd.images; sys.exit('jax' in sys.modules)"
+    code = "import sys, tpusd.recipe, tpusd.recipes.command, tpusd.recipes.files; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,25 +1,18 @@
 import json
 import math
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import INLINE, SHA256, StandInPipeline, config, generated, prepare
+from support.runs import INLINE, SHA256, StandInPipeline, config, generated, prepare
 
-from tpusd.compare import Tolerance, compare, first_difference, measure
 from tpusd.errors import UserError
+from tpusd.records.compare import Tolerance, compare, first_difference, measure
+from tpusd.records.directory import read_config, read_manifest
 from tpusd.reproduce import main, reproduce
 from tpusd.run import run
-from tpusd.run_dir import read_config, read_manifest
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_device():
-    devices = jax.local_devices()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: devices[:1])
-        yield
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +96,7 @@ def test_overrides_are_told_and_change_the_images(original, tmp_path, capsys):
 
 
 def test_changed_weights_are_refused_unless_told_otherwise(original, tmp_path, monkeypatch):
-    monkeypatch.setattr("run_helpers.SHA256", {name: "1" * 64 for name in SHA256})
+    monkeypatch.setattr("support.runs.SHA256", {name: "1" * 64 for name in SHA256})
     with pytest.raises(UserError, match="its files have changed"):
         reproduced(original, tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -195,7 +188,7 @@ def test_tolerance_needs_both_measures(tmp_path):
 def test_stand_in_image_is_not_flat():
     """Else a drift could hide behind clipping."""
     spec = prepare(config(INLINE))
-    from tpusd.plan import make_specs
+    from tpusd.plan.specs import make_specs
 
     made = generated(next(make_specs(spec.config, spec.rows, height=24, width=40))).pixels
     assert 100 < made.mean() < 155 and made.std() > 50

@@ -4,12 +4,12 @@ import os
 
 import pytest
 from PIL import Image
-from run_helpers import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, prepare
 
-from tpusd.command import hydra_value
+from tpusd.recipes.command import hydra_value
+from tpusd.records.directory import read_manifest
 from tpusd.results import main
 from tpusd.run import run
-from tpusd.run_dir import read_manifest
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"quotes\" 'ticks' & @DATA@ \u202e <!--"
 

@@ -10,32 +10,26 @@ import time
 from functools import partial
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from run_helpers import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
+from support.runs import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
 
-from tpusd.config import make_config
-from tpusd.entry import exit_status
+from tpusd.config.schema import make_config
 from tpusd.errors import UserError
-from tpusd.execute import describe_image, run_images, summary_line
-from tpusd.plan import make_plan, make_specs
-from tpusd.prepare import count_tokens
-from tpusd.progress import Progress
-from tpusd.prompts import MANIFEST_FIELDS
+from tpusd.plan.specs import make_plan, make_specs
+from tpusd.process.exit import exit_status
+from tpusd.process.progress import Progress
+from tpusd.prompts.rows import MANIFEST_FIELDS
+from tpusd.records.directory import Claim, RunDir, read_config, read_manifest
 from tpusd.run import run
-from tpusd.run_dir import Claim, RunDir, read_config, read_manifest
-from tpusd.writer import ImageWriter, MadeBy
+from tpusd.runs.execute import describe_image, run_images, summary_line
+from tpusd.runs.prepare import count_tokens
+from tpusd.runs.writer import ImageWriter, MadeBy
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """Batches of these tests are counted for one device, however many the machine has."""
-    devices = jax.local_devices()
-    monkeypatch.setattr(jax, "local_devices", lambda: devices[:1])
 
 
 def generate(tmp_path, *overrides, pipeline=None, name="run"):
@@ -316,7 +310,7 @@ def test_user_errors_are_one_line_whatever_they_hold(capsys):
 def test_interrupted_run_is_a_valid_directory(tmp_path):
     """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
     code = (
-        "import sys, time\nsys.path.insert(0, 'tests')\nfrom run_helpers import *\nfrom tpusd.run import *\n"
+        "import sys, time\nsys.path.insert(0, 'tests')\nfrom support.runs import *\nfrom tpusd.run import *\n"
         "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n"
         "        time.sleep(0.01); print('batch', flush=True)\n"
         "        return super().generate(*a, **k)\n"

@@ -3,7 +3,7 @@ import shutil
 
 import jax
 import pytest
-from run_helpers import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.run import run
 from tpusd.validate import main

@@ -18,10 +18,10 @@ from diffusers import UNet2DConditionModel
 from flax import nnx
 
 from tpusd.checkpoints.fill import fill
-from tpusd.checkpoints.tensors import Safetensors
-from tpusd.models.abstract import abstract_model
-from tpusd.models.unet import UNet2DConditionModel as OurUNet
-from tpusd.models.unet import UNetConfig
+from tpusd.checkpoints.formats.safetensors import Safetensors
+from tpusd.networks.abstract import abstract_model
+from tpusd.networks.unet import UNet2DConditionModel as OurUNet
+from tpusd.networks.unet import UNetConfig
 
 REFERENCE = Path(__file__).parents[1] / "tpusd" / "assets" / "published"
 

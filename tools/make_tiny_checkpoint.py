@@ -19,10 +19,10 @@ from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import parameters
 from tpusd.checkpoints.save import save_checkpoint
 from tpusd.checkpoints.tokenizer import open_tokenizer, write_byte_tokenizer
-from tpusd.models.abstract import abstract_model
-from tpusd.models.clip_text import CLIPTextConfig
-from tpusd.models.unet import UNetConfig
-from tpusd.models.vae import VAEConfig
+from tpusd.networks.abstract import abstract_model
+from tpusd.networks.clip_text import CLIPTextConfig
+from tpusd.networks.unet import UNetConfig
+from tpusd.networks.vae import VAEConfig
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
 SCHEDULER = {  # what every Stable Diffusion up to XL was trained with

@@ -17,7 +17,7 @@ SWEEP = ["sampler=ddim,dpmpp_2m", "guidance_scale=3,7.5,12", "seed=0,1", "sample
 
 
 def main(argv: list[str]) -> int:
-    from tpusd.pipeline import Pipeline
+    from tpusd.engine.pipeline import Pipeline
     from tpusd.run import main as run_main
 
     batches, steps = [], []

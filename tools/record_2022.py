@@ -1,4 +1,4 @@
-"""Records what the 2022 program makes of a small random checkpoint, for tests/test_parity_2022.py.
+"""Records what the 2022 program makes of a small random checkpoint, for tests/engine/test_recorded_2022.py.
 
 The 2022 program is diffusers' FlaxStableDiffusionPipeline under `replicate`, `shard` and `jax.pmap` over 8 devices,
 with keys from `split(PRNGKey(0), 8)`. It was removed upstream, so it runs in an environment of its own:

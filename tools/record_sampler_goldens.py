@@ -3,7 +3,8 @@
     python tools/record_sampler_goldens.py          (diffusers 0.42.1, torch)
 
 Writes tests/data/sampler_goldens.json.gz: for each sampler, option and number of steps the timesteps and the sample.
-The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in tests/sampler_cases.py.
+The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in
+tests/support/sampler_cases.py.
 """
 
 import gzip
@@ -16,9 +17,9 @@ import diffusers
 import torch
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/parity")]
-from sampler_cases import NAMES, golden_cases, golden_model, golden_noise, golden_start  # noqa: E402
-from scheduler_reference import make_scheduler, sample  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from support.sampler_cases import NAMES, golden_cases, golden_model, golden_noise, golden_start  # noqa: E402
+from support.scheduler_reference import make_scheduler, sample  # noqa: E402
 
 TARGET = ROOT / "tests/data/sampler_goldens.json.gz"
 CONFIG = ROOT / "tpusd/assets/published/sd15/scheduler/scheduler_config.json"

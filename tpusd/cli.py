@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from tpusd import __version__
-from tpusd.config import show, suggest
-from tpusd.entry import exit_status
+from tpusd.config.schema import show, suggest
 from tpusd.errors import UserError
+from tpusd.process.exit import exit_status
 
 # Name -> (module with main(argv) -> exit status, what it does). Imported only when called.
 COMMANDS = {

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd import storage
-from tpusd.config import show_path
-from tpusd.entry import exit_status, refuse_arguments
+from tpusd.config.schema import show_path
 from tpusd.errors import UserError
-from tpusd.prompts import MANIFEST_FIELDS
+from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.prompts.rows import MANIFEST_FIELDS
+from tpusd.storage import local as storage
 
 SHARD_SIZE = 1000  # images
 
@@ -76,8 +76,8 @@ def export(path: Path, output: Path, layout: str, *, shard_size: int = SHARD_SIZ
 
 def exported_images(path: Path) -> Iterator[Exported]:
     """Every image of the manifests, row by row and copy by copy."""
-    from tpusd.run_dir import IMAGES, read_manifest
-    from tpusd.sweep_dir import run_directories
+    from tpusd.records.directory import IMAGES, read_manifest
+    from tpusd.records.sweep import run_directories
 
     for name, directory in run_directories(path):
         records = sorted(read_manifest(directory), key=lambda record: (record["row"], record["copy"]))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, config_values, make_config, show, show_path
-from tpusd.entry import exit_status, refuse_arguments
+from tpusd.config.schema import RunConfig, config_values, make_config, show, show_path
 from tpusd.errors import UserError
-from tpusd.prompts import Row, read_rows
+from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.prompts.rows import Row, read_rows
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
@@ -54,10 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_recipe(path: Path) -> Recipe:
     """Raises UserError where the picture carries no recipe, or one that is none."""
-    from tpusd.a1111 import carry_over
-    from tpusd.command import config_overrides, hydra_value, image_overrides
-    from tpusd.images import read_metadata
-    from tpusd.infotext import read_infotext
+    from tpusd.recipes.a1111 import carry_over
+    from tpusd.recipes.command import config_overrides, hydra_value, image_overrides
+    from tpusd.recipes.files import read_metadata
+    from tpusd.recipes.infotext import read_infotext
 
     metadata = read_metadata(path)
     if metadata.recipe is not None:
@@ -100,7 +100,7 @@ def _own_config(path: Path, recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
 
 
 def _shown(recipe: Recipe, form: str) -> str:
-    from tpusd.command import shell_command
+    from tpusd.recipes.command import shell_command
 
     command = shell_command(recipe.overrides)
     if form == "command":
@@ -112,8 +112,8 @@ def _shown(recipe: Recipe, form: str) -> str:
             ensure_ascii=False,
         )
     if form == "yaml":
-        from tpusd.compose import compose_jobs
-        from tpusd.run_dir import to_yaml
+        from tpusd.config.compose import compose_jobs
+        from tpusd.records.directory import to_yaml
 
         (job,) = compose_jobs(recipe.overrides)
         return to_yaml(config_values(make_config(job.values))).rstrip()

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, show, show_path
-from tpusd.entry import exit_status, refuse_arguments
+from tpusd.config.schema import RunConfig, show, show_path
 from tpusd.errors import UserError
-from tpusd.execute import load_pipeline
-from tpusd.plan import image_name, parse_name, planned
-from tpusd.prepare import PreparedRun, prepare_run
+from tpusd.plan.specs import image_name, parse_name, planned
+from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.records.saved import override, read_saved
 from tpusd.run import run
-from tpusd.saved import override, read_saved
+from tpusd.runs.execute import load_pipeline
+from tpusd.runs.prepare import PreparedRun, prepare_run
 
 COMPARISON, PICTURE = "comparison.json", "comparison.png"
 EXIT_DIFFERENT = 1
@@ -58,8 +58,8 @@ def reproduce(
     load: Callable[..., Any] = load_pipeline,
 ) -> bool:
     """Makes them again, tells how they compare, and returns whether all of them are the same. Raises UserError."""
-    from tpusd.compare import TOLERANCES
-    from tpusd.run_dir import read_manifest
+    from tpusd.records.compare import TOLERANCES
+    from tpusd.records.directory import read_manifest
 
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
@@ -76,8 +76,8 @@ def _chosen(
     path: Path, saved: RunConfig, names: Sequence[str] | None, sample: int | None
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """(row, copy) -> manifest line, of the images to make again, in order."""
-    from tpusd.heal import line_key
-    from tpusd.run_dir import read_manifest
+    from tpusd.records.directory import read_manifest
+    from tpusd.records.repair import line_key
 
     records = {}
     for record in read_manifest(path):
@@ -118,9 +118,9 @@ def _report(
     tolerance: Any,
 ) -> bool:
     """Prints the verdicts, writes the comparison's files, and returns whether all images are the same."""
-    from tpusd import storage
-    from tpusd.compare import SAME, compare
-    from tpusd.run_dir import MEND, told_as_user_error
+    from tpusd.records.compare import SAME, compare
+    from tpusd.records.directory import MEND, told_as_user_error
+    from tpusd.storage import local as storage
 
     comparisons = {
         key: compare(image_name(*key), path, record, again, after.get(key), tolerance) for key, record in before.items()
@@ -158,9 +158,9 @@ def _write_worst_pair(
     path: Path, before: Any, again: Path, after: Any, comparisons: Mapping[tuple[int, int], Any]
 ) -> None:
     """comparison.png: the pair of the lowest PSNR, or the first pair where all are equal."""
-    from tpusd import storage
-    from tpusd.compare import read_pixels, side_by_side
-    from tpusd.images import contact_sheet, encode_sheet
+    from tpusd.recipes.files import contact_sheet, encode_sheet
+    from tpusd.records.compare import read_pixels, side_by_side
+    from tpusd.storage import local as storage
 
     pairs = [key for key, one in comparisons.items() if one.psnr is not None]
     if not pairs:
@@ -190,7 +190,7 @@ def what_changed(path: Path, before: Any, again: Path, after: Any) -> list[str]:
 
 def _environments(path: Path, records: Any) -> list[dict[str, Any]]:
     """The environments that made these images, as `versions.jax` -> value."""
-    from tpusd.run_dir import read_run
+    from tpusd.records.directory import read_run
 
     environments = read_run(path).get("environments")
     names = dict.fromkeys(record.get("environment") for record in records)

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tpusd import storage
-from tpusd.config import RunConfig, make_config, show, show_path
-from tpusd.entry import exit_status, refuse_arguments
+from tpusd.config.schema import RunConfig, make_config, show, show_path
 from tpusd.errors import UserError
-from tpusd.run_record import latest
+from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.records.run_json import latest
+from tpusd.storage import local as storage
 
 PAGE, METADATA, THUMBNAILS = "index.html", "metadata.jsonl", ".thumbs"
 THUMBNAIL_SIZE = 256  # pixels of the longer side; images no larger stand for themselves
@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with exit_status() as status:
         parser.error = refuse_arguments
         path = parser.parse_args(argv).directory
-        from tpusd.run_dir import told_as_user_error
-        from tpusd.sweep_dir import is_sweep, read_sweep, run_directories
+        from tpusd.records.directory import told_as_user_error
+        from tpusd.records.sweep import is_sweep, read_sweep, run_directories
 
         with told_as_user_error(path, "check the directory's permissions"):
             if is_sweep(path):
-                from tpusd.sweep_results import write_sweep_results
+                from tpusd.gallery.sweep import write_sweep_results
 
                 for _, directory in run_directories(path):
                     write_results(directory)
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Everything above for the run directory `path`; returns its page. facts: run.json's, if not written yet."""
-    from tpusd.run_dir import read_config, read_manifest
-    from tpusd.sheet import write_contact_sheet
+    from tpusd.gallery.contact_sheet import write_contact_sheet
+    from tpusd.records.directory import read_config, read_manifest
 
     config = make_config(read_config(path))
     facts = latest(read_facts(path) if facts is None else facts)
@@ -70,7 +70,7 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
 
 def run_page(path: Path, config: RunConfig, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """The HTML of a run's page; makes the thumbnails that it shows."""
-    from tpusd.page import Page, PageRun, facts_of, render
+    from tpusd.gallery.page import Page, PageRun, facts_of, render
 
     run = PageRun(
         name=path.name,
@@ -111,7 +111,7 @@ def write_metadata(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 def read_facts(path: Path) -> dict[str, Any]:
     """run.json; empty where it is missing or none."""
-    from tpusd.run_dir import RUN
+    from tpusd.records.directory import RUN
 
     try:
         facts = json.loads(storage.read_file(path / RUN))
@@ -146,7 +146,7 @@ def summary(config: RunConfig, facts: Mapping[str, Any], num_images: int) -> str
 def _write_thumbnail(path: Path, name: str) -> None:
     from PIL import Image
 
-    from tpusd.run_dir import IMAGES
+    from tpusd.records.directory import IMAGES
 
     target = path / THUMBNAILS / f"{Path(name).stem}.webp"
     if storage.file_size(target):

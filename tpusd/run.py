@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tpusd.config import RunConfig, config_values, make_config, show
-from tpusd.entry import exit_status
+from tpusd.config.schema import RunConfig, config_values, make_config, show
 from tpusd.errors import UserError
-from tpusd.execute import execute, load_pipeline, logged
-from tpusd.prepare import PreparedRun, prepare_run
-from tpusd.resume import advising, closing, holds_images, resume, tell
-from tpusd.sweep_dir import is_sweep
+from tpusd.process.exit import exit_status
+from tpusd.records.sweep import is_sweep
+from tpusd.runs.execute import execute, load_pipeline, logged
+from tpusd.runs.prepare import PreparedRun, prepare_run
+from tpusd.runs.resume import advising, closing, holds_images, resume, tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise UserError(f"{show(directories[1])}: one run at a time is gone on with; leave it out")
             path = Path(directories[0].removeprefix("resume="))
             if is_sweep(path):
-                from tpusd.sweep import resume_sweep
+                from tpusd.runs.sweep import resume_sweep
 
                 status[0] = resume_sweep(path, rest)
             else:
                 resume(path, rest, started=started)
         elif {"-m", "--multirun"} & set(argv):
-            from tpusd.sweep import sweep
+            from tpusd.runs.sweep import sweep
 
             status[0] = sweep(argv)
         else:
@@ -46,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], started: float) -> None:
-    from tpusd.compose import compose_jobs
+    from tpusd.config.compose import compose_jobs
 
     for job in compose_jobs(argv) or ():
         config = make_config(job.values)
         if config.dry_run:
-            from tpusd.sweep import show_plan
+            from tpusd.runs.sweep import show_plan
 
             show_plan([("", config)])
             continue
@@ -76,7 +76,7 @@ def run(
     started: float | None = None,
 ) -> Path:
     """Makes a whole run; returns its directory. name: in place of its prompts' name. load, started: see `execute`."""
-    from tpusd.run_dir import RunDir, check_claim, make_claim, to_yaml
+    from tpusd.records.directory import RunDir, check_claim, make_claim, to_yaml
 
     if name is None:
         name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from tpusd.models.vae import AutoencoderKL, VAEConfig
+from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from training.draw import SIZE
 from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, start_state

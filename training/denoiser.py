@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from tpusd.models.clip_text import CLIPTextModel
-from tpusd.models.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.clip_text import CLIPTextModel
+from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
 from training import autoencoder, text_encoder
 from training.captions import draw_named, make_caption
 from training.exported import load_exported

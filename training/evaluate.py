@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tpusd.compose import compose_jobs, conf_directory
-from tpusd.config import make_config
-from tpusd.plan import make_plan
+from tpusd.config.compose import compose_jobs, conf_directory
+from tpusd.config.schema import make_config
+from tpusd.plan.specs import make_plan
 from training.captions import make_caption
 from training.measure import read_portrait
 from training.pool import sheet
@@ -50,7 +50,7 @@ def held_out_prompts(count: int, silent: Sequence[str] = ()) -> tuple[list[Portr
 
 def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     """(n,H,W,3) uint8, as `python -m tpusd.run` with these overrides and prompts makes them."""
-    from tpusd.prepare import prepare_run
+    from tpusd.runs.prepare import prepare_run
 
     (job,) = compose_jobs([f"batch_size_per_device={BATCH_SIZE}", f"seed={SEED}", *overrides])
     rows = [{"prompt": prompt} for prompt in prompts]
@@ -72,7 +72,7 @@ def _pipeline(model, precision, height: int, width: int):
     import jax
 
     from tpusd.checkpoints import ModelSource, open_checkpoint
-    from tpusd.pipeline import Pipeline
+    from tpusd.engine.pipeline import Pipeline
 
     checkpoint = open_checkpoint(ModelSource(asset=model.asset, path=model.path, repo=model.repo))
     return Pipeline.load(

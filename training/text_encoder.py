@@ -18,7 +18,7 @@ from flax import nnx
 
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.tokenizer import MAX_LENGTH, Tokenizer, open_tokenizer
-from tpusd.models.clip_text import CLIPTextConfig, CLIPTextModel
+from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel
 from training.captions import draw_named, make_caption
 from training.fit import fit, make_optimizer, make_step, random_params, start_state
 from training.world import VALUES, Portrait, draw_portrait

@@ -14,10 +14,10 @@ from tpusd.checkpoints.files import Directory, shown
 from tpusd.checkpoints.limits import check_values
 from tpusd.checkpoints.tokenizer import MAX_LENGTH
 from tpusd.errors import UserError
-from tpusd.models.abstract import abstract_model
-from tpusd.models.clip_text import CLIPTextConfig, CLIPTextModel
-from tpusd.models.unet import UNet2DConditionModel, UNetConfig
-from tpusd.models.vae import AutoencoderKL, VAEConfig
+from tpusd.networks.abstract import abstract_model
+from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel
+from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from tpusd.samplers.schedule import SchedulerConfig
 
 MODELS = {

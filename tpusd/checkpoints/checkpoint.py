@@ -17,9 +17,9 @@ from flax import nnx
 from tpusd.checkpoints.architecture import Architecture, read_architecture, tokenizer_folders
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import fill
-from tpusd.checkpoints.msgpack import FlaxMsgpack
+from tpusd.checkpoints.formats.msgpack import FlaxMsgpack
+from tpusd.checkpoints.formats.safetensors import Safetensors, TensorSource, open_shards
 from tpusd.checkpoints.source import ModelSource, Resolved, choose_weights, resolve_source
-from tpusd.checkpoints.tensors import Safetensors, TensorSource, open_shards
 from tpusd.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from tpusd.errors import UserError
 

@@ -12,10 +12,10 @@ import numpy as np
 from flax import nnx
 
 from tpusd.checkpoints.files import shown
+from tpusd.checkpoints.formats.safetensors import TensorInfo, TensorSource
 from tpusd.checkpoints.names import destination_name, ignored_reason
-from tpusd.checkpoints.tensors import TensorInfo, TensorSource
 from tpusd.errors import UserError
-from tpusd.models.layers import GroupNorm
+from tpusd.networks.layers import GroupNorm
 
 MAX_SHOWN = 8  # faults of one kind that an error spells out; the rest are counted
 _FLOATS = ("float64", "float32", "float16", "bfloat16")

@@ -15,7 +15,7 @@ from tpusd.checkpoints.architecture import MODELS
 from tpusd.checkpoints.checkpoint import config_values
 from tpusd.checkpoints.fill import cast, parameters
 from tpusd.checkpoints.tokenizer import Tokenizer
-from tpusd.models.abstract import abstract_model
+from tpusd.networks.abstract import abstract_model
 
 # The reference's version whose format this is; diffusers warns of a directory that names none.
 DIFFUSERS_VERSION = "0.42.1"

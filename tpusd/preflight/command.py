@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tpusd.config import make_config, show
-from tpusd.entry import exit_status
+from tpusd.config.schema import make_config, show
 from tpusd.errors import UserError
 from tpusd.preflight.topology import check_topology, open_topology, prepare_compiler
+from tpusd.process.exit import exit_status
 
 HELP = """\
 tpusd preflight: what a run would need of a TPU slice, found out without one.
@@ -44,7 +44,7 @@ def _preflight(argv: Sequence[str]) -> None:
     if topology is None:
         raise UserError("topology: missing; add the slice, as in topology=v5e:2x4")
     check_topology(topology)
-    from tpusd.compose import compose_jobs
+    from tpusd.config.compose import compose_jobs
     from tpusd.preflight.report import preflight
     from tpusd.preflight.text import report_text
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config import RunConfig, show
+from tpusd.config.schema import RunConfig, show
 from tpusd.errors import UserError
 from tpusd.preflight.topology import Topology
 
@@ -83,10 +83,10 @@ def preflight(
     import jax
 
     from tpusd.checkpoints.published import find_architecture
-    from tpusd.plan import make_plan
-    from tpusd.prepare import image_size
-    from tpusd.prompts import read_rows
-    from tpusd.provenance import versions
+    from tpusd.plan.specs import make_plan
+    from tpusd.prompts.rows import read_rows
+    from tpusd.records.provenance import versions
+    from tpusd.runs.prepare import image_size
     from tpusd.samplers.table import make_table
 
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the report
@@ -183,8 +183,8 @@ def compile_programs(
     tell: Callable[[str], None],
 ) -> Compilation:
     """names: which of encode, denoise and decode; None: all."""
-    from tpusd.blueprint import Blueprint
-    from tpusd.parallel import Devices
+    from tpusd.engine.blueprint import Blueprint
+    from tpusd.engine.devices import Devices
 
     blueprint = Blueprint(architecture, config.precision, height=height, width=width, batch_size_per_device=batch)
     weights = sum(_bytes(blueprint.weights(part)) for part in architecture.parts)
@@ -213,7 +213,7 @@ def compile_programs(
 def _compile(name, source, devices, topology, *, calls, trips, weights, hlo) -> ProgramReport:
     import jax
 
-    from tpusd.pipeline import PIECE_SECONDS
+    from tpusd.engine.pipeline import PIECE_SECONDS
     from tpusd.preflight.flops import count_flops
     from tpusd.preflight.hlo_cost import program_cost
     from tpusd.preflight.hlo_text import hlo_text

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from tpusd.config import show
+from tpusd.config.schema import show
 from tpusd.errors import UserError
 from tpusd.preflight.chips import CHIPS, Chip
 

@@ -1,0 +1,212 @@
+"""The Hub through the real huggingface_hub, against a small server that answers as the Hub does."""
+
+import hashlib
+import http.server
+import json
+import logging
+import shutil
+import threading
+
+import huggingface_hub
+import pytest
+from support.checkpoints import tiny
+
+from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.errors import UserError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "f" * 40
+REPO = "owner/name"
+EXTRA = {  # what published repositories hold besides, and must not be downloaded
+    "README.md": b"# a model",
+    "v1-5-pruned.ckpt": b"pickle",
+    "safety_checker/model.safetensors": b"safety",
+    "unet/diffusion_pytorch_model.bin": b"pickle",
+    "unet/diffusion_pytorch_model.non_ema.safetensors": b"more",
+    "text_encoder/pytorch_model.bin": b"pickle",
+}
+
+
+class Hub:
+    """What the server answers, and what it was asked."""
+
+    def __init__(self):
+        root = tiny()
+        self.files = {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()} | EXTRA
+        self.error: tuple[int, str] | None = None
+        self.asked: list[str] = []
+
+    def answer(self, path: str) -> tuple[int, dict, bytes]:
+        if self.error is not None:
+            return self.error[0], {"X-Error-Code": self.error[1], "X-Error-Message": self.error[1]}, b"{}"
+        api, _, rest = path.partition(f"/api/models/{REPO}")
+        if not api and (not rest or rest.startswith("/revision/")):
+            revision = rest.removeprefix("/revision/") or "main"
+            if revision not in ("main", COMMIT):
+                return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+            siblings = [{"rfilename": name} for name in sorted(self.files)]
+            return 200, {}, json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode()
+        if not api and rest.startswith("/tree/"):
+            tree = [
+                {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                for n, d in self.files.items()
+            ]
+            return 200, {}, json.dumps(tree).encode()
+        name = path.removeprefix(f"/{REPO}/resolve/{COMMIT}/")
+        if name in self.files:
+            data = self.files[name]
+            return 200, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data
+        return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    hub = Hub()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            hub.asked.append(path)
+            status, headers, body = hub.answer(path)
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    constants = huggingface_hub.constants
+    url = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def opened(**source):
+    return open_checkpoint(ModelSource(repo=REPO, **source))
+
+
+def refusal(**source) -> str:
+    with pytest.raises(UserError) as caught:
+        opened(**source)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_only_what_is_read_is_downloaded_and_the_commit_is_logged(hub, caplog):
+    with caplog.at_level(logging.INFO, logger="tpusd"):
+        checkpoint = opened()
+    identity = checkpoint.identity
+    assert (identity.repo, identity.commit) == (REPO, COMMIT)
+    assert COMMIT in caplog.text
+    assert not [name for name in EXTRA if (checkpoint.directory / name).exists()]
+    assert identity.sha256.keys() == hub.files.keys() - EXTRA.keys()
+    assert all(identity.sha256[name] == hashlib.sha256(hub.files[name]).hexdigest() for name in identity.files)
+
+
+def test_a_pinned_commit_in_the_cache_needs_no_network(hub):
+    opened(revision=COMMIT)
+    hub.asked.clear()
+    hub.error = (500, "down")
+    assert opened(revision=COMMIT).identity.commit == COMMIT
+    assert hub.asked == []
+
+
+def test_a_half_downloaded_pinned_commit_is_completed(hub):
+    directory = opened(revision=COMMIT).directory
+    for name in ("tokenizer/vocab.json", "vae/config.json", "unet/diffusion_pytorch_model.safetensors"):
+        (directory / name).unlink()
+        assert opened(revision=COMMIT).identity.commit == COMMIT
+        assert (directory / name).exists()
+
+
+def test_offline_the_cached_commit_of_a_branch_is_used_and_named(hub, caplog):
+    opened()
+    hub.error = (503, "down")
+    assert opened().identity.commit == COMMIT
+    assert "cannot be reached" in caplog.text and COMMIT in caplog.text
+
+
+def test_offline_without_a_cache_says_what_to_do(hub, monkeypatch):
+    hub.error = (503, "down")
+    assert "cannot be reached" in refusal() and "model=local" in refusal()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "cannot be reached" in refusal()
+
+
+def test_offline_with_half_a_checkpoint_is_offline_without_one(hub):
+    shutil.rmtree(opened().directory / "vae")
+    hub.error = (503, "down")
+    assert "does not hold all of this checkpoint" in refusal()
+
+
+def test_a_gated_repository_says_where_to_accept(hub):
+    for status in (401, 403):
+        hub.error = (status, "GatedRepo")
+        assert f"gated; accept its terms at https://huggingface.co/{REPO}" in refusal()
+
+
+def test_a_gated_repository_is_not_served_from_a_stale_cache(hub):
+    opened()
+    hub.error = (403, "GatedRepo")
+    assert "gated" in refusal()
+
+
+def test_a_missing_repository_is_told_from_a_missing_revision(hub):
+    hub.error = (401, "RepoNotFound")
+    assert "no such repository, or a private one" in refusal()
+    hub.error = None
+    assert "has no such branch, tag or commit" in refusal(revision="fp16")
+    assert "has no such branch, tag or commit" in refusal(revision=OTHER)
+
+
+def test_a_name_that_is_no_repository_is_refused(hub):
+    with pytest.raises(UserError, match="must be owner/name"):
+        open_checkpoint(ModelSource(repo="https://huggingface.co/owner/name"))
+
+
+def test_nothing_is_downloaded_from_a_repository_without_safe_weights(hub):
+    del (
+        hub.files["unet/diffusion_pytorch_model.safetensors"],
+        hub.files["unet/diffusion_pytorch_model.non_ema.safetensors"],
+    )
+    assert "only pickled weights" in refusal()
+    del hub.files["model_index.json"]
+    assert "not a diffusers checkpoint" in refusal()
+    assert not [path for path in hub.asked if "/resolve/" in path]
+
+
+def test_an_absent_variant_is_refused_before_downloading(hub):
+    assert "leave model.variant unset" in refusal(variant="fp16")
+    assert not [path for path in hub.asked if "/resolve/" in path]
+
+
+def test_shards_of_the_chosen_variant_are_downloaded(hub):
+    from tpusd.checkpoints.source import needed_files
+
+    stem = "unet/diffusion_pytorch_model"
+    shards = [
+        f"{stem}-00001-of-00002.safetensors",
+        f"{stem}-00002-of-00002.safetensors",
+        f"{stem}.safetensors.index.json",
+    ]
+    half = [f"{stem}.fp16-00001-of-00001.safetensors", f"{stem}.safetensors.index.fp16.json"]
+    rest = [name for name in hub.files if not name.startswith(stem)]
+    assert set(shards) == set(needed_files([*rest, *shards, *half], None, "x")) - set(rest)
+    half_rest = [n.replace(".safetensors", ".fp16.safetensors") for n in rest]
+    assert set(half) == set(needed_files([*half_rest, *shards, *half], "fp16", "x")) - set(half_rest)

@@ -1,0 +1,87 @@
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tpusd.engine.compile_cache import CHECKED, cache_directory, remove_broken
+from tpusd.records import provenance
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys, warnings, jax, numpy as np
+from tpusd.records import provenance
+from tpusd.engine.compile_cache import enable_compile_cache
+directory = enable_compile_cache()
+compiled = []
+def listen(name, **_):
+    if name.endswith(("cache_hits", "cache_misses")):
+        compiled.append(name)
+jax.monitoring.register_event_listener(listen)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: np.float32(3) * x @ x.T)(np.ones((7, 5), np.float32)).block_until_ready()
+print(directory, *[name.rsplit("_", 1)[-1] for name in compiled])
+"""
+
+
+def start(home, **more):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    env |= {"XDG_CACHE_HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "error", **more}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    directory, *events = done.stdout.split()
+    return directory, events
+
+
+def test_second_process_compiles_nothing_and_a_cut_entry_is_mended(tmp_path):
+    directory, events = start(tmp_path)
+    assert set(events) == {"misses"} and directory.startswith(str(tmp_path / "tpusd"))
+    assert os.stat(directory).st_mode & 0o777 == 0o700
+    assert set(start(tmp_path)[1]) == {"hits"}
+    entries = sorted(Path(directory).glob("*-cache"))
+    for entry in entries:
+        entry.write_bytes(entry.read_bytes()[:-7])  # as a crash leaves it
+    assert set(start(tmp_path)[1]) == {"misses"}  # and no warning: they are errors here
+    assert set(start(tmp_path)[1]) == {"hits"}
+
+
+def test_users_own_choice_goes_first(tmp_path):
+    assert start(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"))[0] == "None"
+    assert list((tmp_path / "own").iterdir()) and not (tmp_path / "a").exists()
+    assert start(tmp_path / "b", JAX_ENABLE_COMPILATION_CACHE="false") == ("None", [])
+
+
+def test_directory_that_others_can_write_is_not_used(tmp_path):
+    directory = Path(start(tmp_path)[0])
+    directory.chmod(0o777)
+    assert start(tmp_path)[0] == "None"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_home_that_cannot_be_written_is_no_error(tmp_path):
+    tmp_path.chmod(0o500)
+    assert start(tmp_path)[0] == "None"
+
+
+def test_only_entries_that_were_not_seen_whole_are_read(tmp_path):
+    whole = zlib.compress(b"x" * 5000)
+    for name, data in (("a-cache", whole), ("b-cache", whole[:-5]), ("c-cache", b""), ("d-atime", b"")):
+        (tmp_path / name).write_bytes(data)
+    assert remove_broken(tmp_path) == ["b-cache", "c-cache"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a-cache", "d-atime", CHECKED}
+    (tmp_path / "a-cache").write_bytes(b"\0" * len(whole))  # of the size that is on record: not read again
+    assert remove_broken(tmp_path) == []
+    (tmp_path / CHECKED).write_text("{ torn")
+    assert remove_broken(tmp_path) == ["a-cache"]
+
+
+def test_directory_follows_from_the_versions(monkeypatch):
+    here = cache_directory()
+    assert here == cache_directory()
+    others = provenance.versions() | {"jaxlib": "9.9"}
+    monkeypatch.setattr(provenance, "versions", lambda: others)
+    assert cache_directory() != here

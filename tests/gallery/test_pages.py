@@ -1,0 +1,374 @@
+"""The pages in a real browser: Chromium through Playwright. Needs the extra `results`, and chromium on the path."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.runs import StandInPipeline, config, prepare
+from support.sweeps import make
+
+from tpusd.config.compose import compose_jobs
+from tpusd.config.schema import make_config
+from tpusd.gallery.page import Axis, Page, PageRun, render
+from tpusd.plan.specs import make_specs
+from tpusd.prompts.rows import read_rows
+from tpusd.recipes.command import hydra_value
+from tpusd.records.directory import read_manifest
+from tpusd.run import run
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path; apt-get install chromium")
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 'a' \"b\" & `c`"
+)
+RTL = "ثعلب أحمر \u202e fox"
+ROWS = [{"prompt": "a red fox"}, {"prompt": HOSTILE, "negative_prompt": HOSTILE}, {"prompt": RTL, "seed": 7}]
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """open(path) -> a page; at the end: no error on any, and no request but for files beside it."""
+    contexts, faults = [], []
+
+    def open_page(path, viewport=WIDE, **options):
+        context = browser.new_context(viewport=viewport, **options)
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        root = path.parent.resolve().as_uri()
+        page.on("request", lambda request: request.url.startswith(root) or faults.append(request.url))
+        aborted = "net::ERR_ABORTED"  # by the test, which leaves a page while its images load
+        page.on("requestfailed", lambda one: one.failure == aborted or faults.append(f"{one.failure}: {one.url}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
+        page.goto(path.resolve().as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "run"
+    made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=2", "sampler=ddim")
+    return run(made, prepare=prepare, load=lambda *_: StandInPipeline()) / "index.html"
+
+
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pages") / "sweep"
+    make(
+        "sampler=ddim,pndm",
+        "guidance_scale=3,7.5,12",
+        "seed=0,1",
+        f"prompts.rows={hydra_value(ROWS)}",
+        f"output={path}",
+    )
+    return path / "index.html"
+
+
+def settled(page):
+    sync_api.expect(page.locator(".line:empty")).to_have_count(0)  # lines are filled when they come into view
+
+
+def texts(page, selector):
+    settled(page)
+    return page.locator(selector).all_inner_texts()
+
+
+def shown_files(page):
+    settled(page)
+    return [source.rsplit("/sweep/")[-1].rsplit("/run/")[-1] for source in page.eval_on_selector_all(
+        ".tile img", "all => all.map((one) => decodeURI(one.src))"
+    )]  # fmt: skip
+
+
+def test_grid_puts_the_swept_values_on_its_axes(opened, sweep_page):
+    page = opened(sweep_page)
+    assert texts(page, ".column-label") == ["3", "7.5", "12"] and texts(page, ".row-label") == ["ddim", "pndm"]
+    assert shown_files(page) == [
+        f"{number:03d}_sampler={sampler}_guidance_scale={scale}_seed=0/images/00000-000.png"
+        for number, (sampler, scale) in zip(
+            range(0, 12, 2), [(sampler, scale) for sampler in ("ddim", "pndm") for scale in ("3", "7.5", "12")]
+        , strict=True)
+    ]  # fmt: skip
+
+
+def test_axes_can_be_switched_and_the_rest_selected(opened, sweep_page):
+    page = opened(sweep_page)
+    page.select_option("#axis-x", label="seed")
+    page.select_option("#axis-y", label="prompt")
+    assert texts(page, ".column-label") == ["0", "1"] and len(texts(page, ".row-label")) == 3
+    assert len(shown_files(page)) == 6 and all("ddim_guidance_scale=3_" in file for file in shown_files(page))
+    page.get_by_label("guidance_scale", exact=True).select_option(label="12")
+    page.get_by_label("sampler", exact=True).select_option(label="pndm")
+    assert all("pndm_guidance_scale=12_" in file for file in shown_files(page))
+    before = shown_files(page)
+    page.reload()  # the address holds what is shown
+    assert shown_files(page) == before
+    page.select_option("#axis-x", label="prompt")  # taken by the other axis: the two change places
+    assert texts(page, ".row-label") == ["0", "1"]
+
+
+def test_image_opens_with_its_recipe_and_the_command_is_copied(opened, sweep_page):
+    page = opened(sweep_page)
+    page.locator(".tile").nth(4).click()
+    recipe = dict(zip(texts(page, "#recipe dt"), texts(page, "#recipe dd"), strict=True))
+    assert recipe["sampler"] == "pndm" and recipe["guidance scale"] == "7.5" and recipe["row, copy"] == "0, 0"
+    record = next(read_manifest(sweep_page.parent / "008_sampler=pndm_guidance_scale=7.5_seed=0"))
+    assert recipe["sha256"] == record["sha256"]
+    assert page.evaluate("document.getElementById('image-b').naturalWidth") == 40
+    page.click("#copy")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command == page.inner_text("#command") and page.inner_text("#copy") == "Copied"
+    assert "sampler=pndm" in command and command.startswith("python -m tpusd.run ")
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_copied_command_makes_that_image_alone(opened, run_page, number, tmp_path):
+    import shlex
+
+    page = opened(run_page)
+    page.locator(".tile").nth(number).click()
+    page.click("#copy")
+    words = shlex.split(page.evaluate("navigator.clipboard.readText()"))[3:]
+    (job,) = compose_jobs(words)
+    alone = make_config(job.values)
+    (spec,) = make_specs(alone, read_rows(alone.prompts), height=24, width=40)
+    record = list(read_manifest(run_page.parent))[number]
+    assert (spec.prompt, spec.row, spec.copy) == (record["prompt"], record["row"], record["copy"])
+    made = run(
+        make_config(job.values | {"output": str(tmp_path / "x")}), prepare=prepare, load=lambda *_: StandInPipeline()
+    )
+    assert np.array_equal(*(np.asarray(Image.open(path / record["file_name"])) for path in (made, run_page.parent)))
+
+
+def test_hostile_prompts_are_shown_as_text(opened, run_page):
+    page = opened(run_page)
+    assert page.title() == "run" and page.locator("script").count() == 2
+    assert HOSTILE in texts(page, ".words") and page.locator("img[src=x]").count() == 0
+    page.locator(".tile").nth(2).click()
+    assert page.inner_text("#prompt") == HOSTILE and page.inner_text("#recipe dd >> nth=0") == HOSTILE
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#prompt") == RTL
+    assert page.evaluate("getComputedStyle(document.getElementById('prompt')).unicodeBidi") == "plaintext"
+    assert page.title() == "run"
+
+
+def test_filter_and_sort_narrow_the_wall(opened, run_page):
+    page = opened(run_page)
+    assert page.inner_text("#shown") == "6 images"
+    page.fill("#filter", "FOX red")
+    sync_api.expect(page.locator("#shown")).to_have_text("2 of 6 images")
+    sync_api.expect(page.locator(".words")).to_have_text(["a red fox"] * 2)
+    page.fill("#filter", "nothing has this")
+    sync_api.expect(page.locator(".empty")).to_have_text("No prompt holds these words.")
+    page.fill("#filter", "")
+    sync_api.expect(page.locator("#shown")).to_have_text("6 images")
+    page.select_option("#sort", "seed")
+    page.check("#descending")
+    sync_api.expect(page.locator(".tile")).to_have_count(6)
+    assert shown_files(page)[:2] == ["images/00002-001.png", "images/00002-000.png"]
+
+
+def test_two_images_are_compared(opened, sweep_page):
+    page = opened(sweep_page)
+    page.locator(".tile").first.click()
+    page.keyboard.press("c")
+    assert (page.inner_text("#tag-a"), page.inner_text("#tag-b")) == ("guidance_scale 3", "guidance_scale 7.5")
+    a, box = page.locator("#image-a"), page.locator("#frame").bounding_box()
+    assert "50%" in a.evaluate("one => one.style.clipPath")
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 50)
+    page.mouse.up()
+    assert "75%" in a.evaluate("one => one.style.clipPath")
+    page.keyboard.press("ArrowRight")  # the second moves, the first stays
+    assert (page.inner_text("#tag-a"), page.inner_text("#tag-b")) == ("guidance_scale 3", "guidance_scale 12")
+    page.keyboard.press("x")
+    assert page.inner_text("#tag-a") == "guidance_scale 12"
+    page.keyboard.press("b")
+    seen = set()
+    for _ in range(20):
+        seen.add(a.evaluate("one => one.style.visibility"))
+        page.wait_for_timeout(100)
+    assert seen == {"", "hidden"}
+    page.keyboard.press("d")
+    boxes = [page.locator(f"#image-{one}").bounding_box() for one in "ab"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] and boxes[0]["y"] == boxes[1]["y"]
+    page.keyboard.press("Escape")
+    assert not page.locator("#viewer").is_visible()
+
+
+def test_keyboard_alone_is_enough(opened, sweep_page):
+    page = opened(sweep_page)
+    page.locator(".tile").first.focus()
+    for key in ("ArrowRight", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    assert texts(page, "#steppers .value")[:2] == ["pndm", "7.5"]
+    page.keyboard.press("ArrowUp")
+    assert texts(page, "#steppers .value")[:2] == ["ddim", "7.5"]
+    page.keyboard.press("Escape")
+    second = page.locator(".tile").nth(1).get_attribute("data-image")
+    page.wait_for_function("image => document.activeElement.dataset.image === image", arg=second)  # close comes later
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "filter"
+
+
+def test_steppers_walk_every_dimension(opened, sweep_page):
+    page = opened(sweep_page)
+    page.locator(".tile").first.click()
+    page.get_by_role("button", name="Next seed").click()
+    page.get_by_role("button", name="Next prompt").click()
+    assert texts(page, "#steppers .value")[2] == "1" and page.inner_text("#prompt") == HOSTILE
+    assert page.get_by_role("button", name="Next seed").is_disabled()
+
+
+def test_details_tell_of_every_run(opened, sweep_page):
+    page = opened(sweep_page)
+    page.click("#about-open")
+    assert page.locator("#facts tbody tr").count() == 12
+    assert {"Versions", "Devices", "Runs"} <= set(texts(page, "#facts h3"))
+
+
+@pytest.mark.parametrize("viewport", [WIDE, NARROW, {"width": 320, "height": 568}])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_nothing_overlaps_and_everything_can_be_read(opened, run_page, sweep_page, viewport, scheme, kind):
+    narrow = viewport["width"] < 760
+    page = opened(run_page if kind == "run" else sweep_page, viewport, color_scheme=scheme, has_touch=narrow)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(OVERLAPS, "header *, #toolbar select, #toolbar input, #shown") == []
+    page.locator(".tile").first.click()
+    page.click("#compare")
+    assert page.evaluate(OVERLAPS, "#panel button, #panel select, #tag-a, #tag-b, #frame, #name") == []
+    for selector in (
+        "#title",
+        "#summary",
+        "#prompt",
+        "#recipe dt",
+        "#recipe dd",
+        "#command",
+        "#copy",
+        "#tag-a",
+        ".keys",
+    ):
+        assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+    for image in ("#image-a", "#image-b"):
+        box = page.locator(image).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= viewport["width"] and box["width"] >= 150
+
+
+# Pairs of elements, neither inside the other, whose boxes share more than a pixel.
+OVERLAPS = """selector => {
+  const all = [...document.querySelectorAll(selector)].filter((one) => one.checkVisibility() && one.type !== 'radio');
+  const found = [];
+  for (const a of all) for (const b of all) {
+    if (a === b || a.contains(b) || b.contains(a) || found.length > 4) continue;
+    const [p, q] = [a.getBoundingClientRect(), b.getBoundingClientRect()];
+    const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+    const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+    if (wide > 1 && high > 1) found.push([a.id || a.textContent, b.id || b.textContent]);
+  }
+  return found;
+}"""
+
+# WCAG's contrast of an element's text with the nearest opaque ground behind it.
+CONTRAST = """selector => {
+  const one = document.querySelector(selector);
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map(Number).map((c) => c / 255)
+      .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let ground = one;
+  while (ground && /rgba\\(.*, 0\\)/.test(getComputedStyle(ground).backgroundColor)) ground = ground.parentElement;
+  const colors = [getComputedStyle(one).color, getComputedStyle(ground).backgroundColor];
+  const pair = colors.map(light).sort((a, b) => b - a);
+  return (pair[0] + 0.05) / (pair[1] + 0.05);
+}"""
+
+
+@pytest.fixture(scope="module")
+def large_page(tmp_path_factory):
+    """10,000 images: 50 runs (seed by guidance) of 200 prompts, all of them the same few files on disk."""
+    path = tmp_path_factory.mktemp("large") / "sweep"
+    prompts = [f"portrait number {i} of a person with a hat, in the style of painting {i % 17}" for i in range(200)]
+    base = config(f"prompts.rows={hydra_value([{'prompt': text} for text in prompts])}", "height=512", "width=512")
+    runs = []
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    for number in range(50):
+        directory = path / f"{number:03d}"
+        for name, size, suffix in (("images", 512, ".png"), (".thumbs", 256, ".webp")):
+            (directory / name).mkdir(parents=True)
+            first = path / f"one{suffix}"
+            if not first.exists():
+                Image.fromarray(noise[:size, :size]).save(first)
+            for row in range(200):
+                (directory / name / f"{row:05d}-000{suffix}").hardlink_to(first)
+        records = [
+            {"row": row, "copy": 0, "num_tokens": 17, "truncated": False, "sha256": f"{row:064x}"} for row in range(200)
+        ]
+        runs.append(
+            PageRun(name=directory.name, directory=f"{directory.name}/", config=base, records=records,
+                    has_thumbnails=True, at=(number // 5, number % 5))
+        )  # fmt: skip
+    axes = (
+        Axis(key="seed", values=tuple(map(str, range(10)))),
+        Axis(key="guidance_scale", values=("1", "3", "5", "7.5", "12")),
+    )
+    (path / "index.html").write_text(
+        render(Page(kind="sweep", title="large", summary="10,000 images", runs=runs, axes=axes))
+    )
+    return path / "index.html"
+
+
+@pytest.mark.parametrize("view", ["grid", "wall"])
+def test_page_of_ten_thousand_images_is_interactive_within_two_seconds(opened, large_page, view):
+    page = opened(large_page)
+    seconds = []
+    for _ in range(3):  # the best of three, for other work on the machine is none of the page's
+        page.goto("about:blank")
+        started = time.monotonic()
+        page.goto(
+            f"{large_page.resolve().as_uri()}#view={view}&x=guidance_scale&y=prompt", wait_until="domcontentloaded"
+        )
+        page.locator(".tile").first.click()
+        page.locator("#recipe dd").first.wait_for()
+        seconds.append(time.monotonic() - started)
+    print(f"{view}: {min(seconds):.2f} s from the address to an image open")
+    assert min(seconds) < 2
+    page.keyboard.press("Escape")
+    loaded = page.evaluate("performance.getEntriesByType('resource').length")
+    assert loaded < 400  # thumbnails near the window alone
+    started = time.monotonic()
+    page.fill("#filter", "painting 16")
+    found = sum("16" in f"number {i} painting {i % 17}" for i in range(200)) * (5 if view == "grid" else 50)
+    sync_api.expect(page.locator("#shown")).to_have_text(f"{found} of 10000 images")  # the board is drawn again
+    assert time.monotonic() - started < 2
+    page.locator("#board").evaluate("one => one.scrollTo(0, one.scrollHeight)")
+    sync_api.expect(page.locator(".line").last.locator(".tile").first).to_be_visible()
+
+
+def test_data_of_the_page_is_what_the_manifests_say(sweep_page):
+    text = sweep_page.read_text()
+    data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert len(data["images"]["job"]) == 36 and len(data["rows"]) == 3 and len(data["jobs"]) == 12

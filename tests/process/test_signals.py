@@ -1,0 +1,129 @@
+"""Real signals to real processes: each test runs a stand-in pipeline in a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.runs import HEAR_SIGNALS, INLINE
+
+from tpusd.process import signals
+from tpusd.records.directory import read_manifest, read_run
+from tpusd.validate import faults
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = """
+import sys, time, hashlib
+sys.path.insert(0, 'tests')
+from support.runs import *
+from tpusd.process.exit import exit_status
+from tpusd.runs.resume import resume
+from tpusd.run import run
+from pathlib import Path
+
+class Slow(StandInPipeline):
+    def generate(self, *a, **k):
+        print('batch', flush=True)
+        WAIT
+        return super().generate(*a, **k)
+
+def load(*_):
+    return Slow()
+
+def prepared(config):
+    PREPARE
+    return prepare(config)
+
+with exit_status() as status:
+    if sys.argv[1].startswith('resume='):
+        resume(Path(sys.argv[1][7:]), prepare=prepared, load=load)
+    else:
+        run(config(*sys.argv[1:]), prepare=prepared, load=load)
+sys.exit(status[0])
+"""
+UNTIL_KILLED = "hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)"  # compiled code, which no handler interrupts
+
+
+def start(*arguments, wait="time.sleep(0.02)", preparing="pass", before=()):
+    code = ("" if before else HEAR_SIGNALS) + RUN.replace("WAIT", wait).replace("PREPARE", preparing)
+    return subprocess.Popen(
+        [*before, sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
+
+
+def batches(process, number):
+    for _ in range(number):
+        assert process.stdout.readline() == "batch\n", process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_a_run_in_good_order_and_it_can_go_on(tmp_path, number):
+    path = tmp_path / "run"
+    process = start(f"output={path}", INLINE, "num_images_per_prompt=30")
+    batches(process, 5)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert error.splitlines()[-1] == (
+        f"tpusd: interrupted ({number.name}); every image in the manifest is whole; "
+        f"go on with: python -m tpusd.run resume={path}"
+    )
+    records = list(read_manifest(path))
+    assert 4 <= len(records) < 90
+    assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
+    if number == signal.SIGTERM:
+        again = start(f"resume={path}", wait="pass")
+        assert again.communicate(timeout=60)[1].count("Error") == 0 and again.returncode == 0
+        assert list(faults(path)) == [] and len(read_run(path)["sessions"]) == 2
+
+
+def test_second_ctrl_c_ends_the_process_at_once(tmp_path):
+    """Even where it is deep in compiled code, and the first one could not be heard yet."""
+    process = start(f"output={tmp_path / 'run'}", INLINE, wait=UNTIL_KILLED)
+    batches(process, 1)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - began < 5
+
+
+def test_sigterm_is_ours_after_jax_distributed_took_it(tmp_path):
+    preparing = (
+        "import jax, socket; s = socket.socket(); s.bind(('localhost', 0)); port = s.getsockname()[1]; s.close(); "
+        "jax.distributed.initialize(f'localhost:{port}', num_processes=1, process_id=0)"
+    )
+    process = start(f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=100", preparing=preparing)
+    batches(process, 2)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143 and "tpusd: interrupted (SIGTERM)" in error, error
+
+
+def test_nohup_stays_in_force(tmp_path):
+    process = start(f"output={tmp_path / 'run'}", INLINE, before=("sh", "-c", "trap '' HUP; exec \"$@\"", "sh"))
+    batches(process, 1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and len(list(read_manifest(tmp_path / "run"))) == 3
+
+
+def test_signal_between_two_steps_that_belong_together_waits_for_the_second():
+    done = []
+    with pytest.raises(signals.Interrupted), signals.handled():
+        with signals.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("second")
+        done.append("later")
+    assert done == ["second"]

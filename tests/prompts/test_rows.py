@@ -1,0 +1,166 @@
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpusd.config.schema import PromptsConfig
+from tpusd.errors import UserError
+from tpusd.prompts.rows import Row, read_rows, row_values
+
+
+def read(tmp_path, name, text, column=None):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_rows(PromptsConfig(name="file", path=str(path), column=column))
+
+
+def prompts(rows):
+    return [row.prompt for row in rows]
+
+
+def test_txt_is_a_prompt_a_line_and_skips_blank_ones(tmp_path):
+    assert prompts(read(tmp_path, "p.txt", 'a, fox\n\n  an owl  \r\n日本 "quoted"')) == [
+        "a, fox",
+        "an owl",
+        '日本 "quoted"',
+    ]
+
+
+def test_txt_lines_end_at_line_ends_alone(tmp_path):
+    assert prompts(read(tmp_path, "p.txt", "a\u2028b\x0cc\rd")) == ["a\u2028b\x0cc", "d"]
+
+
+def test_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    assert prompts(read(tmp_path, "p.csv", b"\xef\xbb\xbfprompt\na\n")) == ["a"]
+    assert prompts(read(tmp_path, "p.txt", b"\xef\xbb\xbfa\n")) == ["a"]
+
+
+def test_csv_and_tsv_read_quotes_newlines_and_further_columns(tmp_path):
+    rows = read(
+        tmp_path,
+        "p.csv",
+        'id,caption,seed,guidance_scale,negative_prompt\n7,"a, ""b""\nc",0,1.5,\n8,d,,,blurry\n',
+        "caption",
+    )
+    assert rows == (
+        Row(prompt='a, "b"\nc', seed=0, guidance_scale=1.5, extra={"id": "7"}),
+        Row(prompt="d", negative_prompt="blurry", extra={"id": "8"}),
+    )
+    assert prompts(read(tmp_path, "p.tsv", "prompt\tx\na, b\t1\n")) == ["a, b"]
+
+
+def test_jsonl_keeps_types_of_further_columns(tmp_path):
+    lines = [{"prompt": "a", "seed": 3, "negative_prompt": "", "tags": ["x", {"y": 1}], "n": None}, {"prompt": "b"}]
+    rows = read(tmp_path, "p.jsonl", "\n".join(map(json.dumps, lines)) + "\n\n")
+    assert rows == (
+        Row(prompt="a", seed=3, negative_prompt="", extra={"tags": ["x", {"y": 1}], "n": None}),
+        Row(prompt="b"),
+    )
+
+
+def test_rows_survive_the_way_through_a_saved_config(tmp_path):
+    rows = read(
+        tmp_path,
+        "p.jsonl",
+        '{"prompt": "a", "seed": 0, "guidance_scale": 0, "id": 5}\n{"prompt": "b", "negative_prompt": ""}',
+    )
+    assert read_rows(PromptsConfig(name="file", rows=tuple(map(row_values, rows)))) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "expected"),
+    [
+        ("p.txt", "", None, "holds no prompt"),
+        ("p.txt", "\n \n", None, "holds no prompt"),
+        ("p.csv", "prompt\n", None, "holds no prompt"),
+        ("p.csv", 'prompt,x\na,1\n"b,2\n', None, "p.csv line 3: is not readable"),
+        ("p.csv", 'prompt,x\n"a\nb",1\nc\n', None, "p.csv line 4: has 1 cells and the header has 2"),
+        ("p.csv", "prompt,prompt\na,b\n", None, "p.csv line 1: column prompt stands twice"),
+        ("p.csv", "captions,x\na,b\n", "caption", "it has captions, x; choose one with prompts.column=captions"),
+        ("p.csv", "prompt,seed\na,1\n ,2\n", None, "p.csv line 3: prompt is empty"),
+        ("p.csv", "prompt,seed\na,1.0\n", None, "p.csv line 2: seed=1.0: must be a whole number"),
+        ("p.csv", "prompt,seed\na,4294967296\n", None, "p.csv line 2: seed=4294967296: must be from 0"),
+        ("p.csv", "prompt,guidance_scale\na,nan\n", None, "p.csv line 2: guidance_scale=nan: must be"),
+        ("p.csv", "prompt,guidance_scale\na,much\n", None, "p.csv line 2: guidance_scale=much: must be a number"),
+        ("p.csv", "caption,prompt\na,b\n", "caption", "has both caption and prompt"),
+        (
+            "p.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b"\n',
+            None,
+            "p.jsonl line 2: is not JSON (Expecting ',' delimiter, column 15)",
+        ),
+        ("p.jsonl", '["a"]\n', None, "p.jsonl line 1: must be an object"),
+        ("p.jsonl", "[" * 100_000, None, "p.jsonl line 1: is not JSON"),
+        ("p.jsonl", '{"prompt": 3}\n', None, "p.jsonl line 1: prompt=3: must be text"),
+        ("p.jsonl", '{"prompt": "a", "seed": true}\n', None, "p.jsonl line 1: seed=True: must be a whole number"),
+        ("p.jsonl", '{"prompt": "a", "sha256": 1}\n', None, "column sha256 has the name of a manifest field"),
+        ("p.jsonl", '{"prompt": "a", "x": NaN}\n', None, "x=nan: cannot stand in the manifest"),
+        ("p.jsonl", '{"prompt": "\\ud800"}\n', None, "half a surrogate pair"),
+        ("p.jsonl", '{"prompt": "a", "guidance_scale": 1' + "0" * 400 + "}\n", None, "is too large"),
+        ("p.txt", b"ok\n\xff\n", None, "p.txt line 2: is not UTF-8"),
+        ("p.txt", b"\xff\xfea\0", None, "is UTF-16"),
+        ("p.txt", "a", "prompt", "a txt file has no columns"),
+        ("p.xlsx", "a", None, "must end in .txt, .csv, .tsv, .jsonl"),
+        ("p.txt", "a" * 200_001, None, "has 200001 characters"),
+    ],
+)
+def test_faults_are_told_with_their_place(tmp_path, name, text, column, expected):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, name, text, column)
+    assert expected in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("path", ["missing.txt", "directory.txt", "nul\0.txt"])
+def test_files_that_cannot_be_read_are_told(tmp_path, path):
+    (tmp_path / "directory.txt").mkdir()
+    with pytest.raises(UserError, match="no such file|is not a file|cannot be read"):
+        read_rows(PromptsConfig(name="file", path=str(tmp_path / path)))
+
+
+def test_more_rows_than_keys_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tpusd.prompts.rows.MAX_ROWS", 3)
+    assert len(read(tmp_path, "p.txt", "a\nb\nc\n")) == 3
+    with pytest.raises(UserError, match="more than 3 prompts"):
+        read(tmp_path, "p.txt", "a\nb\nc\nd\n")
+
+
+TEXTS = st.one_of(
+    st.binary(max_size=40),
+    st.lists(
+        st.sampled_from(
+            [
+                "prompt",
+                "seed",
+                ",",
+                "\t",
+                "\n",
+                "\r",
+                '"',
+                "{",
+                "}",
+                ":",
+                '"prompt"',
+                '"seed"',
+                "1",
+                "-",
+                "[",
+                "é",
+                "\0",
+            ]
+        ),
+        max_size=25,
+    ).map(lambda parts: "".join(parts).encode()),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=TEXTS, suffix=st.sampled_from([".txt", ".csv", ".tsv", ".jsonl"]), header=st.booleans())
+def test_any_file_gives_rows_or_one_line(tmp_path_factory, data, suffix, header):
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(b"prompt,seed\n" * header + data)
+    try:
+        rows = read_rows(PromptsConfig(name="file", path=str(path)))
+        assert rows and all(row.prompt.strip() for row in rows)
+    except UserError as error:
+        assert len(str(error)) < 600 and "\n" not in str(error)

@@ -1,0 +1,72 @@
+"""Memory of a run in which many images stream by: a process of its own, so that nothing else is counted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = """
+import gc, io, resource, sys
+sys.path.insert(0, 'tests')
+from types import SimpleNamespace
+import numpy as np
+from support.runs import *
+from tpusd.runs.execute import describe_image, run_images
+from tpusd.plan.specs import make_plan
+from tpusd.process.progress import Progress
+from tpusd.runs.writer import MadeBy
+from pathlib import Path
+from tpusd.storage import local as storage
+from tpusd.records.directory import Claim, RunDir
+
+made = config('num_images_per_prompt=2500', 'batch_size_per_device=10', 'height=8', 'width=8')
+prepared = prepare(made)
+plan = make_plan(prepared.config, prepared.rows, 1, height=8, width=8)
+assert plan.num_images == 20_000
+run_dir = RunDir.claim(Claim(output=Path(sys.argv[1])))
+storage.sync_directory = lambda path: None  # what it costs in time is not the question here
+image = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), trace={})
+readings = []
+
+class Pipeline:
+    seconds = {}
+    made = 0
+    def generate(self, specs, tables, *, on_step=None):
+        self.made += len(specs)
+        if self.made in (2_000, 20_000):
+            gc.collect()
+            pages = int(open('/proc/self/statm').read().split()[1])
+            readings.append(pages * resource.getpagesize())
+        return [image] * len(specs)
+
+run_images(
+    plan,
+    run_dir,
+    Pipeline(),
+    tables=lambda spec: None,
+    progress=Progress(plan.num_images, stream=io.StringIO()),
+    describe=lambda spec: describe_image(made, prepared.tokens, spec),
+    note=lambda: MadeBy(config=made, fields={}),
+)
+print(*readings, sum(1 for _ in run_dir.records()))
+"""
+
+
+def test_memory_stays_flat_while_20000_images_stream_by(tmp_path):
+    memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
+    path = memory / f"tpusd-memory-{os.getpid()}"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, path],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": ""},
+        )
+        assert done.returncode == 0, done.stderr
+        early, late, lines = map(int, done.stdout.split())
+        assert lines == 20_000
+        assert late - early < 4 << 20, f"{early} -> {late} bytes"  # a kept ImageSpec an image would be 6 MB
+    finally:
+        subprocess.run(["rm", "-rf", path])

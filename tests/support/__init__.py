@@ -1,0 +1,1 @@
+"""What tests share: stand-ins, small checkpoints and runs, and the crash harness."""

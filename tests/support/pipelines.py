@@ -1,0 +1,53 @@
+"""Real pipelines on tiny random checkpoints, each compiled once for all tests of the process."""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from support.checkpoints import tiny
+from support.runs import config
+from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.engine.pipeline import GeneratedImage, Pipeline
+from tpusd.plan.specs import ImageSpec, make_plan
+from tpusd.prompts.rows import read_rows
+from tpusd.samplers.table import make_table
+
+SIZE = 64  # pixels
+
+
+@functools.cache
+def pipeline(
+    layout: str = "sd1", *, devices: int = 1, per_device: int = 1, precision: str = "fp32", path: Path | None = None
+) -> Pipeline:
+    made = config(f"precision={precision}")
+    return Pipeline.load(
+        checkpoint(layout, path),
+        made.precision,
+        height=SIZE,
+        width=SIZE,
+        batch_size_per_device=per_device,
+        devices=jax.devices()[:devices],
+    )
+
+
+@functools.cache
+def checkpoint(layout: str = "sd1", path: Path | None = None):
+    return open_checkpoint(ModelSource(path=str(path or tiny(layout))))
+
+
+def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, on_step=None):
+    """{(row, copy): GeneratedImage} of a run with these overrides."""
+    made = config(*overrides)
+    plan = make_plan(made, read_rows(made.prompts), pipe.batch_size, height=SIZE, width=SIZE)
+    images: dict[tuple[int, int], GeneratedImage] = {}
+    for batch in plan.batches:
+        specs: list[ImageSpec] = list(batch.specs)
+        tables = [make_table(spec.sampler, checkpoint(layout, path).scheduler_config) for spec in specs]
+        for spec, image in zip(specs, pipe.generate(specs, tables, on_step=on_step), strict=True):
+            images[spec.row, spec.copy] = image
+    return images
+
+
+def prompts(*texts: str) -> str:
+    return "prompts.rows=[" + ", ".join(f'{{prompt: "{text}"}}' for text in texts) + "]"

@@ -1,0 +1,1 @@
+"""Weight files as named arrays, one file for each format."""

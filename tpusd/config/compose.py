@@ -1,0 +1,330 @@
+"""The command line -> plain values of one or more runs, composed by Hydra from conf/. DictConfigs stay in here.
+
+Uses Hydra to read, list and compose configs, and nothing of it that instantiates, logs or makes directories: a config
+from anywhere is safe to compose. Every fault is a UserError of one line.
+"""
+
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tpusd import __version__
+from tpusd.config.schema import field_names, show, show_path, suggest
+from tpusd.config.yaml_files import check_yaml, parse_yaml
+from tpusd.errors import UserError
+
+VERSION_BASE = "1.3"
+MAX_JOBS = 100_000
+MAX_FILE_BYTES = 16 << 20  # of one YAML file
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run as composed. `overrides`: what the command line set; `hydra_yaml`: Hydra's own settings, unresolved."""
+
+    values: dict[str, Any]
+    overrides: tuple[str, ...]
+    hydra_yaml: str
+
+
+def conf_directory() -> Path:
+    """conf/ inside the installed package, or at the top of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
+    """The runs that the command line asks for, all of them composed; None where it only asked to be shown something.
+
+    argv: without the program's name. More than one job only with --multirun, in the order of Hydra's own sweeper: the
+    last field varies fastest.
+    """
+    arguments = _parse(argv)
+    if arguments is None:
+        return None
+    shows_hydra = arguments.hydra_help or arguments.info
+    if not (shows_hydra or arguments.shell_completion) or (shows_hydra and arguments.config_dir is not None):
+        jobs = _compose_all(arguments)
+        if not (arguments.help or arguments.cfg or shows_hydra):
+            return jobs
+    _let_hydra_show(argv)
+    return None
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
+    parser = get_args_parser()
+    parser.error = _refuse_flags
+    arguments = parser.parse_args([_version_asked(argument) for argument in argv])
+    if arguments.overrides and arguments.overrides[0] == _VERSION:
+        print(f"tpusd {__version__}")
+        return None
+    if arguments.experimental_rerun is not None:
+        raise UserError(
+            "--experimental-rerun: reads a pickle, which may run code; give the run's values as field=value"
+        )
+    if arguments.config_path is not None:
+        raise UserError(
+            f"--config-path={show(arguments.config_path)}: conf/ is part of tpusd; add your own with --config-dir=DIR"
+        )
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
+    return arguments
+
+
+_VERSION = "\0version"
+
+
+def _version_asked(argument: str) -> str:
+    """argparse would print Hydra's version."""
+    return _VERSION if argument == "--version" else argument
+
+
+def _refuse_flags(message: str) -> None:
+    raise UserError(f"{message}; fields are set as field=value, and --help lists them")
+
+
+def _compose_all(arguments: argparse.Namespace) -> list[Job]:
+    overrides = _parse_overrides([*_swept_by_experiment(arguments), *arguments.overrides])
+    if arguments.config_dir is not None:
+        _check_files(Path(arguments.config_dir))
+    choices = group_choices(arguments.config_dir)
+    for override in overrides:
+        _check_override(override, choices, arguments.multirun)
+    jobs = [tuple(job) for job in itertools.product(*(_values(override, choices) for override in overrides))]
+    for job in jobs:
+        for override in _parse_overrides(job):
+            _check_choice(override, choices)
+    extra = [] if arguments.config_dir is None else [_search_path(arguments.config_dir)]
+    with hydra.initialize_config_dir(config_dir=str(conf_directory()), version_base=VERSION_BASE, job_name="tpusd"):
+        # A stranger's config could have Hydra build what it names, even where it is only asked to show something.
+        usual = None
+        if arguments.config_dir is not None:
+            usual = _built(hydra.compose(config_name="config", return_hydra_config=True))
+        return [_compose(arguments.config_name or "config", job, extra, usual) for job in jobs]
+
+
+def sweep_words(argv: Sequence[str]) -> list[str]:
+    """What of a sweep's command line makes its runs: the words to compose it from again, from anywhere."""
+    arguments = _parse(argv)
+    words = list(arguments.overrides)
+    if arguments.config_dir is not None:
+        words.append(f"--config-dir={Path(arguments.config_dir).resolve()}")
+    return words + ([] if arguments.config_name is None else [f"--config-name={arguments.config_name}"])
+
+
+def _swept_by_experiment(arguments: argparse.Namespace) -> list[str]:
+    """The sweep that a chosen conf/experiment file asks for, as overrides; the command line's own values win."""
+    given = dict(line.split("=", 1) for line in arguments.overrides if "=" in line)
+    name = given.get("experiment", "null")
+    roots = [conf_directory()] + ([] if arguments.config_dir is None else [Path(arguments.config_dir)])
+    if "," in name:
+        raise UserError(f"experiment={show(name)}: is several; sweep over one at a time")
+    file = next((path for root in roots[::-1] if (path := root / "experiment" / f"{name}.yaml").is_file()), None)
+    if file is None or not name.isidentifier():
+        return []  # no experiment, or one that is refused where all choices are
+    where = f"experiment={show(name)}"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: cannot be read: {error}") from None
+    values = parse_yaml(text.encode(), where)
+    for part in ("hydra", "sweeper", "params"):
+        values = values.get(part) if isinstance(values, dict) else None
+    if values is None:
+        return []
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: hydra.sweeper.params must be fields and their values, as in seed: 0,1")
+    if not arguments.multirun:
+        raise UserError(f"{where}: is a sweep; add -m")
+    return [f"{key}={value}" for key, value in values.items() if key not in given]
+
+
+def _parse_overrides(lines: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(parser.parse_override(line))
+        except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
+            if "=" not in line:
+                raise UserError(
+                    f"'{show(line)}': is no field=value{suggest(line, field_names()) if line else ''}"
+                ) from None
+            raise UserError(
+                f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
+                "or brackets in quotes, as in 'negative_prompt=\"dark, blurry\"'"
+            ) from None
+    return parsed
+
+
+def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
+    """Group -> the choices that it has, from conf/ and the directory of --config-dir."""
+    found: dict[str, set[str]] = {}
+    for root in [conf_directory()] + ([] if config_dir is None else [Path(config_dir)]):
+        for file in root.glob("*/**/*.yaml"):
+            found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
+    return {group: sorted(names) for group, names in found.items()}
+
+
+def _check_override(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> None:
+    key = override.key_or_group
+    line = show(override.input_line)
+    if _INTERPOLATION.search(override.input_line):
+        raise UserError(f"{line}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)")
+    if override.is_delete() or override.package is not None:
+        raise UserError(f"{line}: fields and groups are set, not moved or taken out; write field=value")
+    if key.split(".")[0].split("/")[0] == "hydra":
+        raise UserError(f"{line}: Hydra's own settings are not used; the run directory is set with output=DIR")
+    fields = field_names()
+    known = key in choices or key in fields or key.startswith("prompts.rows.")
+    if not known:
+        raise UserError(
+            f"{line}: no such field or group"
+            f"{suggest(key, [*fields, *choices]) or '; python -m tpusd.run --help lists them'}"
+        )
+    if override.is_sweep_override():
+        if not multirun:
+            raise UserError(f"{line}: is several values; add -m to run once for each, or quote it if it is one text")
+        if not override.is_discrete_sweep():
+            raise UserError(
+                f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
+            )
+        if isinstance(override.value(), Glob) and key not in choices:
+            raise UserError(f"{line}: glob chooses among a group's choices, and {key} is a field; list the values")
+        if len(list(itertools.islice(_swept(override, choices), MAX_JOBS + 1))) > MAX_JOBS:
+            raise UserError(f"{line}: more than {MAX_JOBS} values; sweep over fewer")
+
+
+def _values(override: Override, choices: Mapping[str, list[str]]) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    return [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
+
+
+def _swept(override: Override, choices: Mapping[str, list[str]]) -> Iterator[str]:
+    value = override.value()
+    return (
+        iter(value.filter(choices[override.key_or_group]))
+        if isinstance(value, Glob)
+        else override.sweep_string_iterator()
+    )
+
+
+def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
+    group = override.key_or_group
+    if group not in choices:
+        return
+    value = override.value()
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if str(name) not in choices[group]:
+            raise UserError(
+                f"{group}={show(name)}: no such {group}{suggest(str(name), choices[group])}"
+                f"; the choices are {', '.join(choices[group])}"
+            )
+
+
+def _check_files(root: Path) -> None:
+    """Refuses a stranger's files that Hydra could not load in bounded time and memory, before it sees them."""
+    for file in [*root.glob("*.yaml"), *root.glob("*/**/*.yaml")]:
+        where = f"--config-dir: {show_path(file)}"
+        if not file.is_file():
+            raise UserError(f"{where}: is not a file; take it out")
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; put long prompt sets into txt files")
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+        check_yaml(data, where)
+
+
+def _search_path(config_dir: str) -> str:
+    path = str(Path(config_dir).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return f"hydra.searchpath=['file://{path}']"
+
+
+def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usual: str | None = None) -> Job:
+    """usual: what `_built` must be."""
+    try:
+        config = hydra.compose(config_name=config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+        hydra_yaml = OmegaConf.to_yaml(config.hydra, resolve=False)
+        if usual is not None and _built(config) != usual:
+            raise UserError(
+                "--config-dir: a config in it sets Hydra's logging, launcher, sweeper or callbacks, which name code to "
+                "run; take that out"
+            )
+        values = _plain(config)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
+        missing = re.search(r"Could not override '([^']+)'", str(error))
+        if missing:
+            line = next((line for line in overrides if line.startswith(missing[1] + "=")), missing[1])
+            raise UserError(
+                f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; "
+                "--cfg job shows those that it has"
+            ) from None
+        raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
+    return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
+
+
+def _built(config: DictConfig) -> str:
+    """Those of Hydra's settings from which it makes objects by name. A sweep's parameters are not among them."""
+    settings = OmegaConf.to_container(config.hydra, resolve=False)
+    settings["sweeper"].pop("params", None)
+    return repr(
+        [settings[name] for name in ("job_logging", "hydra_logging", "launcher", "sweeper", "callbacks", "env")]
+    )
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    raw = OmegaConf.to_container(config, resolve=False)
+    raw.pop("hydra", None)
+    _refuse_interpolation(raw, "")
+    return OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)
+
+
+def _refuse_interpolation(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_interpolation(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_interpolation(item, f"{where}[{i}]")
+    elif isinstance(value, str) and _INTERPOLATION.search(value):
+        raise UserError(
+            f"{where}={show(value)}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("See https")]
+    return show(" ".join(lines[:2]).rstrip(".")) if lines else type(error).__name__
+
+
+def _let_hydra_show(argv: Sequence[str]) -> None:
+    """--help, --cfg, --info, --hydra-help and tab completion are Hydra's own; it reads sys.argv and may exit."""
+    before = sys.argv
+    sys.argv = [before[0], *argv]
+    try:
+        hydra.main(version_base=VERSION_BASE, config_path=str(conf_directory()), config_name="config")(_nothing)()
+    finally:
+        sys.argv = before
+
+
+def _nothing(config: DictConfig) -> None:
+    raise AssertionError("only what shows something is handed to Hydra")

@@ -1,0 +1,1 @@
+"""A checkpoint as compiled programs over all devices: tokens and tables in, pixels out."""

@@ -1,0 +1,55 @@
+"""The random key of an image, and the noise drawn from it: a function of (seed, row, copy) and of nothing else.
+
+Version 1 (tpusd.records.provenance.KEY_DERIVATION). Keys travel as raw key data, uint32 (2,), of JAX's threefry2x32,
+which gives the same bits on every device, alone or vmapped. Knows nothing of batches, models or samplers.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpusd.config.schema import MAX_COPIES, MAX_ROWS, MAX_SEED
+
+IMPL = "threefry2x32"
+
+
+def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np.ndarray:
+    """Key data uint32 (2,): fold_in(key(seed), row * 4096 + copy); for a row with a seed fold_in(key(row_seed), copy).
+
+    At row 0 it equals jax.random.split(PRNGKey(seed), n)[copy].
+    """
+    assert 0 <= row < MAX_ROWS and 0 <= copy < MAX_COPIES, (row, copy)
+    root, index = (seed, row * MAX_COPIES + copy) if row_seed is None else (row_seed, copy)
+    assert 0 <= root <= MAX_SEED, root
+    return np.asarray(_fold(np.uint32(root), np.uint32(index)))
+
+
+def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Keys uint32 (b, 2), shape (c, h, w) -> standard normal (b, h, w, c) float32, drawn channel-first per image."""
+    return _normal(keys, shape)
+
+
+def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
+    """The noise of step k of a stochastic sampler: (b, h, w, c) float32 from fold_in(key, 1 + k), channel-first too."""
+
+    def fold(key: jax.Array) -> jax.Array:
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))
+
+    return _normal(jax.vmap(fold)(keys), shape)
+
+
+@jax.jit
+def _fold(seed: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.fold_in(jax.random.key(seed, impl=IMPL), index))
+
+
+@partial(jax.jit, static_argnums=1)
+def _normal(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.wrap_key_data(key, impl=IMPL), shape, jnp.float32)
+
+    # Fused with what else a program does, the last bit of a value may be rounded otherwise (seen with JAX 0.12).
+    noise = jax.lax.optimization_barrier(jax.vmap(draw)(keys))
+    return noise.transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)

@@ -1,0 +1,233 @@
+"""A loaded checkpoint as three compiled programs over all devices: specs and tables in, pixels out.
+
+Compiles each program when it is first needed, while the weights are still being read. Knows nothing of configs, files
+or progress bars.
+"""
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpusd.checkpoints import Checkpoint, load_weights
+from tpusd.config.schema import PrecisionConfig
+from tpusd.engine import programs
+from tpusd.engine.blueprint import Blueprint, Source, leaves, part_precisions
+from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.noise import image_key
+from tpusd.engine.programs import TRACE_ROWS, traced_rows
+from tpusd.plan.specs import ImageSpec
+from tpusd.samplers.table import Table
+
+PIECE_SECONDS = 0.5  # of a call of the denoiser, at least a row of the table, where somebody is told how far it is
+Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """pixels (H,W,3) uint8. trace: digests of what came before them, the same however the image was batched."""
+
+    pixels: np.ndarray
+    trace: Mapping[str, Any]
+
+
+class Pipeline:
+    """One checkpoint at one precision and size on some devices. `load` makes one."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: PrecisionConfig,
+        weights: Mapping[str, "Future[Weights]"],
+        devices: Devices,
+        *,
+        height: int,
+        width: int,
+        batch_size_per_device: int,
+    ):
+        self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
+        self._blueprint = Blueprint(
+            checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
+        )
+        self._programs: dict[str, Program] = {}
+        self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before
+        self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        precision: PrecisionConfig,
+        *,
+        height: int,
+        width: int,
+        batch_size_per_device: int,
+        devices: Sequence[jax.Device],
+        weights_of: "Pipeline | None" = None,
+    ) -> "Pipeline":
+        """Starts to read the weights and returns; what is wrong with them is raised by the first `generate`.
+
+        height, width: pixels, multiples of the checkpoint's factor (8). weights_of: a pipeline of the same checkpoint,
+        precision and devices, whose weights serve this one too.
+        """
+        on = Devices(devices)
+        weights = _read_weights(checkpoint, precision, on) if weights_of is None else weights_of._weights
+        return cls(
+            checkpoint, precision, weights, on, height=height, width=width, batch_size_per_device=batch_size_per_device
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a full batch, over all devices."""
+        return len(self._devices) * self._blueprint.per_device
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Program -> sha256 of its lowered form, for those that were needed so far."""
+        return {name: program.fingerprint for name, program in self._programs.items()}
+
+    def generate(
+        self,
+        specs: Sequence[ImageSpec],
+        tables: Sequence[Table],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[GeneratedImage]:
+        """Makes a batch of at most `batch_size` images, each by its own table and recipe.
+
+        Either all of them use guidance or none. on_step(done, total): rows of the longest table that are behind us.
+        Raises UserError where the weights do not fit the model.
+        """
+        assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
+        guided = specs[0].uses_cfg
+        assert all(spec.uses_cfg == guided for spec in specs)
+        encode, denoise, decode = self._compiled(guided)
+        padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
+        padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
+
+        texts = {"prompt": [spec.prompt for spec in padded]}
+        if guided:
+            texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
+        encoded = {name: self._encode(encode, values) for name, values in texts.items()}
+        cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
+        state, trace = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
+        pixels = gather(decode.call(self._weights_of("vae"), state.x))
+        text_digests = [gather(digest) for _, digest, _ in encoded.values()]
+        tokens = [ids for _, _, ids in encoded.values()]
+        return [
+            GeneratedImage(
+                pixels[i],
+                {
+                    "tokens": hashlib.sha256(b"".join(ids[i].tobytes() for ids in tokens)).hexdigest()[:16],
+                    "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    "initial_noise": _hex(trace.noise[i]),
+                    "latents": {
+                        str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
+                        for row in traced_rows(len(table))
+                    },
+                },
+            )
+            for i, table in enumerate(tables)
+        ]
+
+    def _encode(self, encode: Program, texts: Sequence[str | None]):
+        """-> Conditioning on the devices, its digests there, and the token ids (b, encoders*l)."""
+        zeros = self._checkpoint.kind == "sdxl" and self._checkpoint.force_zeros_for_empty_prompt
+        given = np.array([text is not None or not zeros for text in texts])
+        words = [text or "" for text in texts]
+        ids = tuple(tokenizer(words).input_ids for tokenizer in self._checkpoint.tokenizers)
+        weights = tuple(self._weights_of(part) for part in self._checkpoint.encoder_parts)
+        cond, digest = encode.call(weights, *self._devices.put_split((ids, given)))
+        return cond, digest, np.concatenate(ids, axis=1)
+
+    def _denoise(self, denoise: Program, cond, uncond, specs, tables, on_step):
+        """-> LoopState on the devices, and the host's Trace. One call, unless on_step is to be told of pieces."""
+        put = self._devices.put_split
+        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+        guidance = programs.Guidance(
+            np.array([spec.guidance_scale for spec in specs], np.float32),
+            np.array([spec.guidance_rescale for spec in specs], np.float32),
+        )
+        arguments = put(
+            (
+                guidance,
+                np.stack([table.padded() for table in tables]),
+                np.array([table.init_scale for table in tables], np.float32),
+                keys,
+            )
+        )
+        state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
+        total, stops, traces = max(map(len, tables)), [0], []
+        began = time.monotonic()
+        while stops[-1] < total:
+            stop = min(total, stops[-1] + self._rows_a_call) if on_step is not None else total
+            bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
+            state, trace = denoise.call(self._weights_of("unet"), *bounds, state, cond, uncond, *arguments)
+            # The devices have this piece to work on while the host waits for the one before it.
+            if traces:
+                jax.block_until_ready(traces[-1])
+                on_step(stops[-1], total)
+                began, seconds = time.monotonic(), time.monotonic() - began
+                seconds_a_row = max(seconds, 1e-9) / (stops[-1] - stops[-2])
+                self._rows_a_call = max(1, int(PIECE_SECONDS / seconds_a_row))
+            traces.append(trace)
+            stops.append(stop)
+        noise, rows_traced, latents = zip(*map(gather, traces), strict=True)
+        if on_step is not None:
+            on_step(total, total)
+        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1])
+
+    def _weights_of(self, part: str) -> Weights:
+        return self._weights[part].result()
+
+    def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
+        """The three programs, compiled side by side where they are not there yet."""
+        denoise = "denoise" if guided else "denoise_unguided"
+        sources = {
+            denoise: functools.partial(self._blueprint.denoise, guided=guided),
+            "encode": self._blueprint.encode,
+            "decode": self._blueprint.decode,
+        }
+        missing = [name for name in sources if name not in self._programs]
+        if missing:
+            start = time.monotonic()
+            with ThreadPoolExecutor(len(missing), thread_name_prefix="compile") as pool:
+                compiled = {name: pool.submit(self._compile, sources[name]) for name in missing}
+            self._programs |= {name: future.result() for name, future in compiled.items()}
+            compiled_at = time.monotonic()
+            wait(self._weights.values())
+            self.seconds["compile"] += compiled_at - start
+            self.seconds["weights"] += time.monotonic() - compiled_at
+        return self._programs["encode"], self._programs[denoise], self._programs["decode"]
+
+    def _compile(self, source: Callable[[], Source]) -> Program:
+        return self._devices.compile(source())
+
+
+def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices) -> dict[str, "Future[Weights]"]:
+    """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
+    parts = {part: jnp.dtype(p.param_dtype) for part, p in part_precisions(checkpoint, precision).items()}
+    futures: dict[str, Future[Weights]] = {part: Future() for part in parts}
+
+    def read() -> None:
+        for part, dtype in parts.items():
+            try:
+                state = load_weights(checkpoint, part, param_dtype=dtype, sharding=devices.replicated)
+                futures[part].set_result(leaves(state))
+            except BaseException as error:
+                futures[part].set_exception(error)
+
+    threading.Thread(target=read, name="weights", daemon=True).start()
+    return futures
+
+
+def _hex(digest: np.ndarray) -> str:
+    return "".join(f"{int(part):08x}" for part in digest)

@@ -1,0 +1,1 @@
+"""Pages, contact sheets, grids and thumbnails of runs and sweeps."""

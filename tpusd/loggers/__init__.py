@@ -1,0 +1,1 @@
+"""A finished run reported to experiment trackers."""

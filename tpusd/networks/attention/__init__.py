@@ -1,0 +1,1 @@
+"""Scaled dot-product attention, one file for each way to compute it."""

@@ -1,0 +1,167 @@
+"""CLIP's text transformer (Radford et al. 2021, section 2.4), with and without the projection. Knows no tokenizer."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tpusd.networks.config import read_config
+from tpusd.networks.layers import dot_product_attention, gelu, layer_norm
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
+    "gelu": gelu,  # OpenCLIP: SD 2.x, SDXL's second encoder
+}
+# Written by transformers into every config; none of them reaches inference.
+_HARMLESS = frozenset({
+    "architectures", "attention_dropout", "dropout", "bos_token_id", "pad_token_id", "initializer_factor",
+    "initializer_range", "model_type", "torch_dtype", "dtype", "transformers_version", "num_beams", "return_dict",
+    "output_attentions", "output_hidden_states", "gradient_checkpointing", "is_encoder_decoder", "add_cross_attention",
+    "problem_type", "id2label", "label2id", "tie_word_embeddings", "chunk_size_feed_forward", "use_cache",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    """Fields of text_encoder/config.json that shape the network; defaults are transformers'."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+    eos_token_id: int = 49407
+    with_projection: bool = False  # `CLIPTextModelWithProjection` in `architectures`
+
+    def __post_init__(self):
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads=}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
+        """Reads text_encoder/config.json. Raises UserError for a field that is not implemented."""
+        with_projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
+        values = {**values, "with_projection": with_projection}
+        return read_config(cls, values, only={}, harmless=_HARMLESS, name="text_encoder/config.json")
+
+
+class CLIPTextOutput(NamedTuple):
+    """last_hidden_state (b,l,c) after the final norm; penultimate_hidden_state (b,l,c) before the last layer, no norm;
+    pooled (b,p): the final state at the first end-of-text, projected where the model has a projection."""
+
+    last_hidden_state: jax.Array
+    penultimate_hidden_state: jax.Array
+    pooled: jax.Array
+
+
+class CLIPTextEmbeddings(nnx.Module):
+    """Token plus position embeddings."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **kw)
+        self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **kw)
+
+    def __call__(self, input_ids):
+        return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
+
+
+class CLIPAttention(nnx.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.num_heads = config.num_attention_heads
+        self.q_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
+        self.k_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
+        self.v_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
+        self.out_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
+
+    def __call__(self, x):
+        b, length, c = x.shape
+        heads = (b, length, self.num_heads, c // self.num_heads)
+        q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(dot_product_attention(q, k, v, causal=True).reshape(b, length, c))
+
+
+class CLIPMLP(nnx.Module):
+    """Two-layer perceptron."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, **kw)
+        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **kw)
+
+    def __call__(self, x):
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.layer_norm1 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+        self.self_attn = CLIPAttention(config, **kw)
+        self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+        self.mlp = CLIPMLP(config, **kw)
+
+    def __call__(self, x):
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    """The stack of layers; returns the states after the last layer and before it."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.layers = nnx.List([CLIPEncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
+
+    def __call__(self, x):
+        penultimate = x
+        for layer in self.layers:
+            penultimate, x = x, layer(x)
+        return x, penultimate
+
+
+class CLIPTextTransformer(nnx.Module):
+    """Embeddings, encoder, final norm."""
+
+    def __init__(self, config: CLIPTextConfig, **kw):
+        self.embeddings = CLIPTextEmbeddings(config, **kw)
+        self.encoder = CLIPEncoder(config, **kw)
+        self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
+
+    def __call__(self, input_ids):
+        x, penultimate = self.encoder(self.embeddings(input_ids))
+        return self.final_layer_norm(x), penultimate
+
+
+class CLIPTextModel(nnx.Module):
+    """Token ids -> text embeddings."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs):
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.eos_token_id = config.eos_token_id
+        self.text_model = CLIPTextTransformer(config, **kw)
+        self.text_projection = (
+            nnx.Linear(config.hidden_size, config.projection_dim, use_bias=False, **kw)
+            if config.with_projection
+            else None
+        )
+
+    def __call__(self, input_ids: jax.Array) -> CLIPTextOutput:
+        """input_ids (b,l) int32, end-of-text in every row -> CLIPTextOutput."""
+        last, penultimate = self.text_model(input_ids)
+        # Configs from before transformers 4.30 carry a wrong eos_token_id of 2; there end-of-text is the highest id.
+        end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
+        pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]
+        if self.text_projection is not None:
+            pooled = self.text_projection(pooled)
+        return CLIPTextOutput(last, penultimate, pooled)

@@ -1,0 +1,410 @@
+"""UNet2DConditionModel: the denoiser of Stable Diffusion 1.x, 2.x and SDXL (Rombach et al. 2022; Podell et al. 2023).
+
+Knows nothing of guidance, schedules or sampling: one call is one prediction.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tpusd.networks.config import read_config
+from tpusd.networks.layers import (
+    Identity,
+    conv1x1,
+    conv3x3,
+    dot_product_attention,
+    gelu,
+    group_norm,
+    layer_norm,
+    upsample_by_transposed_conv,
+    upsample_nearest,
+)
+from tpusd.networks.target import V5E, tpu_kind
+
+TRANSFORMER_NORM_EPS = 1e-6  # GroupNorm in front of attention; resnets have norm_eps, 1e-5
+LAYER_NORM_EPS = 1e-5
+DOWN_BLOCKS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # name -> has attention
+UP_BLOCKS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+
+# Fields of config.json that diffusers writes and of which only these values are implemented.
+_ONLY = {
+    "act_fn": ("silu",),
+    "center_input_sample": (False,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1, 1.0),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "only_cross_attention": (False,),
+    "dropout": (0.0, 0),
+    "resnet_time_scale_shift": ("default",),
+    "resnet_out_scale_factor": (1.0, 1),
+    "resnet_skip_time_act": (False,),
+    "time_embedding_type": ("positional",),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "addition_embed_type_num_heads": (64,),  # read by other addition embeddings only
+    "attention_type": ("default",),
+}
+
+
+def _per_level(value, levels: int) -> tuple:
+    """A published field is one number for all levels or a list of them."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * levels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """Fields of unet/config.json that shape the network; defaults are diffusers'."""
+
+    sample_size: int | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple[int, ...] = 8  # a head COUNT where num_attention_heads is unset: read `num_heads`
+    num_attention_heads: int | tuple[int, ...] | None = None
+    cross_attention_dim: int = 1280
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    use_linear_projection: bool = False
+    upcast_attention: bool | None = False  # scores are float32 here in any case
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+            types = getattr(self, name)
+            if len(types) != levels:
+                raise ValueError(f"{name} has {len(types)} entries, block_out_channels {levels}: they must be equal")
+            if unknown := sorted(set(types) - set(known)):
+                raise ValueError(f"{name}: {unknown[0]!r} is not implemented (implemented: {', '.join(known)})")
+        if self.addition_embed_type not in (None, "text_time"):
+            raise ValueError(
+                f"addition_embed_type={self.addition_embed_type!r} is not implemented (implemented: text_time)"
+            )
+        for field in ("num_heads", "transformer_layers"):
+            if len(getattr(self, field)) != levels:
+                raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
+        if bad := [c for c, n in zip(self.block_out_channels, self.num_heads, strict=True) if c % n]:
+            raise ValueError(f"block_out_channels={bad[0]} is not a multiple of its number of attention heads")
+        if bad := [c for c in self.block_out_channels if c % self.norm_num_groups]:
+            raise ValueError(f"block_out_channels={bad[0]} is not a multiple of norm_num_groups={self.norm_num_groups}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
+        """Reads unet/config.json. Raises UserError for a field that is not implemented."""
+        return read_config(cls, values, only=_ONLY, harmless=frozenset(), name="unet/config.json")
+
+    @property
+    def num_heads(self) -> tuple[int, ...]:
+        """Attention heads per level. SD 1.x says `attention_head_dim: 8` and means eight heads of c/8."""
+        value = self.attention_head_dim if self.num_attention_heads is None else self.num_attention_heads
+        return _per_level(value, len(self.block_out_channels))
+
+    @property
+    def transformer_layers(self) -> tuple[int, ...]:
+        """Transformer layers per attention block, per level."""
+        return _per_level(self.transformer_layers_per_block, len(self.block_out_channels))
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
+    """Sinusoids of the timestep (Vaswani et al. 2017, section 3.5): (b,) -> (b,dim) float32."""
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
+    angles = timesteps.astype(jnp.float32)[:, None] * frequencies
+    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    return jnp.concatenate(parts, axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two-layer perceptron on an embedding vector."""
+
+    def __init__(self, in_features: int, features: int, **kw):
+        self.linear_1 = nnx.Linear(in_features, features, **kw)
+        self.linear_2 = nnx.Linear(features, features, **kw)
+
+    def __call__(self, x):
+        return self.linear_2(nnx.silu(self.linear_1(x)))
+
+
+class ResnetBlock2D(nnx.Module):
+    """Norm, silu, conv, plus the time embedding; norm, silu, conv, plus the input. (b,h,w,in), (b,e) -> (b,h,w,out).
+
+    The input may come as several arrays, parts of its channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, **kw):
+        groups, eps = config.norm_num_groups, config.norm_eps
+        self.norm1 = group_norm(in_channels, groups, eps, **kw)
+        self.conv1 = conv3x3(in_channels, out_channels, **kw)
+        self.time_emb_proj = nnx.Linear(4 * config.block_out_channels[0], out_channels, **kw)
+        self.norm2 = group_norm(out_channels, groups, eps, **kw)
+        self.conv2 = conv3x3(out_channels, out_channels, **kw)
+        self.conv_shortcut = conv1x1(in_channels, out_channels, **kw) if in_channels != out_channels else None
+
+    def __call__(self, *parts, emb):
+        x = jnp.concatenate(parts, axis=-1)
+        h = self.conv1(nnx.silu(self.norm1(*parts)))
+        h = h + self.time_emb_proj(nnx.silu(emb))[:, None, None, :]
+        h = self.conv2(nnx.silu(self.norm2(h)))
+        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of x (b,q,c) to context (b,k,e) -> (b,q,c)."""
+
+    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw):
+        self.num_heads = num_heads
+        self.to_q = nnx.Linear(channels, channels, use_bias=False, **kw)
+        self.to_k = nnx.Linear(context_channels, channels, use_bias=False, **kw)
+        self.to_v = nnx.Linear(context_channels, channels, use_bias=False, **kw)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, **kw)])
+
+    def __call__(self, x, context):
+        b, q_len, c = x.shape
+        d = c // self.num_heads
+        q = self.to_q(x).reshape(b, q_len, self.num_heads, d)
+        k = self.to_k(context).reshape(b, -1, self.num_heads, d)
+        v = self.to_v(context).reshape(b, -1, self.num_heads, d)
+        return self.to_out[0](dot_product_attention(q, k, v).reshape(b, q_len, c))
+
+
+class GEGLU(nnx.Module):
+    """Gated linear unit with exact GELU (Shazeer 2020): the second half of the projection gates the first."""
+
+    def __init__(self, channels: int, features: int, **kw):
+        self.proj = nnx.Linear(channels, 2 * features, **kw)
+
+    def __call__(self, x):
+        if tpu_kind() is None:
+            value, gate = jnp.split(self.proj(x), 2, axis=-1)
+            return value * gelu(gate)
+        # Two products with half the weights: each is read and written once, and the gate is applied where it is made.
+        kernel, bias = self.proj.kernel[...].astype(self.proj.dtype), self.proj.bias[...].astype(self.proj.dtype)
+        half = kernel.shape[1] // 2
+        value, gate = (x @ kernel[:, part] + bias[part] for part in (slice(half), slice(half, None)))
+        return value * gelu(gate)
+
+
+class FeedForward(nnx.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, channels: int, **kw):
+        self.net = nnx.List([GEGLU(channels, 4 * channels, **kw), Identity(), nnx.Linear(4 * channels, channels, **kw)])
+
+    def __call__(self, x):
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, cross-attention to the text, feed-forward; each pre-normed and residual."""
+
+    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw):
+        self.norm1 = layer_norm(channels, LAYER_NORM_EPS, **kw)
+        self.attn1 = Attention(channels, channels, num_heads, **kw)
+        self.norm2 = layer_norm(channels, LAYER_NORM_EPS, **kw)
+        self.attn2 = Attention(channels, context_channels, num_heads, **kw)
+        self.norm3 = layer_norm(channels, LAYER_NORM_EPS, **kw)
+        self.ff = FeedForward(channels, **kw)
+
+    def __call__(self, x, context):
+        y = self.norm1(x)
+        x = x + self.attn1(y, y)
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2DModel(nnx.Module):
+    """Transformer blocks over the positions of a feature map, plus the input. (b,h,w,c), (b,l,e) -> (b,h,w,c)."""
+
+    def __init__(self, channels: int, num_heads: int, layers: int, config: UNetConfig, **kw):
+        # SD 1.x projects with 1x1 convolutions, SD 2.x and SDXL with linear layers: the same arithmetic.
+        projection = nnx.Linear if config.use_linear_projection else conv1x1
+        self.norm = group_norm(channels, config.norm_num_groups, TRANSFORMER_NORM_EPS, **kw)
+        self.proj_in = projection(channels, channels, **kw)
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(channels, config.cross_attention_dim, num_heads, **kw) for _ in range(layers)]
+        )
+        self.proj_out = projection(channels, channels, **kw)
+
+    def __call__(self, x, context):
+        b, h, w, c = x.shape
+        y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        for block in self.transformer_blocks:
+            y = block(y, context)
+        return x + self.proj_out(y.reshape(b, h, w, c))
+
+
+class Downsample2D(nnx.Module):
+    """Halves height and width, rounding up; pads 1 on every side."""
+
+    def __init__(self, channels: int, **kw):
+        self.conv = conv3x3(channels, channels, stride=2, **kw)
+
+    def __call__(self, x):
+        return self.conv(x)
+
+
+class Upsample2D(nnx.Module):
+    """Enlarges to the (height, width) of the skip connection that comes next, then convolves."""
+
+    def __init__(self, channels: int, **kw):
+        self.conv = conv3x3(channels, channels, **kw)
+
+    def __call__(self, x, height: int, width: int):
+        b, h, w, _ = x.shape
+        # Elsewhere, and with fewer images, the compiler multiplies the zeros between the pixels as well (docs/log.md).
+        if tpu_kind() == V5E and b >= 16 and (height, width) == (2 * h, 2 * w):
+            return upsample_by_transposed_conv(self.conv, x)
+        return self.conv(upsample_nearest(x, height, width))
+
+
+class DownBlock2D(nnx.Module):
+    """Resnets, each followed by attention where the level has it, then a halving but at the last level."""
+
+    def __init__(self, config: UNetConfig, level: int, **kw):
+        channels = config.block_out_channels
+        out = channels[level]
+        widths = [channels[max(level - 1, 0)]] + [out] * config.layers_per_block
+        attention = DOWN_BLOCKS[config.down_block_types[level]]
+        heads, layers = config.num_heads[level], config.transformer_layers[level]
+        self.resnets = nnx.List([ResnetBlock2D(a, b, config, **kw) for a, b in zip(widths, widths[1:], strict=False)])
+        self.attentions = nnx.List(
+            [
+                Transformer2DModel(out, heads, layers, config, **kw)
+                for _ in range(config.layers_per_block if attention else 0)
+            ]
+        )
+        self.downsamplers = nnx.List([Downsample2D(out, **kw)] if level < len(channels) - 1 else [])
+
+    def __call__(self, x, emb, context):
+        skips = []
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, emb=emb)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock2DCrossAttn(nnx.Module):
+    """Resnet, attention, resnet at the lowest resolution."""
+
+    def __init__(self, config: UNetConfig, **kw):
+        c = config.block_out_channels[-1]
+        self.attentions = nnx.List(
+            [Transformer2DModel(c, config.num_heads[-1], config.transformer_layers[-1], config, **kw)]
+        )
+        self.resnets = nnx.List([ResnetBlock2D(c, c, config, **kw) for _ in range(2)])
+
+    def __call__(self, x, emb, context):
+        x = self.resnets[0](x, emb=emb)
+        x = self.attentions[0](x, context)
+        return self.resnets[1](x, emb=emb)
+
+
+class UpBlock2D(nnx.Module):
+    """Resnets that take one skip each, with attention where the level has it, then a doubling but at the last level."""
+
+    def __init__(self, config: UNetConfig, index: int, **kw):
+        channels = config.block_out_channels
+        level = len(channels) - 1 - index  # up blocks count from the lowest resolution
+        out, before = channels[level], channels[min(level + 1, len(channels) - 1)]
+        n = config.layers_per_block + 1
+        inputs = [before] + [out] * (n - 1)
+        skips = [out] * (n - 1) + [channels[max(level - 1, 0)]]
+        attention = UP_BLOCKS[config.up_block_types[index]]
+        heads, layers = config.num_heads[level], config.transformer_layers[level]
+        self.resnets = nnx.List([ResnetBlock2D(a + s, out, config, **kw) for a, s in zip(inputs, skips, strict=True)])
+        self.attentions = nnx.List(
+            [Transformer2DModel(out, heads, layers, config, **kw) for _ in range(n if attention else 0)]
+        )
+        self.upsamplers = nnx.List([Upsample2D(out, **kw)] if level > 0 else [])
+
+    def __call__(self, x, skips: list, emb, context):
+        for i, resnet in enumerate(self.resnets):
+            x = resnet(x, skips.pop(), emb=emb)
+            if self.attentions:
+                x = self.attentions[i](x, context)
+        for upsample in self.upsamplers:
+            x = upsample(x, *skips[-1].shape[1:3])
+        return x
+
+
+class UNet2DConditionModel(nnx.Module):
+    """Noisy latents, timestep and text embeddings -> the prediction that the checkpoint was trained for."""
+
+    def __init__(self, config: UNetConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs):
+        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        channels = config.block_out_channels
+        self.config, self.dtype = config, dtype
+        self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], **kw)
+        self.add_embedding = (
+            TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * channels[0], **kw)
+            if config.addition_embed_type == "text_time" else None
+        )  # fmt: skip
+        self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
+        self.mid_block = MidBlock2DCrossAttn(config, **kw)
+        self.up_blocks = nnx.List([UpBlock2D(config, index, **kw) for index in range(len(channels))])
+        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
+        self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        text_embeds: jax.Array | None = None,
+        time_ids: jax.Array | None = None,
+    ) -> jax.Array:
+        """One prediction.
+
+        sample (b,h,w,c); timesteps (b,), fractional ones too; encoder_hidden_states (b,l,e). SDXL only: text_embeds
+        (b,p) the pooled text, time_ids (b,6) original height and width, crop top and left, target height and width in
+        pixels. Returns (b,h,w,c) float32.
+        """
+        sample = sample.astype(self.dtype)
+        context = encoder_hidden_states.astype(self.dtype)
+        emb = self._embed(timesteps, text_embeds, time_ids)
+
+        x = self.conv_in(sample)
+        skips = [x]
+        for block in self.down_blocks:
+            x, more = block(x, emb, context)
+            skips += more
+        x = self.mid_block(x, emb, context)
+        for block in self.up_blocks:
+            x = block(x, skips, emb, context)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
+
+    def _embed(self, timesteps, text_embeds, time_ids):
+        """Time embedding, plus SDXL's embedding of pooled text and image sizes (Podell et al. 2023, section 2.2)."""
+        config = self.config
+        wave = dict(flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        emb = self.time_embedding(
+            timestep_embedding(timesteps, config.block_out_channels[0], **wave).astype(self.dtype)
+        )
+        if self.add_embedding is None:
+            return emb
+        b, n = time_ids.shape
+        sizes = timestep_embedding(time_ids.reshape(b * n), config.addition_time_embed_dim, **wave).reshape(b, -1)
+        return emb + self.add_embedding(
+            jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
+        )

@@ -1,0 +1,1 @@
+"""The images of a run, and the batches that they are made in."""

@@ -1,0 +1,1 @@
+"""Prompt sets: files and inline rows, read once into Rows."""

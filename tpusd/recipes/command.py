@@ -1,0 +1,108 @@
+"""A config, or one image of it, as the shell command that makes it: `python -m tpusd.run field=value ...`.
+
+The inverse of tpusd.config.compose. Knows nothing of files.
+"""
+
+import functools
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tpusd.config.schema import RunConfig, config_values
+from tpusd.prompts.rows import Row
+
+PROGRAM = "python -m tpusd.run"
+# Groups, and the choice of each that stands for one of the user's own, all of whose fields are then set.
+STAND_INS = {"model": "local", "precision": "fp32", "sampler": "ddim"}
+# Of these a command says nothing: where a run goes, and how it goes about it, decide no pixel.
+PIXEL_FIELDS = (
+    "seed",
+    "guidance_scale",
+    "guidance_rescale",
+    "negative_prompt",
+    "height",
+    "width",
+    "image_format",
+    "image_quality",
+)
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_WORDS = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}  # that Hydra or YAML take for something else
+
+
+def config_overrides(config: RunConfig) -> list[str]:
+    """Everything that decides the pixels but for the prompt rows: groups, and the fields that differ from conf/."""
+    values = config_values(config)
+    names = [(group, values[group]["name"]) for group in STAND_INS]
+    known = _choices()
+    chosen = tuple((group, name if name in known[group] else STAND_INS[group]) for group, name in names)
+    lines = [f"{group}={name}" for group, name in chosen]
+    base = _composed(chosen)
+    for group in STAND_INS:
+        lines += _differences(group, values[group], base[group])
+    differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
+    return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
+
+
+def image_overrides(row: Row, index: int, copy: int) -> list[str]:
+    """What follows `config_overrides` to make one image alone: its row, at its place in the prompt set."""
+    own = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
+    own |= {"seed": row.seed, "guidance_scale": row.guidance_scale}
+    row_value = {name: value for name, value in own.items() if value is not None}
+    lines = [f"prompts.rows=[{hydra_value(row_value)}]"]
+    return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
+
+
+def shell_command(overrides: Sequence[str]) -> str:
+    return f"{PROGRAM} {quoted(overrides)}"
+
+
+def quoted(overrides: Sequence[str]) -> str:
+    """Overrides as words of a POSIX shell."""
+    return " ".join(map(shlex.quote, overrides))
+
+
+def hydra_value(value: Any) -> str:
+    """A plain value in the grammar of Hydra's command line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {hydra_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(hydra_value, value)) + "]"
+    if isinstance(value, str):
+        return value if _BARE.fullmatch(value) and value.lower() not in _WORDS else _in_quotes(value)
+    return repr(value)
+
+
+def _in_quotes(text: str) -> str:
+    """In double quotes a backslash is doubled before a quote alone. `${` is escaped: configs look nothing up."""
+    text = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", text)
+    text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)
+    return '"' + re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text) + '"'
+
+
+def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        there = base.get(name)
+        if isinstance(value, Mapping):
+            yield from _differences(f"{prefix}.{name}", value, there)
+        elif value != there and name != "sha256":  # a lock, and longer than all the rest
+            yield f"{prefix}.{name}={hydra_value(value)}"
+
+
+@functools.cache
+def _choices() -> dict[str, set[str]]:
+    from tpusd.config.compose import conf_directory
+
+    return {group: {file.stem for file in (conf_directory() / group).glob("*.yaml")} for group in STAND_INS}
+
+
+@functools.cache
+def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    from tpusd.config.compose import compose_jobs
+
+    (job,) = compose_jobs([f"{group}={name}" for group, name in choices])
+    return job.values

@@ -1,0 +1,1 @@
+"""What a run is on disk: its directory, manifest, run.json, and how they are read back and repaired."""

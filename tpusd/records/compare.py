@@ -1,0 +1,149 @@
+"""Two images made from one recipe: the same, the same within tolerance, or different, and where they first differ.
+
+Knows nothing of how they came to be; takes them from two run directories by their manifest lines.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from tpusd.records.directory import IMAGES
+from tpusd.storage import local as storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """min_psnr: dB. max_difference: of 255, of any one value."""
+
+    min_psnr: float
+    max_difference: int
+
+
+# What other devices, batch sizes and compilers do to the last bits, grown over the steps; nearly twice the measured:
+# docs/reproducibility.md. Keyed by the UNet's dtype.
+TOLERANCES = {
+    "float32": Tolerance(min_psnr=60, max_difference=4),
+    "bfloat16": Tolerance(min_psnr=40, max_difference=36),
+    "float16": Tolerance(min_psnr=40, max_difference=36),
+}
+
+Verdict = Literal["identical", "within tolerance", "different", "original damaged", "missing"]
+SAME: tuple[Verdict, ...] = ("identical", "within tolerance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """name: row-copy. psnr: dB, infinite for equal images, None where there are not two of one size.
+
+    first_difference: the first stage whose digests differ, as in `latents after row 5`; None where none does.
+    """
+
+    name: str
+    verdict: Verdict
+    psnr: float | None = None
+    max_difference: int | None = None
+    first_difference: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """For JSON, which knows no infinity."""
+        return asdict(self) | {"psnr": None if self.psnr is None or math.isinf(self.psnr) else round(self.psnr, 2)}
+
+    def __str__(self) -> str:
+        measured = (
+            ""
+            if self.psnr is None or math.isinf(self.psnr)
+            else (f", PSNR {self.psnr:.1f} dB, largest difference {self.max_difference}/255")
+        )
+        where = (
+            f", first in the {self.first_difference}" if self.first_difference and self.verdict != "identical" else ""
+        )
+        return f"{self.name}: {self.verdict}{measured}{where}"
+
+
+def compare(
+    name: str,
+    original: Path,
+    before: Mapping[str, Any],
+    again: Path,
+    after: Mapping[str, Any] | None,
+    tolerance: Tolerance,
+) -> Comparison:
+    """original, again: run directories; before, after: the image's manifest lines there (None: it was not made)."""
+    if after is None:
+        return Comparison(name=name, verdict="missing")
+    first = first_difference(before.get("trace"), after.get("trace"))
+    pixels = [read_pixels(path, record) for path, record in ((original, before), (again, after))]
+    if pixels[0] is None:
+        return Comparison(name=name, verdict="original damaged", first_difference=first)
+    if pixels[1] is None:
+        return Comparison(name=name, verdict="missing", first_difference=first)
+    if pixels[0].shape != pixels[1].shape:
+        return Comparison(name=name, verdict="different", first_difference=first or "size")
+    psnr, largest = measure(*pixels)
+    if largest == 0:
+        return Comparison(name=name, verdict="identical", psnr=psnr, max_difference=0, first_difference=first)
+    close = psnr >= tolerance.min_psnr and largest <= tolerance.max_difference
+    return Comparison(
+        name=name,
+        verdict="within tolerance" if close else "different",
+        psnr=psnr,
+        max_difference=largest,
+        first_difference=first or "pixels",
+    )
+
+
+def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
+    """uint8 images of one shape -> PSNR in dB (infinite for equal ones), and the largest difference of a value."""
+    difference = a.astype(np.int32) - b.astype(np.int32)
+    error = float(np.mean(np.square(difference, dtype=np.float64)))
+    return (10 * math.log10(255**2 / error) if error else math.inf), int(np.abs(difference).max(initial=0))
+
+
+def first_difference(before: Any, after: Any) -> str | None:
+    """The first of tokens, text embedding, initial noise and latents in which two traces differ; None: none known."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return None
+    for stage in ("tokens", "text_embedding", "initial_noise"):
+        if before.get(stage) != after.get(stage):
+            return stage.replace("_", " ")
+    latents = [trace.get("latents") for trace in (before, after)]
+    if not all(isinstance(one, Mapping) for one in latents):
+        return None
+    rows = sorted({row for row in latents[0].keys() & latents[1].keys() if row.isdecimal()}, key=int)
+    for row in rows:
+        if latents[0][row] != latents[1][row]:
+            return f"latents after row {row} of the sampler's table"
+    return None if latents[0].keys() == latents[1].keys() else "number of steps"
+
+
+def read_pixels(path: Path, record: Mapping[str, Any]) -> np.ndarray | None:
+    """uint8 (H, W, 3) of a manifest line's image, None where the file is not the one that the line was written for."""
+    name = record.get("file_name")
+    if not isinstance(name, str) or name != f"{IMAGES}/{Path(name).name}":
+        return None
+    file = path / name
+    try:
+        if storage.file_size(file) is None or storage.file_sha256(file) != record.get("sha256"):
+            return None
+        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.size != (record.get("width"), record.get("height")):
+                return None
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def side_by_side(original: np.ndarray, again: np.ndarray) -> list[tuple[str, Image.Image]]:
+    """The two, and their difference made visible: labelled pictures for a contact sheet."""
+    pictures = [("original", Image.fromarray(original)), ("made again", Image.fromarray(again))]
+    if original.shape == again.shape:
+        difference = np.abs(original.astype(np.int32) - again.astype(np.int32))
+        factor = 255 // max(1, int(difference.max()))
+        shown = Image.fromarray((difference * factor).astype(np.uint8))
+        pictures.append((f"difference x {factor}", shown))
+    return pictures

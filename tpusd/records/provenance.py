@@ -1,0 +1,135 @@
+"""What a run was made on and with: all that decides its pixels, and all that might. Knows nothing of files of a run.
+
+Of the environment only the variables named here are read, so that no secret can reach a file.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tpusd import __version__
+from tpusd.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy", "transformers", "tokenizers", "pillow")
+KEY_DERIVATION = 1  # which rule tpusd.engine.noise follows; it changes only with the noise of every image
+# Environment variables that can change what is computed, and none that can hold a secret.
+FLAG_VARIABLES = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_ENABLE_X64",
+    "JAX_THREEFRY_PARTITIONABLE",
+    "NVIDIA_TF32_OVERRIDE",
+)
+_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|AUTH", re.I)
+_SECRET_TEXT = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\b(?:sk|ghp|gho|ghs|glpat)[-_][A-Za-z0-9_-]{20,}|(?<=://)[^/\s:@]+:[^/\s@]+@"
+)
+
+
+def describe_environment(devices: Sequence[Any], batch_size_per_device: int, weights: str) -> dict[str, Any]:
+    """All beside the recipe that decides a pixel, or its last bit. weights: `weights_digest` of the checkpoint."""
+    return {
+        "versions": versions(),
+        "key_derivation": KEY_DERIVATION,
+        "weights": weights,
+        "devices": describe_devices(devices),
+        "batch_size_per_device": batch_size_per_device,
+        "flags": flags(),
+        "git": git_state(Path(__file__).resolve().parents[2]),
+    }
+
+
+def environment_id(environment: Mapping[str, Any]) -> str:
+    """The short name under which run.json keeps an environment and the manifest refers to it: equal ones share it."""
+    return hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """What is installed of all that may decide a pixel; None: not installed."""
+    return {"tpusd": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def describe_devices(devices: Sequence[Any]) -> dict[str, Any]:
+    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+
+
+def flags(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of FLAG_VARIABLES that are set; flags that only say where to write are left out."""
+    found = {name: environ[name] for name in FLAG_VARIABLES if environ.get(name)}
+    kept = {
+        name: " ".join(word for word in value.split() if not word.startswith("--xla_dump"))
+        for name, value in found.items()
+    }
+    return {name: scrub(value, environ) for name, value in kept.items() if value}
+
+
+@functools.cache
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit of the checkout that the package runs from, and whether files differ from it; None: no checkout."""
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit.strip(), "dirty": None if status is None else bool(status.strip())}
+
+
+def describe_checkpoint(checkpoint: Any, sha256: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Repository, commit and variant, and the sha256 of each file where they are known."""
+    identity = checkpoint.identity
+    described = {"repo": identity.repo, "commit": identity.commit, "variant": identity.variant}
+    return described if sha256 is None else described | {"sha256": dict(sha256)}
+
+
+def hash_checkpoint(checkpoint: Any) -> Mapping[str, str]:
+    """File -> sha256, which reads every weight. Raises UserError."""
+    try:
+        return checkpoint.identity.sha256
+    except OSError as error:
+        raise UserError(f"model: a file of the checkpoint went away while it was read: {error}") from None
+
+
+def weights_digest(sha256: Mapping[str, str]) -> str:
+    """One sha256 for all files of a checkpoint: of the lines `<sha256>  <file>`, sorted by file."""
+    lines = "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def scrub(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """`text` without the values of variables whose names say that they are secret, and without what looks like one."""
+    secrets = {value for name, value in environ.items() if len(value) >= 8 and _SECRET_NAME.search(name)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _SECRET_TEXT.sub("***", text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Output of a git command that runs no hook or helper of the checkout; None where git is not there or refuses."""
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,106 @@
+"""A sweep directory: sweep.json says which runs it holds, and each of them is a run directory of its own.
+
+    runs/<date>_<time>_sweep/
+      sweep.json  index.html  grid.png  index.jsonl  000_sampler=ddim_seed=0/  001_sampler=ddim_seed=1/  ...
+
+Knows nothing of how the runs are made.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tpusd.config.schema import show_path
+from tpusd.errors import UserError
+from tpusd.storage import local as storage
+
+SWEEP, INDEX, GRID = "sweep.json", "index.jsonl", "grid.png"
+VERSION = 1
+MAX_NAME = 80  # characters of a run's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRun:
+    """`overrides`: its own values, as field=value; `at`: swept field -> value, as the command line says it."""
+
+    name: str
+    overrides: tuple[str, ...]
+    at: Mapping[str, str]
+    digest: str  # of its config, by which a sweep that goes on knows it again
+    error: str | None = None  # why it made nothing, or not everything
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """`overrides`: the command line that it goes on with; `axes`: swept field -> its values in order."""
+
+    overrides: tuple[str, ...]
+    axes: Mapping[str, tuple[str, ...]]
+    runs: tuple[SweepRun, ...]
+
+
+def is_sweep(path: Path) -> bool:
+    return storage.file_size(path / SWEEP) is not None
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Raises UserError where sweep.json is missing or none. Its names lead nowhere but into the sweep."""
+    try:
+        values = json.loads(storage.read_file(path / SWEEP))
+        runs = tuple(
+            SweepRun(
+                name=run["name"],
+                overrides=tuple(run["overrides"]),
+                at=dict(run["at"]),
+                digest=run["digest"],
+                error=run["error"],
+            )
+            for run in values["runs"]
+        )
+        axes = {key: tuple(axis) for key, axis in values["axes"].items()}
+        sweep = Sweep(overrides=tuple(values["overrides"]), axes=axes, runs=runs)
+        assert values["version"] == VERSION and all(_is_name(run.name) for run in runs)
+        assert all(isinstance(text, str) for text in [*sweep.overrides, *sum(axes.values(), ())])
+    except OSError as error:
+        raise UserError(f"{show_path(path / SWEEP)}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
+        raise UserError(f"{show_path(path / SWEEP)}: does not describe a sweep; was it edited?") from None
+    return sweep
+
+
+def write_sweep(path: Path, sweep: Sweep) -> None:
+    values = {"version": VERSION} | asdict(sweep)
+    storage.write_file(path / SWEEP, json.dumps(values, indent=1, ensure_ascii=False).encode())
+
+
+def run_name(number: int, at: Mapping[str, str]) -> str:
+    """A directory's name: number and swept values. Text, which may be a prompt, never reaches it."""
+    words = [
+        f"{key.rsplit('.', 1)[-1]}={value}" for key, value in at.items() if re.fullmatch(r"[\w.+-]{1,24}", value, re.A)
+    ]
+    return "_".join([f"{number:03d}", *words])[:MAX_NAME].rstrip("._")
+
+
+def config_digest(values: Mapping[str, Any]) -> str:
+    """What tells a sweep's runs apart: the config that it was asked for, but for where it goes."""
+    own = {name: value for name, value in values.items() if name != "output"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def run_directories(path: Path) -> list[tuple[str, Path]]:
+    """(name, directory) of the run at `path`, or of each run of the sweep there that has images."""
+    if not is_sweep(path):
+        return [("", path)]
+    return [
+        (run.name, path / run.name)
+        for run in read_sweep(path).runs
+        if storage.file_size(path / run.name / "manifest.jsonl")
+    ]
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"\d{3,}[\w.=+-]*", name, re.A) is not None

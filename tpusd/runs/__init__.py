@@ -1,0 +1,1 @@
+"""Runs from request to finished directory: prepared, opened, made, completed, resumed."""

@@ -1,0 +1,128 @@
+"""A config -> a run that passed every check that needs no device: prompts, checkpoint files, sizes, sampler, tokens.
+
+Cheapest first, and before anything heavy is imported: transformers is loaded inside functions. Knows nothing of run
+directories and of how images are made.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tpusd.config.schema import ModelConfig, RunConfig, check_size, show
+from tpusd.errors import UserError
+from tpusd.loggers.loggers import check_loggers
+from tpusd.prompts.rows import Row, read_rows, row_values
+from tpusd.prompts.vocabulary import vocabulary_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """A run that passed every check that needs no device. Sizes in pixels."""
+
+    config: RunConfig  # height, width, revision and rows filled in: what config.yaml says
+    rows: tuple[Row, ...]
+    checkpoint: Any
+    height: int
+    width: int
+    tokens: Mapping[str, tuple[int, bool]]  # text -> tokens before truncation, and whether it was truncated
+    table: Callable[[Any], Any]  # sampler settings -> table of the checkpoint's schedule
+    warnings: tuple[str, ...]
+
+
+def open_model(model: ModelConfig) -> Any:
+    """The checkpoint that a config names; its weights are not read yet. Raises UserError."""
+    from tpusd.checkpoints import ModelSource, open_checkpoint
+
+    return open_checkpoint(
+        ModelSource(asset=model.asset, path=model.path, repo=model.repo, revision=model.revision, variant=model.variant)
+    )
+
+
+def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], Any] = open_model) -> PreparedRun:
+    """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
+
+    open_model: what hands out a checkpoint that is open already, where several runs share it.
+    """
+    check_loggers(config.loggers)
+    rows = read_rows(config.prompts)
+    from tpusd.samplers.table import make_table
+
+    model = config.model
+    checkpoint = open_model(model)
+    if checkpoint.kind == "sdxl" and config.precision.vae.dtype == "float16":
+        raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
+    table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))
+    table(config.sampler)  # its settings may not suit each other or the checkpoint
+    height, width = image_size(config, checkpoint)
+    tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
+    warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
+    return PreparedRun(
+        config=saved_config(config, rows, checkpoint, height, width),
+        rows=rows,
+        checkpoint=checkpoint,
+        height=height,
+        width=width,
+        tokens=tokens,
+        table=table,
+        warnings=warnings,
+    )
+
+
+def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
+    """Height and width in pixels, the model's own where the config leaves them open. Raises UserError."""
+    scale = 2 ** (len(checkpoint.vae_config.block_out_channels) - 1)
+    own = checkpoint.unet_config.sample_size
+    own = (own, own) if isinstance(own, int) else tuple(own)
+    sizes = [
+        size if size is not None else latents * scale
+        for size, latents in zip((config.height, config.width), own, strict=True)
+    ]
+    for name, size in zip(("height", "width"), sizes, strict=True):
+        check_size(name, size)
+        if size % scale:
+            raise UserError(f"{name}={size}: must be a multiple of {scale} for model={config.model.name}")
+    return sizes[0], sizes[1]
+
+
+def count_tokens(
+    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence[Callable]
+) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
+    """Token count of every text of the run, and the warnings; with on_truncate=error the first long one is refused."""
+    texts: dict[str, str] = {}  # text -> where it stands first
+    for index, row in enumerate(rows):
+        texts.setdefault(row.prompt, f"prompt of row {index}")
+        if row.negative_prompt is not None:
+            texts.setdefault(row.negative_prompt, f"negative_prompt of row {index}")
+    if config.negative_prompt is not None:
+        texts.setdefault(config.negative_prompt, "negative_prompt")
+    names = list(texts)
+    counts = dict.fromkeys(names, (0, False))
+    for tokenizer in tokenizers:
+        tokenized = tokenizer(names)
+        for name, number, truncated in zip(names, tokenized.num_tokens, tokenized.truncated, strict=True):
+            counts[name] = (max(counts[name][0], int(number)), counts[name][1] or bool(truncated))
+        limit = tokenized.input_ids.shape[1]
+    long = [name for name in names if counts[name][1]]
+    if not long:
+        return counts, ()
+    first = f"{texts[long[0]]}: {counts[long[0]][0]} tokens, and the model reads {limit}"
+    if config.on_truncate == "error":
+        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out: {show(long[0])}")
+    more = f" ({len(long)} texts are too long)" if len(long) > 1 else ""
+    return counts, (f"{first}; its end is left out{more}: {show(long[0])}",)
+
+
+def saved_config(config: RunConfig, rows: Sequence[Row], checkpoint: Any, height: int, width: int) -> RunConfig:
+    """The config with everything in it that its meaning hung on: the file's rows, the commit, the size, a full path."""
+    model = config.model
+    if model.repo is not None:
+        model = replace(model, revision=checkpoint.identity.commit or model.revision)
+    elif model.path is not None:
+        model = replace(model, path=str(Path(model.path).resolve()))
+    prompts = config.prompts
+    if prompts.path is not None:
+        prompts = replace(prompts, name=Path(prompts.path).stem, path=None, column=None)
+    prompts = replace(prompts, rows=tuple(row_values(row) for row in rows))
+    return replace(config, model=model, prompts=prompts, height=height, width=width)

@@ -1,0 +1,136 @@
+"""The runs of a sweep: which there are, what each is called, and in what order and batches their images are made.
+
+Pure: knows nothing of disks or devices. Runs that share a checkpoint, precision and size share programs; of those,
+images that use guidance alike and take equally many steps fill batches together, whichever run they belong to.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tpusd.config.compose import Job
+from tpusd.config.schema import RunConfig, config_values, make_config
+from tpusd.errors import UserError
+from tpusd.plan.specs import ImageSpec
+from tpusd.records.saved import FREE
+from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
+
+NOT_COMPARED = (*FREE, "output")  # what does not make a run another one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A run of the sweep that the command line asks for."""
+
+    run: SweepRun
+    config: RunConfig
+    job: Job
+
+
+def plan_sweep(jobs: Sequence[Job], overrides: Sequence[str], before: Sweep | None = None) -> tuple[Sweep, list[Cell]]:
+    """The sweep, and its cells in the order of the command line; runs that `before` has keep their names."""
+    assert jobs
+    configs = [make_config(job.values) for job in jobs]  # all of them, before the first starts
+    outputs = {config.output for config in configs}
+    if len(outputs) > 1:
+        raise UserError("output: a sweep has one directory, and its runs stand in it; give one value")
+    given = [_override_values(job) for job in jobs]
+    swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
+    keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
+    old = {} if before is None else {run.digest: run for run in before.runs}
+    by_words = {} if before is None else {frozenset(run.overrides): run for run in before.runs}
+    runs = {run.name: run for run in before.runs} if before else {}
+    cells, seen = [], set()
+    for job, config, values in zip(jobs, configs, given, strict=True):
+        plain = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+        digest = config_digest(plain)
+        if digest in seen:  # the same run twice, as in seed=0,0
+            continue
+        seen.add(digest)
+        at = {key: _shown(values[key]) if key in values else _looked_up(plain, key) for key in keys}
+        known = old.get(digest) or by_words.get(frozenset(job.overrides))
+        name = known.name if known else run_name(len(runs), at)
+        run = SweepRun(name=name, overrides=job.overrides, at=at, digest=digest, error=known.error if known else None)
+        runs[name] = run
+        cells.append(Cell(run=run, config=dataclasses.replace(config, output=None), job=job))
+    complete = tuple(
+        dataclasses.replace(run, at={key: run.at.get(key, "") for key in keys}) if set(run.at) != set(keys) else run
+        for run in runs.values()
+    )
+    axes = {
+        key: tuple(dict.fromkeys(run.at[key] for run in [*(cell.run for cell in cells), *complete])) for key in keys
+    }
+    return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), cells
+
+
+def extended(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The command line of a sweep that goes on with `new` values: a field that is given anew replaces the old one."""
+    keys = {_key(line) for line in new}
+    return [*(line for line in overrides if _key(line) not in keys), *new]
+
+
+def program_key(config: RunConfig) -> tuple[Any, ...]:
+    """Runs with equal keys are made by the same compiled programs. config: a prepared run's."""
+    return weights_key(config), config.height, config.width, config.batch_size_per_device
+
+
+def weights_key(config: RunConfig) -> tuple[Any, ...]:
+    """Runs with equal keys use the same weights on the devices."""
+    return dataclasses.replace(config.model, sha256=None), config.precision
+
+
+def packed(
+    images: Iterable[tuple[Any, ImageSpec]], size: int, rows: Callable[[Any, ImageSpec], int]
+) -> Iterator[list[tuple[Any, ImageSpec]]]:
+    """Full batches of `size` images, and what is left over at the end. images: (its run, spec).
+
+    rows(run, spec): model calls that the image takes. A batch takes as long as its longest, so equals go together.
+    """
+    open_batches: dict[tuple[bool, int], list[tuple[Any, ImageSpec]]] = {}
+    for run, spec in images:
+        kind = (spec.uses_cfg, rows(run, spec))
+        batch = open_batches.setdefault(kind, [])
+        batch.append((run, spec))
+        if len(batch) == size:
+            yield open_batches.pop(kind)
+    # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
+    for guided in (True, False):
+        rest = [entry for kind in sorted(open_batches) if kind[0] == guided for entry in open_batches[kind]]
+        yield from (rest[i : i + size] for i in range(0, len(rest), size))
+
+
+def num_programs(uses_cfg: Iterable[bool]) -> int:
+    """Encode and decode, and a denoise with guidance, without it, or both."""
+    return 2 + len(set(uses_cfg))
+
+
+def _override_values(job: Job) -> dict[str, str]:
+    return {_key(line): line.split("=", 1)[1] for line in job.overrides if "=" in line}
+
+
+def _key(line: str) -> str:
+    return line.split("=", 1)[0].lstrip("+")
+
+
+def _shown(value: str) -> str:
+    """A value as people read it: without the quotes that the command line needed."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+
+
+def _looked_up(values: Mapping[str, Any], key: str) -> str:
+    """A field's value where the command line did not set it; a group's is its name."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    if isinstance(found, Mapping):
+        found = found.get("name")
+    return (
+        "null"
+        if found is None
+        else str(found).lower()
+        if isinstance(found, bool)
+        else f"{found:g}"
+        if isinstance(found, float)
+        else str(found)
+    )
