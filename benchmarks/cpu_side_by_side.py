@@ -155,7 +155,7 @@ def ours(path: Path, pixels: int, steps: int):
 
     from tpusd.config.compose import compose_jobs
     from tpusd.config.schema import make_config
-    from tpusd.plan.specs import make_plan
+    from tpusd.plan.batches import make_plan
     from tpusd.runs.execute import load_pipeline
     from tpusd.runs.prepare import prepare_run
 

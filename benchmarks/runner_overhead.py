@@ -87,7 +87,7 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
 
 
 def bare(prepared, pipeline) -> None:
-    from tpusd.plan.specs import make_plan
+    from tpusd.plan.batches import make_plan
 
     size = dict(height=prepared.height, width=prepared.width)
     plan = make_plan(

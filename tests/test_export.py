@@ -8,7 +8,7 @@ from support.runs import StandInPipeline, config, prepare
 
 from tpusd.export import main
 from tpusd.recipes.command import hydra_value
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
 ROWS = [

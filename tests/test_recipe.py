@@ -17,7 +17,7 @@ from tpusd.plan.specs import make_specs
 from tpusd.prompts.rows import read_rows
 from tpusd.recipe import main, read_recipe
 from tpusd.recipes.command import config_overrides, hydra_value, image_overrides, shell_command
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
 HARD = 'a, b: {c} [d] \'e\' "f" \\\\ \\" =g ${h} \\${i} $HOME `j` 日本 \u202e <script> 7 null \\'

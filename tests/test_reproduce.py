@@ -8,7 +8,8 @@ from support.runs import INLINE, SHA256, StandInPipeline, config, generated, pre
 
 from tpusd.errors import UserError
 from tpusd.records.compare import Tolerance, compare, first_difference, measure
-from tpusd.records.directory import read_config, read_manifest
+from tpusd.records.directory import read_config
+from tpusd.records.manifest import read_manifest
 from tpusd.reproduce import main, reproduce
 from tpusd.run import run
 

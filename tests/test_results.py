@@ -7,7 +7,7 @@ from PIL import Image
 from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.recipes.command import hydra_value
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.results import main
 from tpusd.run import run
 

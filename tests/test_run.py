@@ -17,13 +17,14 @@ from support.runs import HEAR_SIGNALS, INLINE, StandInPipeline, config, generate
 
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError
-from tpusd.plan.specs import make_plan, make_specs
+from tpusd.plan.batches import make_plan
+from tpusd.plan.specs import make_specs
 from tpusd.process.exit import exit_status
 from tpusd.process.progress import Progress
-from tpusd.prompts.rows import MANIFEST_FIELDS
-from tpusd.records.directory import Claim, RunDir, read_config, read_manifest
+from tpusd.records.directory import Claim, RunDir, read_config
+from tpusd.records.manifest import MANIFEST_FIELDS, describe_image, read_manifest
 from tpusd.run import run
-from tpusd.runs.execute import describe_image, run_images, summary_line
+from tpusd.runs.execute import run_images, summary_line
 from tpusd.runs.prepare import count_tokens
 from tpusd.runs.writer import ImageWriter, MadeBy
 

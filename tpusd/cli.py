@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tpusd import __version__
-from tpusd.config.schema import show, suggest
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, suggest
 from tpusd.process.exit import exit_status
 
 # Name -> (module with main(argv) -> exit status, what it does). Imported only when called.

@@ -5,32 +5,16 @@ geneval       OUT/00003/metadata.jsonl (the prompt's line) and samples/0001.png:
 """
 
 import argparse
-import io
-import json
-import re
 import sys
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from tpusd.config.schema import show_path
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show_path
+from tpusd.exports.base import Exported, exported_images
+from tpusd.exports.geneval import write_geneval
+from tpusd.exports.webdataset import SHARD_SIZE, write_webdataset
 from tpusd.process.exit import exit_status, refuse_arguments
-from tpusd.prompts.rows import MANIFEST_FIELDS
 from tpusd.storage import local as storage
-
-SHARD_SIZE = 1000  # images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """An image to export. `run`: the name of its run in a sweep, else empty."""
-
-    run: str
-    file: Path
-    record: Mapping[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,71 +56,6 @@ def export(path: Path, output: Path, layout: str, *, shard_size: int = SHARD_SIZ
         yield from images
 
     return write_geneval(every(), output) if layout == "geneval" else write_webdataset(every(), output, shard_size)
-
-
-def exported_images(path: Path) -> Iterator[Exported]:
-    """Every image of the manifests, row by row and copy by copy."""
-    from tpusd.records.directory import IMAGES, read_manifest
-    from tpusd.records.sweep import run_directories
-
-    for name, directory in run_directories(path):
-        records = sorted(read_manifest(directory), key=lambda record: (record["row"], record["copy"]))
-        for record in records:
-            yield Exported(run=name, file=directory / IMAGES / Path(record["file_name"]).name, record=record)
-
-
-def write_webdataset(images: Iterator[Exported], output: Path, shard_size: int) -> int:
-    """A key holds no point, for there a reader of shards cuts it off."""
-    count, shard = 0, None
-    try:
-        for count, image in enumerate(images, 1):
-            if (count - 1) % shard_size == 0:
-                if shard is not None:
-                    shard.close()
-                shard = tarfile.open(output / f"{(count - 1) // shard_size:05d}.tar", "w", format=tarfile.PAX_FORMAT)
-            key = re.sub(r"[^\w-]", "_", f"{image.run}{'_' if image.run else ''}{image.file.stem}", flags=re.ASCII)
-            line = json.dumps(image.record, ensure_ascii=False)
-            for suffix, data in (
-                (image.file.suffix, storage.read_file(image.file)),
-                (".txt", image.record["prompt"].encode()),
-                (".json", line.encode()),
-            ):
-                entry = tarfile.TarInfo(key + suffix)  # without a time, so that the same images give the same bytes
-                entry.size = len(data)
-                shard.addfile(entry, io.BytesIO(data))
-    finally:
-        if shard is not None:
-            shard.close()
-    return count
-
-
-def write_geneval(images: Iterator[Exported], output: Path) -> int:
-    """metadata.jsonl is the line of evaluation_metadata.jsonl that the row came from: its columns and its prompt."""
-    count = 0
-    for count, image in enumerate(images, 1):  # noqa: B007
-        record = image.record
-        directory = output / image.run / f"{record['row']:05d}"
-        samples = directory / "samples"
-        samples.mkdir(parents=True, exist_ok=True)
-        line = {name: value for name, value in record.items() if name not in MANIFEST_FIELDS} | {
-            "prompt": record["prompt"]
-        }
-        (directory / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
-        (samples / f"{record['copy']:04d}.png").write_bytes(_png(image.file))
-    return count
-
-
-def _png(file: Path) -> bytes:
-    """GenEval looks at PNG files alone."""
-    data = storage.read_file(file)
-    if file.suffix == ".png":
-        return data
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

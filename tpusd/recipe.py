@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, config_values, make_config, show, show_path
-from tpusd.errors import UserError
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig, config_values, make_config
+from tpusd.errors import UserError, show, show_path
 from tpusd.process.exit import exit_status, refuse_arguments
-from tpusd.prompts.rows import Row, read_rows
+from tpusd.prompts.rows import read_rows
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, show, show_path
-from tpusd.errors import UserError
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, parse_name, planned
 from tpusd.process.exit import exit_status, refuse_arguments
 from tpusd.records.saved import override, read_saved
@@ -59,7 +59,7 @@ def reproduce(
 ) -> bool:
     """Makes them again, tells how they compare, and returns whether all of them are the same. Raises UserError."""
     from tpusd.records.compare import TOLERANCES
-    from tpusd.records.directory import read_manifest
+    from tpusd.records.manifest import read_manifest
 
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
@@ -76,8 +76,7 @@ def _chosen(
     path: Path, saved: RunConfig, names: Sequence[str] | None, sample: int | None
 ) -> dict[tuple[int, int], dict[str, Any]]:
     """(row, copy) -> manifest line, of the images to make again, in order."""
-    from tpusd.records.directory import read_manifest
-    from tpusd.records.repair import line_key
+    from tpusd.records.manifest import line_key, read_manifest
 
     records = {}
     for record in read_manifest(path):
@@ -119,8 +118,9 @@ def _report(
 ) -> bool:
     """Prints the verdicts, writes the comparison's files, and returns whether all images are the same."""
     from tpusd.records.compare import SAME, compare
-    from tpusd.records.directory import MEND, told_as_user_error
+    from tpusd.records.layout import MEND
     from tpusd.storage import local as storage
+    from tpusd.storage.local import told_as_user_error
 
     comparisons = {
         key: compare(image_name(*key), path, record, again, after.get(key), tolerance) for key, record in before.items()
@@ -158,7 +158,8 @@ def _write_worst_pair(
     path: Path, before: Any, again: Path, after: Any, comparisons: Mapping[tuple[int, int], Any]
 ) -> None:
     """comparison.png: the pair of the lowest PSNR, or the first pair where all are equal."""
-    from tpusd.recipes.files import contact_sheet, encode_sheet
+    from tpusd.gallery.contact_sheet import contact_sheet
+    from tpusd.gallery.drawing import encode_sheet
     from tpusd.records.compare import read_pixels, side_by_side
     from tpusd.storage import local as storage
 

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, config_values, make_config, show
-from tpusd.errors import UserError
+from tpusd.config.schema import RunConfig, config_values, make_config
+from tpusd.errors import UserError, show
 from tpusd.process.exit import exit_status
 from tpusd.records.sweep import is_sweep
 from tpusd.runs.execute import execute, load_pipeline, logged

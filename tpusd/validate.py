@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, show
-from tpusd.errors import UserError
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show
 from tpusd.plan.specs import image_name, make_spec, planned
 from tpusd.process.exit import exit_status, refuse_arguments
-from tpusd.prompts.rows import MANIFEST_FIELDS, Row, read_rows
+from tpusd.prompts.rows import read_rows
+from tpusd.records.manifest import MANIFEST_FIELDS
 from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.storage import local as storage
 
@@ -51,7 +53,8 @@ def map_sweeps(directories: Sequence[Path]) -> Iterator[Path]:
 
 def faults(path: Path) -> Iterator[str]:
     """One line a fault, in the order in which they are found. Raises UserError for what is no run directory."""
-    from tpusd.records.directory import RUN, read_run
+    from tpusd.records.directory import read_run
+    from tpusd.records.layout import RUN
     from tpusd.records.saved import read_saved
 
     config = read_saved(path)
@@ -76,8 +79,8 @@ def _line_faults(
     path: Path, config: RunConfig, rows: Sequence[Row], facts: Mapping[str, Any], seen: dict[tuple[int, int], str]
 ) -> Iterator[str]:
     """Faults of the manifest's lines and of their images. Fills `seen`: (row, copy) -> file name."""
-    from tpusd.records.directory import MANIFEST, manifest_lines, parse_line
-    from tpusd.records.repair import line_key
+    from tpusd.records.layout import MANIFEST
+    from tpusd.records.manifest import line_key, manifest_lines, parse_line
 
     wanted = set(planned(config, len(rows)))
     environments = facts.get("environments")
@@ -106,7 +109,7 @@ def _line_faults(
 def _recipe_faults(
     config: RunConfig, rows: Sequence[Row], key: tuple[int, int], record: Mapping[str, Any]
 ) -> Iterator[str]:
-    from tpusd.runs.execute import recipe
+    from tpusd.records.manifest import recipe
 
     spec = make_spec(config, rows, *key, height=config.height, width=config.width)
     for name, value in (recipe(config, spec) | dict(spec.extra)).items():
@@ -142,8 +145,9 @@ def _file_faults(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
 
 def _other_files(path: Path, known: set[str]) -> Iterator[str]:
     """Files in images/ that no line names, and what an interrupted write left."""
-    from tpusd.records.directory import IMAGES, told_as_user_error
+    from tpusd.records.layout import IMAGES
     from tpusd.storage import local as storage
+    from tpusd.storage.local import told_as_user_error
 
     with told_as_user_error(path, "check the directory's permissions", "read"):
         names = storage.list_directory(path / IMAGES) if storage.exists(path / IMAGES) else []
@@ -156,8 +160,9 @@ def _other_files(path: Path, known: set[str]) -> Iterator[str]:
 
 
 def _torn(path: Path) -> bool:
-    from tpusd.records.directory import MANIFEST, told_as_user_error
+    from tpusd.records.layout import MANIFEST
     from tpusd.storage import local as storage
+    from tpusd.storage.local import told_as_user_error
 
     with told_as_user_error(path, "check the directory's permissions", "read"):
         return storage.ends_torn(path / MANIFEST)

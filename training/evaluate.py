@@ -20,7 +20,7 @@ from PIL import Image
 
 from tpusd.config.compose import compose_jobs, conf_directory
 from tpusd.config.schema import make_config
-from tpusd.plan.specs import make_plan
+from tpusd.plan.batches import make_plan
 from training.captions import make_caption
 from training.measure import read_portrait
 from training.pool import sheet

@@ -4,8 +4,8 @@ import pytest
 from support.runs import config
 
 from tpusd.config.compose import compose_jobs, conf_directory
-from tpusd.config.schema import config_values, field_names, make_config, suggest
-from tpusd.errors import UserError
+from tpusd.config.schema import config_values, field_names, make_config
+from tpusd.errors import UserError, suggest
 
 GROUPS = {
     group: sorted(file.stem for file in (conf_directory() / group).glob("*.yaml"))

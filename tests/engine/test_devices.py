@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tpusd.engine.blueprint import CPU_OPTIONS, Source
+from tpusd.engine.blueprint import Source
+from tpusd.engine.compiler_options import CPU_OPTIONS
 from tpusd.engine.devices import Devices
 from tpusd.networks.target import V6E
 

@@ -17,7 +17,7 @@ from tpusd.checkpoints.architecture import MODELS  # noqa: E402
 from tpusd.engine.noise import image_key, initial_latents  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
 from tpusd.networks.abstract import abstract_model  # noqa: E402
-from tpusd.plan.specs import make_plan  # noqa: E402
+from tpusd.plan.batches import make_plan  # noqa: E402
 from tpusd.runs.prepare import prepare_run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours

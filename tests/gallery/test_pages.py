@@ -16,7 +16,7 @@ from tpusd.gallery.page import Axis, Page, PageRun, render
 from tpusd.plan.specs import make_specs
 from tpusd.prompts.rows import read_rows
 from tpusd.recipes.command import hydra_value
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
 sync_api = pytest.importorskip("playwright.sync_api")

@@ -4,7 +4,7 @@ import pytest
 from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.errors import UserError
-from tpusd.loggers import loggers
+from tpusd.loggers import registry as loggers
 from tpusd.records.directory import read_run
 from tpusd.run import run
 from tpusd.runs.prepare import prepare_run

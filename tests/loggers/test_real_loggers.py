@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from support.runs import INLINE, StandInPipeline, config, prepare
 
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tpusd.networks import layers, unet, vae
+from tpusd.networks import unet, vae
 from tpusd.networks.attention import cudnn as cudnn_attention
+from tpusd.networks.attention import dispatch
 from tpusd.networks.attention.cpu import cpu_attention
+from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.attention.tpu import suits, tpu_attention
-from tpusd.networks.layers import dot_product_attention, gelu, group_norm, layer_norm
+from tpusd.networks.layers import gelu, group_norm, layer_norm
 from tpusd.networks.target import V5E, V5P, V6E, compiling_for
 
 
@@ -119,7 +121,7 @@ def test_attention_elsewhere_is_attention(platform, kind, dtype, bound, limits, 
     inputs = attention_inputs(2, 96, 77, 3, 8, jnp.dtype(dtype))
     exact = exact_attention(*inputs)
     for name, most in limits.items():
-        monkeypatch.setattr(layers, name, most)
+        monkeypatch.setattr(dispatch, name, most)
     with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
         lowered = jax.jit(lambda *x: dot_product_attention(*x)).lower(*inputs)  # a new function: JAX keeps traces
     assert max(map(int, re.findall(r"tensor<2x3x(\d+)x77xf32>", lowered.as_text()))) == queries

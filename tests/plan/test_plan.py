@@ -1,9 +1,10 @@
 import pytest
 from support.runs import config
 
+from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.specs import make_plan, make_specs
-from tpusd.prompts.rows import Row
+from tpusd.plan.batches import make_plan
+from tpusd.plan.specs import make_specs
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
 

@@ -11,7 +11,8 @@ import pytest
 from support.runs import HEAR_SIGNALS, INLINE
 
 from tpusd.process import signals
-from tpusd.records.directory import read_manifest, read_run
+from tpusd.records.directory import read_run
+from tpusd.records.manifest import read_manifest
 from tpusd.validate import faults
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpusd.config.rows import Row, row_values
 from tpusd.config.schema import PromptsConfig
 from tpusd.errors import UserError
-from tpusd.prompts.rows import Row, read_rows, row_values
+from tpusd.prompts.rows import read_rows
 
 
 def read(tmp_path, name, text, column=None):

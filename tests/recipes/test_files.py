@@ -5,15 +5,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from tpusd.errors import UserError
-from tpusd.recipes.files import (
-    SUFFIXES,
-    Metadata,
-    contact_sheet,
-    encode_image,
-    encode_sheet,
-    read_metadata,
-    sheet_labels,
-)
+from tpusd.gallery.contact_sheet import contact_sheet, sheet_labels
+from tpusd.gallery.drawing import encode_sheet
+from tpusd.recipes.files import SUFFIXES, Metadata, encode_image, read_metadata
 
 RECIPE = {
     "prompt": "a red fox",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tpusd.errors import UserError
-from tpusd.records.directory import Claim, RunDir, check_claim, make_claim, read_config, read_manifest
+from tpusd.records.directory import Claim, RunDir, check_claim, make_claim, read_config
+from tpusd.records.manifest import read_manifest
 from tpusd.storage import local as storage
 
 NOW = datetime(2026, 11, 23, 12, 34, 56)

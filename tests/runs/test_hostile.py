@@ -12,7 +12,8 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.config.yaml_files import parse_yaml, to_yaml
 from tpusd.errors import UserError
-from tpusd.records.directory import read_config, read_manifest
+from tpusd.records.directory import read_config
+from tpusd.records.manifest import read_manifest
 from tpusd.records.provenance import FLAG_VARIABLES, flags, scrub
 from tpusd.reproduce import main as reproduce_main
 from tpusd.reproduce import reproduce

@@ -12,8 +12,9 @@ sys.path.insert(0, 'tests')
 from types import SimpleNamespace
 import numpy as np
 from support.runs import *
-from tpusd.runs.execute import describe_image, run_images
-from tpusd.plan.specs import make_plan
+from tpusd.runs.execute import run_images
+from tpusd.records.manifest import describe_image
+from tpusd.plan.batches import make_plan
 from tpusd.process.progress import Progress
 from tpusd.runs.writer import MadeBy
 from pathlib import Path

@@ -12,7 +12,8 @@ from support.runs import StandInPipeline, prepare
 
 from tpusd.config.schema import config_values, make_config
 from tpusd.errors import UserError
-from tpusd.records.directory import read_config, read_manifest
+from tpusd.records.directory import read_config
+from tpusd.records.manifest import read_manifest
 from tpusd.records.saved import read_saved
 from tpusd.run import run
 from tpusd.validate import faults

@@ -12,7 +12,8 @@ from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.errors import UserError
 from tpusd.records import provenance
-from tpusd.records.directory import RunDir, read_config, read_manifest, read_run
+from tpusd.records.directory import RunDir, read_config, read_run
+from tpusd.records.manifest import read_manifest
 from tpusd.run import main, run
 from tpusd.runs.resume import resume
 

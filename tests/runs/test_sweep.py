@@ -23,7 +23,7 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.engine.devices import Devices
 from tpusd.errors import UserError
-from tpusd.records.directory import read_manifest
+from tpusd.records.manifest import read_manifest
 from tpusd.records.sweep import read_sweep
 from tpusd.results import main as results_main
 from tpusd.run import main, run

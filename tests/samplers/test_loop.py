@@ -11,7 +11,8 @@ from support.sampler_cases import NAMES, run_in_float64
 
 import tpusd
 from tpusd.engine import noise as keys
-from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
+from tpusd.samplers.guidance import classifier_free_guidance
+from tpusd.samplers.loop import LoopState, run_steps
 from tpusd.samplers.rows import COLUMNS, PUSH, T, Table
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import SamplerSettings, make_table

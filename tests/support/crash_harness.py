@@ -36,12 +36,14 @@ warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # jax was
 
 import jax  # noqa: E402
 
-import tpusd.results  # noqa: E402
+import tpusd.gallery.run  # noqa: E402
 import tpusd.runs.execute  # noqa: E402
 import tpusd.runs.writer  # noqa: E402
 from support.runs import StandInPipeline, config, prepare  # noqa: E402
 from tpusd.errors import UserError  # noqa: E402
-from tpusd.records.directory import CONFIG, read_config, read_manifest, read_run  # noqa: E402
+from tpusd.records.directory import read_config, read_run  # noqa: E402
+from tpusd.records.layout import CONFIG  # noqa: E402
+from tpusd.records.manifest import read_manifest  # noqa: E402
 from tpusd.records.repair import heal  # noqa: E402, F401  imported once for all children
 from tpusd.run import run  # noqa: E402
 from tpusd.runs.resume import resume  # noqa: E402
@@ -53,7 +55,7 @@ MODES = ("kill", "torn", "once", "forever")
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", guidance_scale: 1}]'
 SIZE = ("height=8", "width=8")
 SHAPES = {"run": (1, 1), "resume": (2, 1), "random": (2, 2)}  # copies, batch size
-POOLS = (tpusd.runs.writer, tpusd.runs.execute, tpusd.results)
+POOLS = (tpusd.runs.writer, tpusd.runs.execute, tpusd.gallery.run)
 HYDRA = {"overrides.yaml": ["seed=0"]}
 
 

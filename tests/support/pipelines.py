@@ -9,7 +9,8 @@ from support.checkpoints import tiny
 from support.runs import config
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.engine.pipeline import GeneratedImage, Pipeline
-from tpusd.plan.specs import ImageSpec, make_plan
+from tpusd.plan.batches import make_plan
+from tpusd.plan.specs import ImageSpec
 from tpusd.prompts.rows import read_rows
 from tpusd.samplers.table import make_table
 

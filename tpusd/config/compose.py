@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
-from tpusd.config.schema import field_names, show, show_path, suggest
+from tpusd.config.schema import field_names
 from tpusd.config.yaml_files import check_yaml, parse_yaml
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, show_path, suggest
 
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000

@@ -4,7 +4,6 @@ Knows nothing of Hydra, of YAML, or of where the values come from; a saved confi
 """
 
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, suggest
 from tpusd.samplers.table import SamplerSettings
 
 MAX_SEED = 2**32 - 1  # JAX silently takes other seeds for one of these
@@ -113,29 +112,6 @@ def config_values(config: RunConfig) -> dict[str, Any]:
 def field_names() -> list[str]:
     """Every dotted field that a command line can set, such as `sampler.num_inference_steps`."""
     return list(_dotted(RunConfig, ""))
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X` for the nearest known name, else an empty string."""
-    by_leaf = {leaf: full for full in known for leaf in (full.rsplit(".", 1)[-1], full)}
-    near = (
-        difflib.get_close_matches(name, by_leaf, n=1)
-        or [leaf for leaf in by_leaf if len(name) > 2 and name in leaf][:1]
-    )
-    return f"; did you mean {by_leaf[near[0]]}" if near else ""
-
-
-def show(value: Any) -> str:
-    """A value as it stands in an error line: one line, not too long."""
-    text = value if isinstance(value, str) else "null" if value is None else repr(value)
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:200])
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def show_path(path: Any) -> str:
-    """A path as it stands in an error line: its end, which is what tells one from another, is always there."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
-    return text if len(text) <= 300 else "..." + text[-297:]
 
 
 def check_seed(where: str, seed: Any) -> int:

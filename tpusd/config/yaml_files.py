@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from tpusd.config.schema import show
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 
 MAX_DEPTH = 50
 MAX_ALIASED = 10_000  # nodes that aliases may add: nine lines of aliases can stand for a billion

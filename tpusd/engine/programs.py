@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from tpusd.engine import noise as image_keys
-from tpusd.samplers.loop import LoopState, classifier_free_guidance, run_steps
+from tpusd.samplers.guidance import classifier_free_guidance
+from tpusd.samplers.loop import LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
 TRACE_ROWS = 5  # latents are traced after row 1, 5, 10, 15, ... of the table

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from tpusd.recipes.files import font_of_size, wrap
+from tpusd.gallery.drawing import font_of_size, wrap
 
 MAX_CELL = 256  # pixels of a picture's longer side
 MIN_CELL = 128

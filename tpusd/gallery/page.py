@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig
-from tpusd.prompts.rows import Row, read_rows
+from tpusd.prompts.rows import read_rows
 from tpusd.recipes.command import config_overrides, image_overrides, quoted, shell_command
 from tpusd.recipes.files import SUFFIXES
 

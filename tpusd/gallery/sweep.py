@@ -14,10 +14,12 @@ from typing import Any
 
 from tpusd.config.schema import RunConfig, make_config
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
-from tpusd.records.directory import CONFIG, read_config, read_manifest
-from tpusd.records.run_json import latest
+from tpusd.gallery.run import summary, write_thumbnails
+from tpusd.records.directory import read_config
+from tpusd.records.layout import CONFIG, PAGE
+from tpusd.records.manifest import read_manifest
+from tpusd.records.run_json import images_per_second, latest, read_facts
 from tpusd.records.sweep import GRID, INDEX, Sweep, SweepRun
-from tpusd.results import PAGE, images_per_second, read_facts, summary, write_thumbnails
 from tpusd.storage import local as storage
 
 MAX_GRID = 12  # columns and rows of grid.png; the page has them all
@@ -99,8 +101,8 @@ def _grid(path: Path, sweep: Sweep, runs: Sequence[_Run]) -> bytes | None:
     """The two longest axes, or the one and the prompts; of all else the first value."""
     from PIL import Image
 
+    from tpusd.gallery.drawing import encode_sheet
     from tpusd.gallery.grid import labelled_grid
-    from tpusd.recipes.files import encode_sheet
 
     if not runs:
         return None

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.config import read_config
-from tpusd.networks.layers import dot_product_attention, gelu, layer_norm
+from tpusd.networks.layers import gelu, layer_norm
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.config import read_config
 from tpusd.networks.layers import (
     Identity,
     conv1x1,
     conv3x3,
-    dot_product_attention,
     gelu,
     group_norm,
     layer_norm,

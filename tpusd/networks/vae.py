@@ -11,15 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.config import read_config
-from tpusd.networks.layers import (
-    conv1x1,
-    conv3x3,
-    dot_product_attention,
-    group_norm,
-    upsample_by_transposed_conv,
-    upsample_nearest,
-)
+from tpusd.networks.layers import conv1x1, conv3x3, group_norm, upsample_by_transposed_conv, upsample_nearest
 from tpusd.networks.target import V5E, V5P, V6E, tpu_kind
 
 NORM_EPS = 1e-6  # every norm of the VAE; the UNet's resnets have 1e-5

@@ -4,13 +4,13 @@ Knows nothing of devices but their number, and nothing of how an image is made.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config.schema import MAX_ROWS, RunConfig, show
-from tpusd.errors import UserError
-from tpusd.prompts.rows import Row
+from tpusd.config.rows import Row
+from tpusd.config.schema import MAX_ROWS, RunConfig
+from tpusd.errors import UserError, show
 from tpusd.samplers.table import SamplerSettings
 
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
@@ -54,57 +54,6 @@ class ImageSpec:
     @property
     def name(self) -> str:
         return image_name(self.row, self.copy)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images made together. `padded_size` is the compiled size; the last batch of a kind may hold fewer."""
-
-    specs: tuple[ImageSpec, ...]
-    padded_size: int
-    uses_cfg: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be made, in batches. `num_images` counts the whole run, `num_done` of it exist already.
-
-    Batches are made as they are asked for, so that a run of a million images takes no more memory than one of ten.
-    """
-
-    config: RunConfig
-    rows: Sequence[Row]
-    height: int
-    width: int
-    batch_size: int  # over all devices
-    done: Set[tuple[int, int]]
-    num_images: int
-    num_done: int
-    num_batches: int
-
-    @property
-    def num_to_make(self) -> int:
-        return self.num_images - self.num_done
-
-    @property
-    def batches(self) -> Iterator[Batch]:
-        """Images with and without guidance go into batches of their own, for they run different programs.
-
-        A batch comes when it is full, and those that stay open at the end, so that images come out nearly in order.
-        """
-        open_batches: dict[bool, list[ImageSpec]] = {}
-        for spec in make_specs(self.config, self.rows, height=self.height, width=self.width):
-            if (spec.row, spec.copy) in self.done:
-                continue
-            batch = open_batches.setdefault(spec.uses_cfg, [])
-            batch.append(spec)
-            if len(batch) == self.batch_size:
-                yield self._batch(open_batches.pop(spec.uses_cfg))
-        for batch in open_batches.values():
-            yield self._batch(batch)
-
-    def _batch(self, specs: list[ImageSpec]) -> Batch:
-        return Batch(specs=tuple(specs), padded_size=self.batch_size, uses_cfg=specs[0].uses_cfg)
 
 
 def make_spec(config: RunConfig, rows: Sequence[Row], number: int, copy: int, *, height: int, width: int) -> ImageSpec:
@@ -151,36 +100,3 @@ def make_specs(config: RunConfig, rows: Sequence[Row], *, height: int, width: in
     """Every image of the run, in order. height, width: pixels, with the model's own filled in."""
     for row, copy in planned(config, len(rows)):
         yield make_spec(config, rows, row, copy, height=height, width=width)
-
-
-def make_plan(
-    config: RunConfig,
-    rows: Sequence[Row],
-    num_devices: int,
-    *,
-    height: int,
-    width: int,
-    done: Set[tuple[int, int]] = frozenset(),
-) -> Plan:
-    """Batches of num_devices * batch_size_per_device images. `done`: (row, copy) of images to leave out: they exist."""
-    size = num_devices * config.batch_size_per_device
-    num_images = num_done = 0
-    to_make = {True: 0, False: 0}  # with and without guidance
-    for row, copy in planned(config, len(rows)):
-        num_images += 1
-        if (row, copy) in done:
-            num_done += 1
-        else:
-            scale = rows[row - config.first_row].guidance_scale
-            to_make[(config.guidance_scale if scale is None else scale) != 1] += 1
-    return Plan(
-        config=config,
-        rows=rows,
-        height=height,
-        width=width,
-        batch_size=size,
-        done=done,
-        num_images=num_images,
-        num_done=num_done,
-        num_batches=sum(-(-number // size) for number in to_make.values()),
-    )

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tpusd.config.schema import make_config, show
-from tpusd.errors import UserError
+from tpusd.config.schema import make_config
+from tpusd.errors import UserError, show
 from tpusd.preflight.topology import check_topology, open_topology, prepare_compiler
 from tpusd.process.exit import exit_status
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config.schema import RunConfig, show
-from tpusd.errors import UserError
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show
 from tpusd.preflight.topology import Topology
 
 GiB = 2**30
@@ -83,7 +83,7 @@ def preflight(
     import jax
 
     from tpusd.checkpoints.published import find_architecture
-    from tpusd.plan.specs import make_plan
+    from tpusd.plan.batches import make_plan
     from tpusd.prompts.rows import read_rows
     from tpusd.records.provenance import versions
     from tpusd.runs.prepare import image_size

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from tpusd.config.schema import show
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.preflight.chips import CHIPS, Chip
 
 EXAMPLES = "v2:2x2x1, v3:2x2x1, v4:2x2x1, v5e:2x4, v5p:2x2x1, v6e:2x4"

@@ -3,37 +3,18 @@
 Knows where a row came from, so that every message can say it; knows nothing of seeds' meaning, copies or models.
 """
 
-import csv
 import difflib
-import io
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from tpusd.config.schema import MAX_ROWS, PromptsConfig, check_guidance_scale, check_seed, show, show_path
-from tpusd.errors import UserError
+from tpusd.config.rows import ROW_FIELDS, Row
+from tpusd.config.schema import MAX_ROWS, PromptsConfig, check_guidance_scale, check_seed
+from tpusd.errors import UserError, show
+from tpusd.prompts.files import _read_file
+from tpusd.records.manifest import MANIFEST_FIELDS
 
-MAX_FILE_BYTES = 1 << 30
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
-ROW_FIELDS = ("prompt", "negative_prompt", "seed", "guidance_scale")
-# What a manifest line holds of its own; a prompt file's further column may not take one of these names.
-MANIFEST_FIELDS = frozenset(
-    "file_name sha256 num_bytes row copy prompt negative_prompt seed row_seed height width sampler num_inference_steps "
-    "guidance_scale guidance_rescale model precision num_tokens truncated environment trace".split()
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One prompt. `None`: the run's own value holds. `extra`: further columns, for the manifest alone."""
-
-    prompt: str
-    negative_prompt: str | None = None
-    seed: int | None = None
-    guidance_scale: float | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
@@ -51,12 +32,6 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     if not rows:
         raise UserError(f"{source}: holds no prompt; add at least one")
     return tuple(rows)
-
-
-def row_values(row: Row) -> dict[str, Any]:
-    """A Row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
-    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
-    return own | dict(row.extra)
 
 
 def _row(place: str, record: Mapping[str, Any], column: str, *, inline: bool) -> Row:
@@ -139,100 +114,3 @@ def _json_value(place: str, name: str, value: Any) -> Any:
 
 
 # Files. Each reader yields (place, record).
-
-
-def _read_file(prompts: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    path = Path(prompts.path)
-    readers = {".txt": _read_txt, ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise UserError(f"prompts.path={show(prompts.path)}: must end in {', '.join(readers)}")
-    if suffix == ".txt" and prompts.column is not None:
-        raise UserError(f"prompts.column={show(prompts.column)}: a txt file has no columns; leave it out")
-    return readers[suffix](path, _read_text(path))
-
-
-def _read_text(path: Path) -> str:
-    where = f"prompts.path={show_path(path)}"
-    try:
-        if not path.is_file():
-            raise UserError(
-                f"{where}: {'is not a file' if path.exists() else 'no such file'}; give a txt, csv, tsv or jsonl file"
-            )
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 30} GiB; split it over several runs")
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{where}: is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{where} line {line}: is not UTF-8; save the file as UTF-8") from None
-
-
-def _lines(text: str) -> list[str]:
-    """Lines end at \\n, \\r\\n or \\r alone: str.splitlines would also cut at form feeds and Unicode separators."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _read_txt(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(text), 1):
-        if line.strip():
-            yield f"prompts.path={show_path(path)} line {number}", {"prompt": line.strip()}
-
-
-def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    where = f"prompts.path={show_path(path)}"
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    csv.field_size_limit(MAX_FILE_BYTES)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in reader:
-            place, start = f"{where} line {start}", reader.line_num + 1
-            if not cells or cells == [""]:
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                twice = [name for i, name in enumerate(header) if name in header[:i]]
-                if twice:
-                    raise UserError(f"{place}: column {show(twice[0])} stands twice in the header; rename one")
-            elif len(cells) != len(header):
-                raise UserError(
-                    f"{place}: has {len(cells)} cells and the header has {len(header)}; "
-                    f"put text that holds {'tabs' if delimiter != ',' else 'commas'} in double quotes"
-                )
-            else:
-                record = dict(zip(header, cells, strict=True))
-                # An empty cell is how csv says that a row brings no value of its own.
-                yield (
-                    place,
-                    {name: None if name in ROW_FIELDS[1:] and not cell else cell for name, cell in record.items()},
-                )
-    except csv.Error as error:
-        raise UserError(f"{where} line {start}: is not readable ({error}); check its double quotes") from None
-
-
-def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(text), 1):
-        if not line.strip():
-            continue
-        place = f"prompts.path={show_path(path)} line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = (
-                f"{error.msg}, column {error.colno}"
-                if isinstance(error, json.JSONDecodeError)
-                else "too deep or too long"
-            )
-            raise UserError(
-                f'{place}: is not JSON ({reason}); write one object a line, as in {{"prompt": "..."}}'
-            ) from None
-        if not isinstance(record, dict):
-            raise UserError(f'{place}: must be an object, as in {{"prompt": "..."}}, not {show(record)}')
-        yield place, record

@@ -6,7 +6,8 @@ Knows its tokenizer's habit, not its word list: every word that it was trained w
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from tpusd.config.schema import ModelConfig, show
+from tpusd.config.schema import ModelConfig
+from tpusd.errors import show
 
 ASSET = "tiny"
 NEXT = "the embedded model draws portraits only; model=sd15 draws anything (downloaded once from the Hugging Face Hub)"

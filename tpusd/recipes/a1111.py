@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpusd.config.schema import MAX_SEED, show
+from tpusd.config.schema import MAX_SEED
+from tpusd.errors import show
 from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext
 
 # The first ten digits of a checkpoint file's sha256, as A1111 writes them -> the choice of conf/model with its weights.

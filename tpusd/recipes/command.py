@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values
-from tpusd.prompts.rows import Row
 
 PROGRAM = "python -m tpusd.run"
 # Groups, and the choice of each that stands for one of the user's own, all of whose fields are then set.

@@ -10,16 +10,15 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
-from tpusd.config.schema import show, show_path
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, show_path
 from tpusd.recipes.infotext import write_infotext
 
 COMPRESS_LEVEL = 1  # at 512x512: 24 ms; level 6 takes 41 ms and saves 11 %
@@ -85,50 +84,6 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(parameters=texts.get("parameters") or _user_comment(comment), recipe=_read_recipe(own))
 
 
-def contact_sheet(
-    entries: Iterable[tuple[str, Image.Image]], *, columns: int, note: str = "", cell: int = 256
-) -> Image.Image:
-    """Labelled thumbnails in rows of `columns`; `cell`: pixels of a thumbnail's longer side. `note` stands at the foot.
-
-    An empty label leaves the room under its thumbnail free. Entries are taken one at a time and not kept.
-    """
-    font = font_of_size(13)
-    thumbnails: list[tuple[list[str], Image.Image]] = []
-    for label, image in entries:
-        image = image.convert("RGB")
-        scale = cell / max(image.size)
-        image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-        thumbnails.append((wrap(label, font, cell), image))
-    columns = max(1, min(columns, len(thumbnails)))
-    gap, line_height = 12, 17
-    rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails), columns)]
-    heights = [
-        max(image.height for _, image in row) + 6 + line_height * max(len(lines) for lines, _ in row) for row in rows
-    ]
-    note_lines = wrap(note, font, columns * (cell + gap) - gap, max_lines=3)
-    size = (gap + columns * (cell + gap), gap + sum(height + gap for height in heights) + line_height * len(note_lines))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        image_height = max(image.height for _, image in row)
-        for column, (lines, image) in enumerate(row):
-            left = gap + column * (cell + gap)
-            sheet.paste(image, (left + (cell - image.width) // 2, top + image_height - image.height))
-            for number, line in enumerate(lines):
-                draw.text((left, top + image_height + 4 + number * line_height), line, fill="#222222", font=font)
-        top += height + gap
-    for number, line in enumerate(note_lines):
-        draw.text((gap, top - gap // 2 + number * line_height), line, fill="#666666", font=font)
-    return sheet
-
-
-def encode_sheet(sheet: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", compress_level=4)  # 16 images: 75 ms and 833 kB, where level 6 takes 171 and 803
-    return buffer.getvalue()
-
-
 def _parameters(recipe: Mapping[str, Any], image_format: str) -> str:
     for limit in PROMPT_LIMITS:
         text = write_infotext(recipe, max_chars=limit)
@@ -168,34 +123,3 @@ def _user_comment(comment: Any) -> str | None:
         little = len(text) > 1 and text[1::2].count(0) > text[::2].count(0)
         return text.decode("utf-16-le" if little else "utf-16-be", errors="replace")
     return text.decode(errors="replace").strip("\0") or None
-
-
-def font_of_size(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # Pillow's own, so that sheets look the same everywhere
-
-
-def wrap(text: str, font: Any, width: int, max_lines: int = 4) -> list[str]:
-    """Lines of at most `width` pixels; what does not fit ends in an ellipsis. Control characters become spaces."""
-    lines = [""]
-    for word in "".join(c if c.isprintable() else " " for c in text[:400]).split():
-        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
-        lines.append(word)
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:  # a word wider than a line
-            cut = max(1, int(len(lines[-1]) * width / font.getlength(lines[-1])) - 1)
-            lines[-1:] = [lines[-1][:cut], lines[-1][cut:]]
-    lines = lines[1:]
-    if len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-3].rstrip() + "..."]
-    return lines
-
-
-def sheet_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A prompt under the first picture of its row; the others show their copy."""
-    labels, last = [], None
-    for record in records:
-        first = record["row"] != last
-        labels.append(record["prompt"] if first else f"copy {record['copy']}")
-        last = record["row"]
-    return labels

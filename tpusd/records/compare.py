@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from tpusd.records.directory import IMAGES
+from tpusd.records.layout import IMAGES
 from tpusd.storage import local as storage
 
 

@@ -17,20 +17,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import show, show_path
 from tpusd.config.yaml_files import parse_yaml, to_yaml
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, show_path
+from tpusd.records.layout import (
+    CONFIG,
+    DEFAULT_PARENT,
+    ELSEWHERE,
+    HYDRA,
+    IMAGES,
+    LOG,
+    MANIFEST,
+    MAX_CONFIG_BYTES,
+    MAX_RUN_BYTES,
+    MEND,
+    RUN,
+)
+from tpusd.records.manifest import read_manifest
 from tpusd.records.provenance import scrub
 from tpusd.storage import local as storage
-
-CONFIG, RUN, MANIFEST, LOG, IMAGES, HYDRA = "config.yaml", "run.json", "manifest.jsonl", "run.log", "images", ".hydra"
-CONTACT_SHEET = "contact_sheet.png"
-DEFAULT_PARENT = Path("runs")
-ELSEWHERE = "choose another directory with output=DIR"
-MEND = "make room or mend its permissions"
-MAX_LINE_BYTES = 64 << 20  # of a manifest; two prompts and what a prompt file adds to them
-MAX_CONFIG_BYTES = 1 << 30  # as a prompt file may have
-MAX_RUN_BYTES = 64 << 20
+from tpusd.storage.local import told_as_user_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,30 +188,6 @@ def check_run_directory(path: Path) -> None:
                 raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; mend it")
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A manifest line as a record; None for what is none."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("file_name"), str) else None
-
-
-def manifest_lines(path: Path) -> Iterator[bytes]:
-    """The manifest's whole lines, one at a time. Raises UserError where it cannot be read."""
-    with told_as_user_error(path, "check the directory's permissions", "read"):
-        yield from storage.read_lines(path / MANIFEST, MAX_LINE_BYTES)
-
-
-def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
-    """Manifest lines of the run directory `path`, as a stream. A torn last line is left out. Raises UserError."""
-    for number, line in enumerate(manifest_lines(path), 1):
-        record = parse_line(line)
-        if record is None:
-            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; take the line out")
-        yield record
-
-
 def read_config(path: Path) -> Any:
     """The plain values of a run directory's config.yaml. YAML tags make nothing but data. Raises UserError."""
     return parse_yaml(_read(path / CONFIG, MAX_CONFIG_BYTES), show_path(path / CONFIG))
@@ -230,18 +211,6 @@ def _read(file: Path, max_bytes: int) -> bytes:
         return storage.read_file(file, max_bytes)
     except OSError as error:
         raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def told_as_user_error(path: Path, advice: str, done: str = "written") -> Iterator[None]:
-    """OSErrors of the block, as one line about the run directory `path`."""
-    try:
-        yield
-    except OSError as error:
-        what = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
-        raise UserError(
-            f"output={show_path(path)}: cannot be {done}: {error.strerror or error}{what}; {advice}"
-        ) from None
 
 
 def _claim_output(path: Path, made: list[Path]) -> Path:

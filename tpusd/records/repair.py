@@ -10,26 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpusd.config.schema import RunConfig, show, show_path
-from tpusd.errors import UserError
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, make_spec, planned
-from tpusd.prompts.rows import Row
-from tpusd.records.directory import (
-    CONFIG,
-    CONTACT_SHEET,
-    HYDRA,
-    IMAGES,
-    MANIFEST,
-    MEND,
-    RUN,
-    RunDir,
-    manifest_lines,
-    parse_line,
-    told_as_user_error,
-)
-from tpusd.results import METADATA, PAGE, THUMBNAILS
-from tpusd.runs.execute import recipe
+from tpusd.records.directory import RunDir
+from tpusd.records.layout import CONFIG, CONTACT_SHEET, HYDRA, IMAGES, MANIFEST, MEND, METADATA, PAGE, RUN, THUMBNAILS
+from tpusd.records.manifest import line_key, manifest_lines, parse_line, recipe
 from tpusd.storage import local as storage
+from tpusd.storage.local import told_as_user_error
 
 HASHED_BYTES = 256 << 20  # of images, the newest first, whose sha256 is checked too; `validate` checks all of them
 _TEMPORARY_IMAGE = re.compile(r"\d{5,7}-\d{3,4}\.\w+" + re.escape(storage.TEMPORARY))
@@ -134,15 +123,6 @@ def _whole_lines(
             continue
         whole[key] = _Entry(number, record["file_name"], record.get("sha256"), size)
     return whole, number
-
-
-def line_key(record: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(row, copy), where they are numbers and the file is named after them, inside images/."""
-    row, copy = record.get("row"), record.get("copy")
-    if type(row) is not int or type(copy) is not int or row < 0 or copy < 0:
-        return None
-    name = re.fullmatch(IMAGES + r"/([-0-9]+)\.\w+", record["file_name"])
-    return (row, copy) if name is not None and name[1] == image_name(row, copy) else None
 
 
 def _check_recipe(

@@ -8,10 +8,13 @@
 A manifest line names its image's environment by ID. Knows nothing of how either is found out.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tpusd.records.provenance import environment_id
+from tpusd.storage import local as storage
 
 
 class RunRecord:
@@ -74,3 +77,21 @@ def latest(facts: Mapping[str, Any]) -> dict[str, Any]:
     name = session.get("environment")
     environment = environments.get(name) if isinstance(environments, dict) and isinstance(name, str) else None
     return told | {"session": session} | (environment if isinstance(environment, dict) else {})
+
+
+def images_per_second(facts: Mapping[str, Any]) -> float | None:
+    try:
+        return facts["session"]["num_images"] / facts["session"]["seconds"]["generate"]
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """run.json; empty where it is missing or none."""
+    from tpusd.records.layout import RUN
+
+    try:
+        facts = json.loads(storage.read_file(path / RUN))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, config_values, make_config, show, show_path
-from tpusd.errors import UserError
-from tpusd.prompts.rows import Row, read_rows, row_values
-from tpusd.records.directory import CONFIG, check_run_directory, read_config
+from tpusd.config.rows import Row, row_values
+from tpusd.config.schema import RunConfig, config_values, make_config
+from tpusd.errors import UserError, show, show_path
+from tpusd.prompts.rows import read_rows
+from tpusd.records.directory import check_run_directory, read_config
+from tpusd.records.layout import CONFIG
 
 GROUPS = ("model", "precision", "sampler")  # whose saved choice is the start of an override such as sampler.eta=1
 # What does not decide a pixel, so that a run may go on with other values of it.

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import show_path
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show_path
 from tpusd.storage import local as storage
 
 SWEEP, INDEX, GRID = "sweep.json", "index.jsonl", "grid.png"

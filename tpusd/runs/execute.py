@@ -15,12 +15,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from tpusd.config.schema import RunConfig, config_values, show
-from tpusd.errors import UserError
-from tpusd.loggers.loggers import log_run
-from tpusd.plan.specs import ImageSpec, Plan, make_plan
+from tpusd.config.schema import RunConfig, config_values
+from tpusd.errors import UserError, show
+from tpusd.loggers.registry import log_run
+from tpusd.plan.batches import Plan, make_plan
+from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.prompts.vocabulary import next_step
+from tpusd.records.manifest import describe_image
 from tpusd.runs.prepare import PreparedRun
 
 
@@ -41,11 +43,13 @@ def execute(
     import jax
 
     seconds: dict[str, float] = {} if started is None else {"import": time.monotonic() - started}
+    from tpusd.gallery.run import write_results
     from tpusd.process.progress import Progress
-    from tpusd.records.directory import MEND, read_run, told_as_user_error
+    from tpusd.records.directory import read_run
+    from tpusd.records.layout import MEND
     from tpusd.records.provenance import describe_checkpoint, hash_checkpoint
     from tpusd.records.run_json import RunRecord
-    from tpusd.results import write_results
+    from tpusd.storage.local import told_as_user_error
 
     devices = jax.local_devices()
     plan = make_plan(
@@ -195,34 +199,6 @@ def run_images(
             images = pipeline.generate(list(batch.specs), [tables(spec) for spec in batch.specs], on_step=progress.step)
             writer.submit(batch.specs, images, made_by=note())
             progress.end_batch()
-
-
-def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:
-    """The manifest's fields about an image's recipe and its text."""
-    num_tokens, truncated = tokens[spec.prompt]
-    if spec.negative_prompt is not None:
-        truncated = truncated or tokens[spec.negative_prompt][1]
-    return recipe(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
-
-
-def recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
-    """The manifest's fields that the config alone decides."""
-    return {
-        "row": spec.row,
-        "copy": spec.copy,
-        "prompt": spec.prompt,
-        "negative_prompt": spec.negative_prompt,
-        "seed": spec.seed if spec.row_seed is None else spec.row_seed,
-        "row_seed": spec.row_seed,
-        "height": spec.height,
-        "width": spec.width,
-        "sampler": spec.sampler.name,
-        "num_inference_steps": spec.sampler.num_inference_steps,
-        "guidance_scale": spec.guidance_scale,
-        "guidance_rescale": spec.guidance_rescale,
-        "model": config.model.name,
-        "precision": config.precision.name,
-    }
 
 
 @contextlib.contextmanager

@@ -22,20 +22,24 @@ from typing import Any
 from tpusd.config.schema import config_values
 from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import UserError
-from tpusd.loggers.loggers import log_run
+from tpusd.gallery.run import write_results
+from tpusd.loggers.registry import log_run
+from tpusd.plan.batches import packed
 from tpusd.plan.specs import ImageSpec, make_specs, planned
 from tpusd.process import signals
 from tpusd.prompts.rows import read_rows
-from tpusd.records.directory import CONFIG, MEND, Claim, RunDir, read_run, told_as_user_error
+from tpusd.records.directory import Claim, RunDir, read_run
+from tpusd.records.layout import CONFIG, MEND, PAGE
+from tpusd.records.manifest import describe_image
 from tpusd.records.run_json import RunRecord
 from tpusd.records.saved import FREE, read_saved
-from tpusd.results import PAGE, write_results
-from tpusd.runs.execute import Making, describe_image, now
+from tpusd.runs.execute import Making, now
 from tpusd.runs.prepare import PreparedRun
-from tpusd.runs.requests import Cell, packed
+from tpusd.runs.requests import Cell
 from tpusd.runs.resume import closing, holds_images, tell
 from tpusd.runs.writer import ImageWriter
 from tpusd.storage import local as storage
+from tpusd.storage.local import told_as_user_error
 
 MAX_WAITING = 2  # batches between the devices and the disk
 

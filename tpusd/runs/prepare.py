@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import ModelConfig, RunConfig, check_size, show
-from tpusd.errors import UserError
-from tpusd.loggers.loggers import check_loggers
-from tpusd.prompts.rows import Row, read_rows, row_values
+from tpusd.config.rows import Row, row_values
+from tpusd.config.schema import ModelConfig, RunConfig, check_size
+from tpusd.errors import UserError, show
+from tpusd.loggers.registry import check_loggers
+from tpusd.prompts.rows import read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 
 

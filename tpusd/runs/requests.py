@@ -5,14 +5,13 @@ images that use guidance alike and take equally many steps fill batches together
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tpusd.config.compose import Job
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError
-from tpusd.plan.specs import ImageSpec
 from tpusd.records.saved import FREE
 from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
 
@@ -68,41 +67,6 @@ def extended(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
     """The command line of a sweep that goes on with `new` values: a field that is given anew replaces the old one."""
     keys = {_key(line) for line in new}
     return [*(line for line in overrides if _key(line) not in keys), *new]
-
-
-def program_key(config: RunConfig) -> tuple[Any, ...]:
-    """Runs with equal keys are made by the same compiled programs. config: a prepared run's."""
-    return weights_key(config), config.height, config.width, config.batch_size_per_device
-
-
-def weights_key(config: RunConfig) -> tuple[Any, ...]:
-    """Runs with equal keys use the same weights on the devices."""
-    return dataclasses.replace(config.model, sha256=None), config.precision
-
-
-def packed(
-    images: Iterable[tuple[Any, ImageSpec]], size: int, rows: Callable[[Any, ImageSpec], int]
-) -> Iterator[list[tuple[Any, ImageSpec]]]:
-    """Full batches of `size` images, and what is left over at the end. images: (its run, spec).
-
-    rows(run, spec): model calls that the image takes. A batch takes as long as its longest, so equals go together.
-    """
-    open_batches: dict[tuple[bool, int], list[tuple[Any, ImageSpec]]] = {}
-    for run, spec in images:
-        kind = (spec.uses_cfg, rows(run, spec))
-        batch = open_batches.setdefault(kind, [])
-        batch.append((run, spec))
-        if len(batch) == size:
-            yield open_batches.pop(kind)
-    # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for guided in (True, False):
-        rest = [entry for kind in sorted(open_batches) if kind[0] == guided for entry in open_batches[kind]]
-        yield from (rest[i : i + size] for i in range(0, len(rest), size))
-
-
-def num_programs(uses_cfg: Iterable[bool]) -> int:
-    """Encode and decode, and a denoise with guidance, without it, or both."""
-    return 2 + len(set(uses_cfg))
 
 
 def _override_values(job: Job) -> dict[str, str]:

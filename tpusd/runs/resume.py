@@ -34,9 +34,9 @@ def resume(
 
     Raises UserError.
     """
-    from tpusd.records.directory import CONTACT_SHEET, RunDir, read_run
+    from tpusd.records.directory import RunDir, read_run
+    from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
     from tpusd.records.repair import heal
-    from tpusd.results import METADATA, PAGE
     from tpusd.storage.local import file_size
 
     read_saved(path)  # what is no run directory is refused before anything in it is touched

@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, show, show_path
-from tpusd.errors import UserError
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show, show_path
+from tpusd.plan.batches import num_programs, packed, program_key, weights_key
 from tpusd.process.signals import Interrupted
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.execute import load_pipeline, now
 from tpusd.runs.prepare import PreparedRun, open_model, prepare_run
-from tpusd.runs.requests import Cell, extended, num_programs, packed, plan_sweep, program_key, weights_key
+from tpusd.runs.requests import Cell, extended, plan_sweep
 from tpusd.storage import local as storage
 
 LOG = "sweep.log"
@@ -64,7 +65,8 @@ def resume_sweep(path: Path, argv: Sequence[str], **parts: Any) -> int:
 
 def claim_sweep(output: str | None, plan: Sweep) -> Path:
     """A new directory for a sweep, or an empty one that the user named."""
-    from tpusd.records.directory import DEFAULT_PARENT, ELSEWHERE, told_as_user_error
+    from tpusd.records.layout import DEFAULT_PARENT, ELSEWHERE
+    from tpusd.storage.local import told_as_user_error
 
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_sweep_" + "_".join(key.rsplit(".", 1)[-1] for key in plan.axes)
     wanted = Path(output) if output is not None else DEFAULT_PARENT / stem[:80].rstrip("_")
@@ -101,7 +103,8 @@ def make_sweep(
     prepare: `prepare_run` with checkpoints opened once, unless given. load: see `load_pipeline`.
     """
     from tpusd.gallery.sweep import write_sweep_results
-    from tpusd.records.directory import MEND, told_as_user_error
+    from tpusd.records.layout import MEND
+    from tpusd.storage.local import told_as_user_error
 
     prepare = prepare or functools.partial(prepare_run, open_model=functools.cache(open_model))
     started = time.monotonic()
@@ -227,7 +230,8 @@ def _groups(items: Sequence[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Callable[[str], None]]:
     """Yields what appends a line to sweep.log, on which the lock hangs."""
-    from tpusd.records.directory import MEND, told_as_user_error
+    from tpusd.records.layout import MEND
+    from tpusd.storage.local import told_as_user_error
 
     with told_as_user_error(path, MEND):
         file = storage.LineFile(path / LOG)

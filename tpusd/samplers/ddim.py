@@ -2,12 +2,13 @@
 
 import math
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers.grid import whole_grid
 from tpusd.samplers.predictions import to_x0
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 DDIM = {
     "prediction_type": "epsilon",

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import Polynomial
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers.grid import euler_grid
 from tpusd.samplers.predictions import to_derivative
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 _SPACING = {"prediction_type": "epsilon", "timestep_spacing": "linspace", "steps_offset": 0}
 _SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}

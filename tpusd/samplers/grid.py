@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers import schedule
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings
 
 
 def whole_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers.predictions import to_x0
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 DEFAULTS = {
     "prediction_type": "epsilon",

@@ -83,24 +83,6 @@ def run_steps(
     return jax.tree.map(lambda x: x.reshape(b, *shape), end), log
 
 
-def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
-    """uncond + scale * (cond - uncond) (b,h,w,c), float32; scale, rescale (b,). Ho & Salimans 2022, equation 6.
-
-    rescale: the share of the guided output that is brought back to cond's standard deviation (Lin et al. 2023,
-    section 3.4). Statistics are per image.
-    """
-    uncond, cond = uncond.astype(jnp.float32), cond.astype(jnp.float32)
-    scale, rescale = scale[:, None, None, None], rescale[:, None, None, None]
-    guided = uncond + scale * (cond - uncond)
-
-    def rescaled() -> jax.Array:
-        deviation = [jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (cond, guided)]
-        factor = rescale * (deviation[0] / deviation[1]) + (1 - rescale)
-        return jnp.where(rescale == 0, guided, guided * factor)  # a flat prediction has no deviation to divide by
-
-    return jax.lax.cond(jnp.any(rescale != 0), rescaled, lambda: guided)
-
-
 def _dot(coefficients: jax.Array, seen: tuple[jax.Array, ...]) -> jax.Array:
     """coefficients (b, TERMS, 1, 1). What a row does not use cannot spoil it, infinite or not."""
     terms = [jnp.where(coefficients[:, i] == 0, 0, coefficients[:, i] * v) for i, v in enumerate(seen)]

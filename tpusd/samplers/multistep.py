@@ -11,11 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.predictions import to_epsilon, to_x0
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 SOLVER = {
     "prediction_type": "epsilon",

@@ -2,11 +2,12 @@
 
 import math
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers.grid import whole_grid
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 DEFAULTS = {
     "prediction_type": "epsilon",

@@ -13,19 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tpusd.config.sampler import BetaSchedule, FinalSigmas, Interpolation, PredictionType, Spacing
 from tpusd.errors import UserError
 
 MAX_TRAIN_TIMESTEPS = 100_000
 KARRAS_RHO = 7.0  # Karras et al. 2022, section 5
 BETA_SIGMAS = (0.6, 0.6)  # the two shape parameters of Lee et al. 2024, "Beta Sampling is All You Need"
 NEARLY_ZERO_ALPHA = 2.0**-24  # stands for the zero of a zero-terminal-SNR schedule where sigma would be infinite
-
-Spacing = Literal["leading", "linspace", "trailing"]
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-FinalSigmas = Literal["zero", "sigma_min"]
-Interpolation = Literal["linear", "log_linear"]
-
 # Fields that change the result and are not implemented, with the values that switch them off.
 _ONLY = {"thresholding": (False, None), "use_flow_sigmas": (False, None), "timestep_type": ("discrete", None)}
 

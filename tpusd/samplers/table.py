@@ -2,11 +2,11 @@
 
 import math
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers import ddim, euler, lcm, multistep, pndm, unipc
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings
 
 __all__ = ["COLUMNS", "MAX_ROWS", "SamplerSettings", "Table", "make_table"]
 

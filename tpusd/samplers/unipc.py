@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.multistep import ORDERS, PREDICTIONS, SOLVER, alpha
 from tpusd.samplers.predictions import to_epsilon, to_x0
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import SamplerSettings, resolve
+from tpusd.samplers.settings import resolve
 
 DEFAULTS = {
     **SOLVER,

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tpusd.errors import UserError, show_path
+
 TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
 
 
@@ -242,3 +244,15 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+@contextlib.contextmanager
+def told_as_user_error(path: Path, advice: str, done: str = "written") -> Iterator[None]:
+    """OSErrors of the block, as one line about the run directory `path`."""
+    try:
+        yield
+    except OSError as error:
+        what = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        raise UserError(
+            f"output={show_path(path)}: cannot be {done}: {error.strerror or error}{what}; {advice}"
+        ) from None

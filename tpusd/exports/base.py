@@ -1,0 +1,27 @@
+"""The images of a run or a sweep, to export."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An image to export. `run`: the name of its run in a sweep, else empty."""
+
+    run: str
+    file: Path
+    record: Mapping[str, Any]
+
+
+def exported_images(path: Path) -> Iterator[Exported]:
+    """Every image of the manifests, row by row and copy by copy."""
+    from tpusd.records.layout import IMAGES
+    from tpusd.records.manifest import read_manifest
+    from tpusd.records.sweep import run_directories
+
+    for name, directory in run_directories(path):
+        records = sorted(read_manifest(directory), key=lambda record: (record["row"], record["copy"]))
+        for record in records:
+            yield Exported(run=name, file=directory / IMAGES / Path(record["file_name"]).name, record=record)

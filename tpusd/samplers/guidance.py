@@ -1,0 +1,22 @@
+"""Classifier-free guidance."""
+
+import jax
+import jax.numpy as jnp
+
+
+def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
+    """uncond + scale * (cond - uncond) (b,h,w,c), float32; scale, rescale (b,). Ho & Salimans 2022, equation 6.
+
+    rescale: the share of the guided output that is brought back to cond's standard deviation (Lin et al. 2023,
+    section 3.4). Statistics are per image.
+    """
+    uncond, cond = uncond.astype(jnp.float32), cond.astype(jnp.float32)
+    scale, rescale = scale[:, None, None, None], rescale[:, None, None, None]
+    guided = uncond + scale * (cond - uncond)
+
+    def rescaled() -> jax.Array:
+        deviation = [jnp.std(x, axis=(1, 2, 3), keepdims=True) for x in (cond, guided)]
+        factor = rescale * (deviation[0] / deviation[1]) + (1 - rescale)
+        return jnp.where(rescale == 0, guided, guided * factor)  # a flat prediction has no deviation to divide by
+
+    return jax.lax.cond(jnp.any(rescale != 0), rescaled, lambda: guided)
