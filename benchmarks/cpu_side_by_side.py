@@ -155,8 +155,8 @@ def ours(path: Path, pixels: int, steps: int):
 
     from tpusd.config.compose import compose_jobs
     from tpusd.config.schema import make_config
-    from tpusd.plan.batches import make_plan
-    from tpusd.runs.execute import load_pipeline
+    from tpusd.plan.specs import make_specs
+    from tpusd.runs.executors.local import load_pipeline
     from tpusd.runs.prepare import prepare_run
 
     fields = ["model=local", f"model.path={path}", "precision=fp32", f"height={pixels}", f"width={pixels}"]
@@ -165,9 +165,9 @@ def ours(path: Path, pixels: int, steps: int):
     (job,) = compose_jobs(fields)
     prepared = prepare_run(make_config(job.values))
     pipeline = load_pipeline(prepared, jax.local_devices()[:1])
-    (batch,) = make_plan(prepared.config, prepared.rows, 1, height=pixels, width=pixels).batches
-    tables = [prepared.table(spec.sampler) for spec in batch.specs]
-    return lambda: pipeline.generate(batch.specs, tables)
+    specs = list(make_specs(prepared.config))
+    tables = [prepared.table(spec.sampler) for spec in specs]
+    return lambda: pipeline.generate(specs, tables)
 
 
 def flax(path: Path, pixels: int, steps: int):

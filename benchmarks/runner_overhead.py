@@ -59,9 +59,9 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
 
     from tpusd.config.compose import compose_jobs
     from tpusd.config.schema import make_config
-    from tpusd.run import run
-    from tpusd.runs.execute import load_pipeline
+    from tpusd.runs.executors.local import load_pipeline
     from tpusd.runs.prepare import prepare_run
+    from tpusd.runs.start import start_run
 
     rows = "[" + ", ".join(f'{{prompt: "portrait {i}"}}' for i in range(prompts)) + "]"
     fields = [f"prompts.rows={rows}", f"num_images_per_prompt={images // prompts}", "batch_size_per_device=4"]
@@ -75,7 +75,7 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
         for round_ in range(rounds):
             start = time.monotonic()
             with contextlib.redirect_stdout(sys.stderr):
-                run(replace(config, output=str(Path(directory) / str(round_))), load=lambda *_, **__: pipeline)
+                start_run(replace(config, output=str(Path(directory) / str(round_))), load=lambda *_, **__: pipeline)
             times["run"].append(time.monotonic() - start)
             start = time.monotonic()
             bare(prepared, pipeline)
@@ -87,13 +87,12 @@ def measure(images: int, prompts: int, rounds: int, overrides: list[str]) -> tup
 
 
 def bare(prepared, pipeline) -> None:
-    from tpusd.plan.batches import make_plan
+    from tpusd.plan.batches import pack
+    from tpusd.plan.specs import make_specs
+    from tpusd.runs.prepare import PreparedRun
 
-    size = dict(height=prepared.height, width=prepared.width)
-    plan = make_plan(
-        prepared.config, prepared.rows, pipeline.batch_size // prepared.config.batch_size_per_device, **size
-    )
-    for batch in plan.batches:
+    images = ((prepared, spec) for spec in make_specs(prepared.config))
+    for batch in pack(images, pipeline.batch_size, PreparedRun.num_calls):
         pipeline.generate(batch.specs, [prepared.table(spec.sampler) for spec in batch.specs])
 
 

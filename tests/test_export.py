@@ -4,12 +4,11 @@ import tarfile
 
 import pytest
 from PIL import Image
-from support.runs import StandInPipeline, config, prepare
+from support.runs import StandInPipeline, config, manifest, prepare
 
 from tpusd.export import main
 from tpusd.recipes.command import hydra_value
-from tpusd.records.manifest import read_manifest
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 ROWS = [
     {"prompt": "a photo of a bench", "tag": "single_object", "include": [{"class": "bench", "count": 1}]},
@@ -19,7 +18,7 @@ ROWS = [
 
 def make_run(path, *overrides):
     made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=3", *overrides)
-    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp"])
@@ -43,7 +42,7 @@ def test_shards_hold_image_prompt_and_line_next_to_each_other(tmp_path):
         assert main([str(path), str(tmp_path / out), "--format=webdataset", "--shard-size=4"]) == 0
     shards = sorted(os.listdir(tmp_path / "out"))
     assert shards == ["00000.tar", "00001.tar"]
-    names, records = [], {record["file_name"]: record for record in read_manifest(path)}
+    names, records = [], {record["file_name"]: record for record in manifest(path)}
     for shard in shards:
         assert (tmp_path / "out" / shard).read_bytes() == (tmp_path / "again" / shard).read_bytes()
         with tarfile.open(tmp_path / "out" / shard) as tar:

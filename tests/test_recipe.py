@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
-from support.runs import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.config.compose import compose_jobs
-from tpusd.config.schema import config_values, make_config
+from tpusd.config.rows import Row
+from tpusd.config.schema import config_values, make_config, saved_config
 from tpusd.errors import UserError
 from tpusd.plan.specs import make_specs
-from tpusd.prompts.rows import read_rows
 from tpusd.recipe import main, read_recipe
 from tpusd.recipes.command import config_overrides, hydra_value, image_overrides, shell_command
-from tpusd.records.manifest import read_manifest
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 HARD = 'a, b: {c} [d] \'e\' "f" \\\\ \\" =g ${h} \\${i} $HOME `j` 日本 \u202e <script> 7 null \\'
 
@@ -39,7 +38,7 @@ def parsed(command):
 def test_any_text_survives_the_command_line(text):
     values = {"negative_prompt": text, "prompts.rows": [{"prompt": "x" + text, "negative_prompt": text}]}
     made = composed([f"{name}={hydra_value(value)}" for name, value in values.items()])
-    assert made.negative_prompt == text and made.prompts.rows == ({"prompt": "x" + text, "negative_prompt": text},)
+    assert made.negative_prompt == text and made.prompts.rows == (Row(prompt="x" + text, negative_prompt=text),)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +84,10 @@ def test_command_of_a_config_of_the_users_own_needs_no_directory_of_theirs():
 
 def test_command_of_an_image_makes_that_image_alone():
     made = config(INLINE, "num_images_per_prompt=3", "first_row=2", "negative_prompt=plain", "seed=5")
-    for spec in make_specs(made, read_rows(made.prompts), height=24, width=40):
-        row = read_rows(made.prompts)[spec.row - 2]
+    for spec in make_specs(saved_config(made, rows=made.prompts.rows, height=24, width=40)):
+        row = made.prompts.rows[spec.row - 2]
         alone = composed(config_overrides(made) + image_overrides(row, spec.row, spec.copy))
-        (again,) = make_specs(alone, read_rows(alone.prompts), height=24, width=40)
+        (again,) = make_specs(saved_config(alone, rows=alone.prompts.rows, height=24, width=40))
         assert again == spec
 
 
@@ -106,16 +105,16 @@ def run_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "run"
     rows = f"prompts.rows=[{{prompt: x}}, {hydra_value({'prompt': HARD, 'negative_prompt': HARD, 'id': 7})}]"
     made = config(f"output={path}", rows, "num_images_per_prompt=2", "sampler=ddim", "sampler.eta=0.25", "seed=3")
-    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 def test_picture_alone_gives_the_command_that_makes_it_again(run_path, tmp_path):
     """The command is run with its own output, and gives the very file."""
-    record = list(read_manifest(run_path))[3]
+    record = list(manifest(run_path))[3]
     recipe = read_recipe(run_path / record["file_name"])
     again = composed([*recipe.overrides, f"output={tmp_path / 'again'}"])
-    path = run(again, prepare=prepare, load=lambda *_: StandInPipeline())
-    (made,) = read_manifest(path)
+    path = start_run(again, prepare=prepare, load=lambda *_: StandInPipeline())
+    (made,) = manifest(path)
     assert made["file_name"] == record["file_name"] == "images/00001-001.png"
     pixels = [np.asarray(Image.open(where / record["file_name"])) for where in (path, run_path)]
     assert np.array_equal(*pixels)
@@ -158,7 +157,7 @@ def test_a1111_picture_becomes_a_config_and_a_list_of_what_does_not_carry_over(t
     made = parsed(out)
     assert (made.model.name, made.sampler.num_inference_steps, made.guidance_scale) == ("sd15", 20, 7.0)
     assert (made.seed, made.height, made.width) == (965400086, 768, 512)
-    assert made.prompts.rows == ({"prompt": "a (cat:1.2), <lora:hat:1>", "negative_prompt": "ugly"},)
+    assert made.prompts.rows == (Row(prompt="a (cat:1.2), <lora:hat:1>", negative_prompt="ugly"),)
     lines = err.splitlines()
     assert all(line.startswith("tpusd: cannot carry over: ") for line in lines)
     for word in (

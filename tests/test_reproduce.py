@@ -4,14 +4,16 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import INLINE, SHA256, StandInPipeline, config, generated, prepare
+from support.runs import INLINE, SHA256, StandInPipeline, config, generated, manifest, prepare, saved
 
 from tpusd.errors import UserError
+from tpusd.plan.specs import make_specs
 from tpusd.records.compare import Tolerance, compare, first_difference, measure
-from tpusd.records.directory import read_config
-from tpusd.records.manifest import read_manifest
-from tpusd.reproduce import main, reproduce
-from tpusd.run import run
+from tpusd.records.manifest import ImageRecord, recipe_values
+from tpusd.records.saved import read_config
+from tpusd.reproduce import main
+from tpusd.runs.reproduce import reproduce
+from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 @pytest.fixture(scope="module")
 def original(tmp_path_factory, one_device):
     path = tmp_path_factory.mktemp("original") / "run"
-    return run(
+    return start_run(
         config(f"output={path}", INLINE, "num_images_per_prompt=2"), prepare=prepare, load=lambda *_: StandInPipeline()
     )
 
@@ -71,7 +73,7 @@ def test_chosen_images_alone_are_made_again(original, tmp_path):
     ("drift", "verdict", "status"), [(1, "within tolerance", 0), (-1, "within tolerance", 0), (60, "different", 1)]
 )
 def test_verdict_says_how_far_and_where_first(original, tmp_path, capsys, monkeypatch, drift, verdict, status):
-    monkeypatch.setattr("tpusd.reproduce.reproduce.__kwdefaults__", reproduce.__kwdefaults__ | {
+    monkeypatch.setattr("tpusd.runs.reproduce.reproduce.__kwdefaults__", reproduce.__kwdefaults__ | {
         "prepare": prepare, "load": lambda *_: Drifting(drift)
     })  # fmt: skip
     assert main([str(original), f"output={tmp_path / 'again'}"]) == status
@@ -92,8 +94,8 @@ def test_verdict_says_how_far_and_where_first(original, tmp_path, capsys, monkey
 def test_overrides_are_told_and_change_the_images(original, tmp_path, capsys):
     same, report, _ = reproduced(original, tmp_path / "again", "guidance_scale=3", sample=2)
     assert not same and report["counts"] == {"different": 2} and report["overrides"][1:] == ["guidance_scale=3"]
-    assert "set anew: guidance_scale=3" in capsys.readouterr().out
-    assert {record["guidance_scale"] for record in read_manifest(tmp_path / "again")} == {3}
+    assert "new value: guidance_scale=3" in capsys.readouterr().out
+    assert {record["guidance_scale"] for record in manifest(tmp_path / "again")} == {3}
 
 
 def test_changed_weights_are_refused_unless_told_otherwise(original, tmp_path, monkeypatch):
@@ -173,23 +175,21 @@ def test_tolerance_needs_both_measures(tmp_path):
 
     def record(name):
         data = (tmp_path / name / "images" / "00000-000.png").read_bytes()
-        return {
-            "file_name": "images/00000-000.png", "sha256": hashlib.sha256(data).hexdigest(), "width": 64, "height": 64,
-        }  # fmt: skip
+        own = {"file_name": "images/00000-000.png", "sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
+        recipe = recipe_values(config("prompts.rows=[{prompt: a}]"), next(make_specs(saved(height=64, width=64))))
+        return ImageRecord(**own, **recipe, num_tokens=3, truncated=False, environment="e", trace={})
 
     for tolerance, verdict in (
         (Tolerance(min_psnr=40, max_difference=25), "within tolerance"),
         (Tolerance(min_psnr=40, max_difference=24), "different"),
         (Tolerance(min_psnr=70, max_difference=25), "different"),
     ):
-        one = compare("x", tmp_path / "a", record("a"), tmp_path / "b", record("b"), tolerance)
+        one = compare(tmp_path / "a", record("a"), tmp_path / "b", record("b"), tolerance)
         assert one.verdict == verdict and one.first_difference == "pixels"
 
 
 def test_stand_in_image_is_not_flat():
     """Else a drift could hide behind clipping."""
     spec = prepare(config(INLINE))
-    from tpusd.plan.specs import make_specs
-
-    made = generated(next(make_specs(spec.config, spec.rows, height=24, width=40))).pixels
+    made = generated(next(make_specs(spec.config))).pixels
     assert 100 < made.mean() < 155 and made.std() > 50

@@ -4,18 +4,17 @@ import os
 
 import pytest
 from PIL import Image
-from support.runs import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.recipes.command import hydra_value
-from tpusd.records.manifest import read_manifest
 from tpusd.results import main
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"quotes\" 'ticks' & @DATA@ \u202e <!--"
 
 
 def make_run(path, *overrides):
-    return run(config(f"output={path}", *overrides), prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(config(f"output={path}", *overrides), prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 class Page(html.parser.HTMLParser):
@@ -46,7 +45,7 @@ def test_page_says_how_each_image_was_made(tmp_path):
     assert [row["prompt"] for row in data["rows"]] == ["a red fox", "an owl", "a moose"]
     assert data["rows"][1]["negative_prompt"] == "dark" and data["rows"][2]["seed"] == 7
     assert (data["images"]["row"], data["images"]["copy"]) == ([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1])
-    assert data["images"]["sha256"] == [record["sha256"] for record in read_manifest(path)]
+    assert data["images"]["sha256"] == [record["sha256"] for record in manifest(path)]
     (job,) = data["jobs"]
     assert job["command"].startswith("python -m tpusd.run model=tiny") and " seed=5" in job["command"]
     assert data["rows"][1]["command"] == "'prompts.rows=[{prompt: \"an owl\", negative_prompt: dark}]' first_row=1"
@@ -79,7 +78,7 @@ def test_large_images_get_thumbnails_and_small_ones_need_none(tmp_path):
     assert not (small / ".thumbs").exists() and Page(small).data["jobs"][0]["thumbnails"] is False
     large = make_run(tmp_path / "large", INLINE, "height=512", "width=256")
     assert Page(large).data["jobs"][0]["thumbnails"] is True
-    for record in read_manifest(large):
+    for record in manifest(large):
         with Image.open(large / ".thumbs" / (record["file_name"][7:-4] + ".webp")) as image:
             assert (image.format, image.size) == ("WEBP", (128, 256))
 
@@ -105,7 +104,7 @@ def test_metadata_has_a_caption_for_every_image(tmp_path):
     path = make_run(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     lines = [json.loads(line) for line in (path / "metadata.jsonl").read_text().splitlines()]
     assert [(line["file_name"], line["prompt"]) for line in lines] == [
-        (record["file_name"], record["prompt"]) for record in read_manifest(path)
+        (record["file_name"], record["prompt"]) for record in manifest(path)
     ]
     assert not {"trace", "sha256"} & set(lines[0]) and lines[0]["seed"] == 0
 
@@ -114,11 +113,11 @@ def test_metadata_has_a_caption_for_every_image(tmp_path):
 def test_other_formats_stand_on_the_page_and_the_sheet(tmp_path, image_format):
     path = make_run(tmp_path / "run", INLINE, f"image_format={image_format}")
     suffix = Page(path).data["jobs"][0]["suffix"]
-    names = {record["file_name"] for record in read_manifest(path)}
+    names = {record["file_name"] for record in manifest(path)}
     assert names == {f"images/0000{row}-000{suffix}" for row in range(3)} and (path / "contact_sheet.png").exists()
 
 
 def test_what_is_no_run_directory_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2 and main([str(tmp_path / "missing")]) == 2 and main([]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 3 and "config.yaml: cannot be read" in err
+    assert err.count("\n") == 3 and "is not a run directory: it has no config.yaml" in err

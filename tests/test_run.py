@@ -7,26 +7,30 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated, pixels, prepare, tokenize
+from support.runs import HEAR_SIGNALS, INLINE, StandInPipeline, config, generated, manifest, pixels, prepare, tokenize
 
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError
-from tpusd.plan.batches import make_plan
+from tpusd.plan.batches import Batch
 from tpusd.plan.specs import make_specs
 from tpusd.process.exit import exit_status
 from tpusd.process.progress import Progress
-from tpusd.records.directory import Claim, RunDir, read_config
-from tpusd.records.manifest import MANIFEST_FIELDS, describe_image, read_manifest
-from tpusd.run import run
-from tpusd.runs.execute import run_images, summary_line
+from tpusd.records.directory import Claim, RunDir
+from tpusd.records.manifest import FIELDS
+from tpusd.records.provenance import BatchProvenance
+from tpusd.records.saved import read_config
+from tpusd.runs.executors.base import MadeBatch
+from tpusd.runs.executors.local import LocalExecutor
+from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import count_tokens
-from tpusd.runs.writer import ImageWriter, MadeBy
+from tpusd.runs.session import RunSession, summary_line
+from tpusd.runs.start import start_run
+from tpusd.runs.writer import BatchWriter
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -36,11 +40,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def generate(tmp_path, *overrides, pipeline=None, name="run"):
     pipeline = pipeline or StandInPipeline()
     made = config(f"output={tmp_path / name}", *overrides)
-    return run(made, prepare=prepare, load=lambda *_, **__: pipeline), made, pipeline
+    return start_run(made, prepare=prepare, load=lambda *_, **__: pipeline), made, pipeline
 
 
 def images(path):
-    return {record["file_name"]: record["sha256"] for record in read_manifest(path)}
+    return {record["file_name"]: record["sha256"] for record in manifest(path)}
 
 
 def test_run_directory_explains_itself(tmp_path, capsys):
@@ -56,13 +60,13 @@ def test_run_directory_explains_itself(tmp_path, capsys):
         "run.json",
         "run.log",
     ]
-    records = list(read_manifest(path))
+    records = list(manifest(path))
     assert [(record["row"], record["copy"]) for record in records] == [
         (row, copy) for row in range(3) for copy in range(2)
     ]
     assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
     elsewhere = ("file_name", "sha256", "num_bytes", "environment", "trace")
-    for record, spec in zip(records, make_specs(made, prepare(made).rows, height=24, width=40), strict=True):
+    for record, spec in zip(records, make_specs(prepare(made).config), strict=True):
         data = (path / record["file_name"]).read_bytes()
         assert record["sha256"] == hashlib.sha256(data).hexdigest()
         with Image.open(io.BytesIO(data)) as image:
@@ -98,7 +102,7 @@ def test_seconds_of_a_run_are_its_own(tmp_path):
     """A pipeline that several runs share has compiled before; one may compile more after its first batch."""
     shared = StandInPipeline()
     shared.seconds = {"compile": 100.0, "weights": 10.0}
-    path = run(config(INLINE, f"output={tmp_path / 'run'}"), prepare=prepare, load=lambda *_: shared)
+    path = start_run(config(INLINE, f"output={tmp_path / 'run'}"), prepare=prepare, load=lambda *_: shared)
     (session,) = json.loads((path / "run.json").read_text())["sessions"]
     assert session["seconds"]["compile"] == session["seconds"]["weights"] == 0
     assert 0 <= session["seconds"]["first_batch"] <= session["seconds"]["generate"] < 60
@@ -108,7 +112,7 @@ def test_seconds_of_a_run_are_its_own(tmp_path):
             self.seconds = {"compile": self.seconds["compile"] + 1000.0, "weights": 0.0}
             return super().generate(specs, tables, on_step=on_step)
 
-    path = run(config(INLINE, f"output={tmp_path / 'more'}"), prepare=prepare, load=lambda *_: Compiling())
+    path = start_run(config(INLINE, f"output={tmp_path / 'more'}"), prepare=prepare, load=lambda *_: Compiling())
     (session,) = json.loads((path / "run.json").read_text())["sessions"]
     assert session["seconds"]["compile"] == 3000.0  # three batches
 
@@ -116,8 +120,8 @@ def test_seconds_of_a_run_are_its_own(tmp_path):
 def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):
     rows = 'prompts.rows=[{prompt: "a red fox", seed: 7, guidance_scale: 1, id: 5, tags: [x]}]'
     path, _, _ = generate(tmp_path, rows, "seed=3")
-    (record,) = read_manifest(path)
-    assert set(record) == MANIFEST_FIELDS | {"id", "tags"}
+    (record,) = manifest(path)
+    assert set(record) == {*FIELDS} | {"id", "tags"}
     assert (record["seed"], record["row_seed"], record["guidance_scale"], record["id"], record["num_tokens"]) == (
         7,
         7,
@@ -130,7 +134,7 @@ def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):
 def test_saved_config_alone_makes_the_run_again(tmp_path):
     path, _, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2", "height=16")
     again = make_config(read_config(path) | {"output": str(tmp_path / "again")})
-    assert images(run(again, prepare=prepare, load=lambda *_, **__: StandInPipeline())) == images(path)
+    assert images(start_run(again, prepare=prepare, load=lambda *_, **__: StandInPipeline())) == images(path)
 
 
 def test_image_files_do_not_depend_on_batch_size(tmp_path):
@@ -198,32 +202,20 @@ def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
     assert overlapped == [True] * 3 and len(images(path)) == 3
 
 
-def test_pending_images_are_bounded(tmp_path):
-    made = config(INLINE, "num_images_per_prompt=9")
-    specs = list(make_specs(made, prepare(made).rows, height=24, width=40))
-    run_dir = RunDir.claim(Claim(output=tmp_path / "run"))
-    gate, waiting = threading.Event(), []
-
-    def describe(spec):
-        waiting.append(spec)
-        gate.wait(20)
-        return {
-            "row": spec.row,
-            "copy": spec.copy,
-            **dict.fromkeys(("prompt", "negative_prompt", "sampler", "model"), "x"),
-            "num_inference_steps": 1,
-            "guidance_scale": 1.0,
-            "seed": 0,
-            "height": 24,
-            "width": 40,
-        }
-
-    with ImageWriter(run_dir, describe, max_pending=3) as writer:
+def test_pending_images_are_bounded(tmp_path, monkeypatch):
+    prepared = prepare(config(INLINE, "num_images_per_prompt=9"))
+    run = RunSession(prepared, Claim(output=tmp_path / "run"), name="run")
+    specs, failures = list(run.specs()), []
+    gate, write = threading.Event(), RunDir.write_image
+    monkeypatch.setattr(RunDir, "write_image", lambda *arguments: gate.wait(20) and write(*arguments))
+    provenance = BatchProvenance(environment={"weights": "0" * 64}, programs={}, checkpoint={})
+    with BatchWriter(max_pending=3, on_failure=lambda *failure: failures.append(failure)) as writer:
         submitted = []
 
         def submit():
             for spec in specs:
-                writer.submit([spec], [generated(spec)], MadeBy(config=made, fields={}))
+                batch = Batch(entries=((run, spec),))
+                writer.submit(MadeBatch(batch=batch, images=[generated(spec)], provenance=lambda: provenance))
                 submitted.append(spec)
 
         thread = threading.Thread(target=submit)
@@ -232,10 +224,9 @@ def test_pending_images_are_bounded(tmp_path):
         assert len(submitted) == 3
         gate.set()
         thread.join()
-    assert [(record["row"], record["copy"]) for record in run_dir.records()] == [
-        (spec.row, spec.copy) for spec in specs
-    ]
-    run_dir.close()
+    assert failures == []
+    lines = manifest(tmp_path / "run")
+    assert [(line["row"], line["copy"]) for line in lines] == [(spec.row, spec.copy) for spec in specs]
 
 
 def test_device_waits_for_a_slow_disk(tmp_path, monkeypatch):
@@ -256,24 +247,14 @@ def test_device_waits_for_a_slow_disk(tmp_path, monkeypatch):
     assert sum(map(len, pipeline.batches)) == 27
 
 
-def test_run_images_takes_a_plan_with_finished_images_left_out(tmp_path):
-    made = config(INLINE)
-    prepared = prepare(made)
-    plan = make_plan(made, prepared.rows, 2, height=24, width=40, done={(1, 0)})
-    run_dir, stream = RunDir.claim(Claim(output=tmp_path / "run")), io.StringIO()
-    progress = Progress(plan.num_images, plan.num_done, stream=stream)
-    run_images(
-        plan,
-        run_dir,
-        StandInPipeline(),
-        tables=lambda spec: None,
-        progress=progress,
-        describe=partial(describe_image, made, prepared.tokens),
-        note=lambda: MadeBy(config=made, fields={}),
-    )
-    assert sorted(images(run_dir.path)) == ["images/00000-000.png", "images/00002-000.png"]
+def test_runs_are_made_without_the_images_that_they_have(tmp_path):
+    prepared = prepare(config(INLINE))
+    run = RunSession(prepared, Claim(output=tmp_path / "run"), name="run", done=frozenset({(1, 0)}))
+    progress = Progress(run.num_images, len(run.done), stream=io.StringIO())
+    make_runs([run], LocalExecutor(progress, load=lambda *_: StandInPipeline()))
+    assert run.error is None and not run.num_missing
+    assert sorted(images(run.path)) == ["images/00000-000.png", "images/00002-000.png"]
     assert progress.text().startswith("3/3 images")
-    run_dir.close()
 
 
 def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, capsys):
@@ -282,7 +263,7 @@ def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, ca
         "{prompt: x, negative_prompt: 'a b c d e f g'}, {prompt: 'a b c d e f', negative_prompt: y}]"
     )
     path, _, _ = generate(tmp_path, long)
-    assert [(record["num_tokens"], record["truncated"]) for record in read_manifest(path)] == [
+    assert [(record["num_tokens"], record["truncated"]) for record in manifest(path)] == [
         (3, False),
         (8, True),
         (3, True),
@@ -298,7 +279,7 @@ def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, ca
 def test_token_count_is_the_largest_of_all_tokenizers():
     made = config("prompts.rows=[{prompt: a b}]")
     longer = lambda texts: tokenize([text + " x y z w" for text in texts])  # noqa: E731
-    counts, warnings = count_tokens(made, prepare(made).rows, (tokenize, longer, tokenize))
+    counts, warnings = count_tokens(made, made.prompts.rows, (tokenize, longer, tokenize))
     assert counts == {"a b": (8, True)} and len(warnings) == 1
 
 
@@ -311,12 +292,13 @@ def test_user_errors_are_one_line_whatever_they_hold(capsys):
 def test_interrupted_run_is_a_valid_directory(tmp_path):
     """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
     code = (
-        "import sys, time\nsys.path.insert(0, 'tests')\nfrom support.runs import *\nfrom tpusd.run import *\n"
+        "import sys, time\nsys.path.insert(0, 'tests')\nfrom support.runs import *\n"
+        "from tpusd.process.exit import exit_status\nfrom tpusd.runs.start import *\n"
         "class Slow(StandInPipeline):\n    def generate(self, *a, **k):\n"
         "        time.sleep(0.01); print('batch', flush=True)\n"
         "        return super().generate(*a, **k)\n"
         "with exit_status() as status:\n"
-        "    run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"
+        "    start_run(config(*sys.argv[1:]), prepare=prepare, load=lambda *a, **k: Slow())\n"
         "sys.exit(status[0])"
     )
     process = subprocess.Popen(

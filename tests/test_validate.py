@@ -5,7 +5,7 @@ import jax
 import pytest
 from support.runs import INLINE, StandInPipeline, config, prepare
 
-from tpusd.run import run
+from tpusd.runs.start import start_run
 from tpusd.validate import main
 
 
@@ -16,7 +16,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: devices[:1])
         made = config(f"output={path}", INLINE, "num_images_per_prompt=2")
-        return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+        return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 @pytest.fixture
@@ -65,21 +65,21 @@ FAULTS = {
     "stray": (lambda p: (p / "images" / "00009-000.png").write_bytes(b"x"), ["images/00009-000.png: is in no line"]),
     "left over": (
         lambda p: (p / "run.json.tmp").write_bytes(b"x"),
-        ["run.json.tmp: is what an interrupted write left"],
+        ["run.json.tmp: is a file that an interrupted write left"],
     ),
     "prompt": (lambda p: edit_line(p, 0, prompt="other"), ["line 1: prompt=other, and config.yaml says a red fox"]),
     "seed": (lambda p: edit_line(p, 0, seed=True), ["line 1: seed=True"]),
     "path": (
         lambda p: edit_line(p, 0, file_name="images/../../secret.png"),
-        ["line 1: is no line of an image", "00000-000: in the plan", "images/00000-000.png: is in no line"],
+        ["line 1: is not a line of an image", "00000-000: in the plan", "images/00000-000.png: is in no line"],
     ),
     "no json": (
         lambda p: (p / "manifest.jsonl").write_bytes(b"\x00\n" + (p / "manifest.jsonl").read_bytes()),
-        ["line 1: is no line of an image"],
+        ["line 1: is not a line of an image"],
     ),
     "twice": (
         lambda p: (p / "manifest.jsonl").write_bytes(2 * (p / "manifest.jsonl").read_bytes()),
-        [f"line {n}: 0000{(n - 7) // 2}-00{(n - 7) % 2} stands in it twice" for n in range(7, 13)],
+        [f"line {n}: 0000{(n - 7) // 2}-00{(n - 7) % 2} is listed twice" for n in range(7, 13)],
     ),
     "torn": (
         lambda p: (p / "manifest.jsonl").write_bytes((p / "manifest.jsonl").read_bytes()[:-4]),
@@ -99,7 +99,7 @@ FAULTS = {
     ),
     "not finished": (
         edit_text("run.json", '"finished"', '"running"'),
-        ["run.json: the run is not finished; go on with"],
+        ["run.json: the run is not finished; continue it with"],
     ),
     "grown plan": (
         edit_text("config.yaml", "num_images_per_prompt: 2", "num_images_per_prompt: 3"),

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tpusd import storage
 from tpusd.errors import UserError, show_path
 from tpusd.exports.base import Exported, exported_images
 from tpusd.exports.geneval import write_geneval
 from tpusd.exports.webdataset import SHARD_SIZE, write_webdataset
 from tpusd.process.exit import exit_status, refuse_arguments
-from tpusd.storage import local as storage
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,6 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError, show, show_path
 from tpusd.process.exit import exit_status, refuse_arguments
-from tpusd.prompts.rows import read_rows
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
@@ -93,11 +92,12 @@ def _own_config(path: Path, recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
         if row["seed"] is not None:
             values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
         config = make_config(values)
-        return config, read_rows(config.prompts)[0]
+        assert config.prompts.rows is not None
+        return config, config.prompts.rows[0]
     except KeyError as error:
         raise UserError(f"{show_path(path)}: its recipe lacks {show(str(error))}; it cannot be made again") from None
     except UserError as error:
-        raise UserError(f"{show_path(path)}: its recipe is none: {error}") from None
+        raise UserError(f"{show_path(path)}: its recipe is invalid: {error}") from None
 
 
 def _shown(recipe: Recipe, form: str) -> str:

@@ -26,9 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error = refuse_arguments
         path = parser.parse_args(argv).directory
         from tpusd.records.sweep import is_sweep, read_sweep, run_directories
-        from tpusd.storage.local import told_as_user_error
+        from tpusd.storage import os_errors_as_user_errors
 
-        with told_as_user_error(path, "check the directory's permissions"):
+        with os_errors_as_user_errors(path, "check the directory's permissions"):
             if is_sweep(path):
                 from tpusd.gallery.sweep import write_sweep_results
 

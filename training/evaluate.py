@@ -20,7 +20,8 @@ from PIL import Image
 
 from tpusd.config.compose import compose_jobs, conf_directory
 from tpusd.config.schema import make_config
-from tpusd.plan.batches import make_plan
+from tpusd.plan.batches import pack
+from tpusd.plan.specs import make_specs
 from training.captions import make_caption
 from training.measure import read_portrait
 from training.pool import sheet
@@ -56,10 +57,10 @@ def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     rows = [{"prompt": prompt} for prompt in prompts]
     config = make_config(job.values | {"prompts": {"name": "evaluation", "rows": rows}})
     prepared = prepare_run(config)
-    pipeline = _pipeline(config.model, config.precision, prepared.height, prepared.width)
-    plan = make_plan(config, prepared.rows, 1, height=prepared.height, width=prepared.width)
+    pipeline = _pipeline(config.model, config.precision, prepared.config.height, prepared.config.width)
+    images = ((prepared, spec) for spec in make_specs(prepared.config))
     made = {}
-    for batch in plan.batches:
+    for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
         tables = [prepared.table(spec.sampler) for spec in batch.specs]
         for spec, image in zip(batch.specs, pipeline.generate(batch.specs, tables), strict=True):
             made[spec.row] = image.pixels

@@ -17,7 +17,7 @@ from tpusd.checkpoints.architecture import MODELS  # noqa: E402
 from tpusd.engine.noise import image_key, initial_latents  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
 from tpusd.networks.abstract import abstract_model  # noqa: E402
-from tpusd.plan.batches import make_plan  # noqa: E402
+from tpusd.plan.specs import make_specs  # noqa: E402
 from tpusd.runs.prepare import prepare_run  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours
@@ -79,13 +79,13 @@ def test_whole_images_are_the_same(theirs):
     rows = ", ".join(f'{{prompt: "{prompt}"}}' for prompt in PROMPTS)
     made = config("model=tiny", "precision=fp32", "seed=3", f"prompts.rows=[{rows}]", "batch_size_per_device=2")
     prepared = prepare_run(made)
-    size = dict(height=prepared.height, width=prepared.width)
+    size = dict(height=prepared.config.height, width=prepared.config.width)
     pipeline = Pipeline.load(
         prepared.checkpoint, made.precision, batch_size_per_device=2, devices=jax.devices()[:1], **size
     )
-    (batch,) = make_plan(made, prepared.rows, 1, **size).batches
-    ours = pipeline.generate(batch.specs, [prepared.table(spec.sampler) for spec in batch.specs])
-    keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in batch.specs])
+    specs = list(make_specs(prepared.config))
+    ours = pipeline.generate(specs, [prepared.table(spec.sampler) for spec in specs])
+    keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
     latents = np.asarray(initial_latents(keys, (4, 16, 16))).transpose(0, 3, 1, 2)
     reference = theirs(
         PROMPTS, latents=torch.tensor(latents), guidance_scale=made.guidance_scale, output_type="np",

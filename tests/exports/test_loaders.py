@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import StandInPipeline, config, prepare
+from support.runs import StandInPipeline, config, manifest, prepare
 
 from tpusd.export import main as export
 from tpusd.recipes.command import hydra_value
-from tpusd.records.manifest import read_manifest
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 ROWS = [
     {"prompt": "a red fox", "tag": "single_object", "include": [{"class": "fox", "count": 1}]},
@@ -24,7 +23,7 @@ ROWS = [
 def run_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("loaders") / "run"
     made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=2")
-    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 def pixels(path):
@@ -37,7 +36,7 @@ def test_datasets_reads_a_run_with_prompts_as_captions(run_path, tmp_path, monke
     dataset = datasets.load_dataset(
         "imagefolder", data_dir=str(run_path), split="train", cache_dir=str(tmp_path / "cache")
     )
-    records = sorted(read_manifest(run_path), key=lambda record: record["file_name"])
+    records = sorted(manifest(run_path), key=lambda record: record["file_name"])
     assert len(dataset) == len(records) == 6
     for example, record in zip(sorted(dataset, key=lambda one: (one["row"], one["copy"])), records, strict=True):
         assert (example["prompt"], example["seed"]) == (record["prompt"], record["seed"])
@@ -59,7 +58,7 @@ def test_webdataset_reads_the_shards(run_path, tmp_path):
     shards = sorted(map(str, (tmp_path / "out").iterdir()))
     assert len(shards) == 2
     samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
-    records = list(read_manifest(run_path))
+    records = list(manifest(run_path))
     assert [sample["__key__"] for sample in samples] == [Path(record["file_name"]).stem for record in records]
     for sample, record in zip(samples, records, strict=True):
         assert sample["txt"] == record["prompt"] and sample["json"] == record

@@ -7,17 +7,15 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import StandInPipeline, config, prepare
+from support.runs import StandInPipeline, config, manifest, prepare
 from support.sweeps import make
 
 from tpusd.config.compose import compose_jobs
-from tpusd.config.schema import make_config
+from tpusd.config.schema import make_config, saved_config
 from tpusd.gallery.page import Axis, Page, PageRun, render
 from tpusd.plan.specs import make_specs
-from tpusd.prompts.rows import read_rows
 from tpusd.recipes.command import hydra_value
-from tpusd.records.manifest import read_manifest
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -68,7 +66,7 @@ def opened(browser):
 def run_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "run"
     made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=2", "sampler=ddim")
-    return run(made, prepare=prepare, load=lambda *_: StandInPipeline()) / "index.html"
+    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline()) / "index.html"
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +130,7 @@ def test_image_opens_with_its_recipe_and_the_command_is_copied(opened, sweep_pag
     page.locator(".tile").nth(4).click()
     recipe = dict(zip(texts(page, "#recipe dt"), texts(page, "#recipe dd"), strict=True))
     assert recipe["sampler"] == "pndm" and recipe["guidance scale"] == "7.5" and recipe["row, copy"] == "0, 0"
-    record = next(read_manifest(sweep_page.parent / "008_sampler=pndm_guidance_scale=7.5_seed=0"))
+    record = next(manifest(sweep_page.parent / "008_sampler=pndm_guidance_scale=7.5_seed=0"))
     assert recipe["sha256"] == record["sha256"]
     assert page.evaluate("document.getElementById('image-b').naturalWidth") == 40
     page.click("#copy")
@@ -151,10 +149,10 @@ def test_copied_command_makes_that_image_alone(opened, run_page, number, tmp_pat
     words = shlex.split(page.evaluate("navigator.clipboard.readText()"))[3:]
     (job,) = compose_jobs(words)
     alone = make_config(job.values)
-    (spec,) = make_specs(alone, read_rows(alone.prompts), height=24, width=40)
-    record = list(read_manifest(run_page.parent))[number]
+    (spec,) = make_specs(saved_config(alone, rows=alone.prompts.rows, height=24, width=40))
+    record = list(manifest(run_page.parent))[number]
     assert (spec.prompt, spec.row, spec.copy) == (record["prompt"], record["row"], record["copy"])
-    made = run(
+    made = start_run(
         make_config(job.values | {"output": str(tmp_path / "x")}), prepare=prepare, load=lambda *_: StandInPipeline()
     )
     assert np.array_equal(*(np.asarray(Image.open(path / record["file_name"])) for path in (made, run_page.parent)))

@@ -5,9 +5,9 @@ from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.errors import UserError
 from tpusd.loggers import registry as loggers
-from tpusd.records.directory import read_run
-from tpusd.run import run
+from tpusd.records.run_json import read_run
 from tpusd.runs.prepare import prepare_run
+from tpusd.runs.start import start_run
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb", "mlflow"])
@@ -29,11 +29,11 @@ def test_logger_that_fails_costs_a_line_and_no_image(tmp_path, monkeypatch, caps
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", fail)
     made = config(f"output={tmp_path / 'run'}", INLINE, "loggers=[wandb]")
-    path = run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    path = start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
     assert "tpusd: loggers=[wandb]: failed: no route to host\n" in capsys.readouterr().err
     assert read_run(path)["state"] == "finished" and "wandb" not in sys.modules
 
 
 def test_no_logger_is_imported_unless_asked_for(tmp_path):
-    run(config(f"output={tmp_path / 'run'}", INLINE), prepare=prepare, load=lambda *_: StandInPipeline())
+    start_run(config(f"output={tmp_path / 'run'}", INLINE), prepare=prepare, load=lambda *_: StandInPipeline())
     assert not {"tensorboard", "wandb", "mlflow"} & set(sys.modules)

@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
-from tpusd.records.manifest import read_manifest
-from tpusd.run import run
+from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 def make_run(path, logger):
     made = config(f"output={path}", INLINE, f"loggers=[{logger}]", "seed=5")
-    return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 def test_tensorboard_reads_images_config_and_rates(tmp_path):
@@ -48,7 +47,7 @@ def test_mlflow_keeps_parameters_rates_and_images(tmp_path, monkeypatch):
     assert logged.data.metrics["images"] == 3 and logged.info.run_name == "run"
     client = mlflow.MlflowClient()
     names = {file.path for file in client.list_artifacts(logged.info.run_id, "images")}
-    assert names == {record["file_name"] for record in read_manifest(path)}
+    assert names == {record["file_name"] for record in manifest(path)}
 
 
 def test_wandb_offline_keeps_a_run(tmp_path, monkeypatch):
@@ -60,4 +59,4 @@ def test_wandb_offline_keeps_a_run(tmp_path, monkeypatch):
     media = sorted((offline / "files" / "media" / "images").glob("*.png"))
     assert len(media) == 3
     kept = {np.asarray(Image.open(file).convert("RGB")).tobytes() for file in media}
-    assert kept == {np.asarray(Image.open(path / record["file_name"])).tobytes() for record in read_manifest(path)}
+    assert kept == {np.asarray(Image.open(path / record["file_name"])).tobytes() for record in manifest(path)}

@@ -1,28 +1,37 @@
 import pytest
-from support.runs import config
+from support.runs import saved
 
 from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.batches import make_plan
-from tpusd.plan.specs import make_specs
+from tpusd.plan.batches import count_batches, pack
+from tpusd.plan.specs import make_specs, planned
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
 
 
-def plan(*overrides, rows=ROWS, devices=1, **options):
-    return make_plan(config(*overrides), rows, devices, height=24, width=40, **options)
+def plan(*overrides, rows=ROWS, devices=1, done=frozenset()):
+    """The batches of a run on so many devices."""
+    config = saved(*overrides, rows=rows)
+    images = (("run", spec) for spec in make_specs(config, done))
+    return list(pack(images, devices * config.batch_size_per_device, lambda run, spec: 50))
 
 
-def specs_of(made):
-    return {(spec.row, spec.copy): spec for batch in made.batches for spec in batch.specs}
+def specs_of(batches):
+    return {(spec.row, spec.copy): spec for batch in batches for spec in batch.specs}
 
 
 def test_every_row_and_copy_stands_in_the_plan_once():
     made = plan("num_images_per_prompt=5", devices=2)
-    assert sorted((spec.row, spec.copy) for batch in made.batches for spec in batch.specs) == [
-        (row, copy) for row in range(3) for copy in range(5)
-    ]
-    assert made.num_images == made.num_to_make == 15 and made.num_done == 0
+    every = [(row, copy) for row in range(3) for copy in range(5)]
+    assert sorted((spec.row, spec.copy) for batch in made for spec in batch.specs) == every
+    images = planned(saved("num_images_per_prompt=5", rows=ROWS))
+    assert list(images) == every and len(images) == 15 and all(key in images for key in every)
+    assert not any(key in images for key in [(3, 0), (0, 5), (-1, 0), (0,), "00000-000"])
+
+
+def test_plan_of_many_images_holds_none_of_them():
+    images = planned(saved("num_images_per_prompt=4096", rows=[Row(prompt="a")] * 10_000))
+    assert len(images) == 40_960_000 and (9_999, 4095) in images and (10_000, 0) not in images
 
 
 def test_image_does_not_depend_on_devices_batch_size_or_what_is_done():
@@ -38,15 +47,35 @@ def test_prompts_added_at_the_end_change_no_earlier_image():
 
 def test_images_without_guidance_have_batches_of_their_own():
     made = plan("num_images_per_prompt=3", "batch_size_per_device=2", devices=2)
-    assert [(batch.uses_cfg, len(batch.specs)) for batch in made.batches] == [(True, 4), (False, 3), (True, 2)]
-    assert all(spec.uses_cfg == batch.uses_cfg for batch in made.batches for spec in batch.specs)
-    assert {batch.padded_size for batch in made.batches} == {4} and made.num_batches == 3
+    kinds = [{spec.uses_cfg for spec in batch.specs} for batch in made]
+    assert [(kind, len(batch.specs)) for kind, batch in zip(kinds, made, strict=True)] == [
+        ({True}, 4),
+        ({False}, 3),
+        ({True}, 2),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_batches_are_counted_as_they_are_packed(size):
+    config = saved("num_images_per_prompt=5", rows=[*ROWS, Row(prompt="d", guidance_scale=1.0)])
+    num_calls = {0: 50, 1: 30, 2: 20, 3: 50}
+    images = [("run", spec) for spec in make_specs(config)]
+    batches = list(pack(images, size, lambda run, spec: num_calls[spec.row]))
+    assert sorted(spec.name for batch in batches for spec in batch.specs) == sorted(spec.name for _, spec in images)
+    assert count_batches(((spec.uses_cfg, num_calls[spec.row]) for _, spec in images), size) == len(batches)
+
+
+def test_a_batch_is_cut_where_its_run_changes():
+    first, second = (list(make_specs(saved(rows=ROWS[:2]))) for _ in range(2))
+    images = [("a", first[0]), ("b", second[0])]
+    (batch,) = pack(images, 8, lambda run, spec: 1)
+    assert [part.entries for part in batch.parts()] == [(("a", first[0]),), (("b", second[0]),)]
 
 
 def test_named_images_alone_are_planned_and_stay_as_they_are():
     whole = specs_of(plan("num_images_per_prompt=2"))
     named = plan("num_images_per_prompt=2", "images=[00002-001,00000-000]")
-    assert list(specs_of(named).items()) == [(key, whole[key]) for key in ((0, 0), (2, 1))] and named.num_images == 2
+    assert list(specs_of(named).items()) == [(key, whole[key]) for key in ((0, 0), (2, 1))]
 
 
 @pytest.mark.parametrize("name", ["00003-000", "00000-001", "3-0", "00000-000.png", "../00000-000", "0000000-000", ""])
@@ -56,12 +85,12 @@ def test_images_that_the_run_does_not_have_are_refused(name):
 
 
 def test_guidance_of_zero_is_a_value_and_not_the_absence_of_one():
-    (spec,) = make_specs(config(), [Row(prompt="a", guidance_scale=0.0)], height=24, width=40)
+    (spec,) = make_specs(saved(rows=[Row(prompt="a", guidance_scale=0.0)]))
     assert spec.guidance_scale == 0 and spec.uses_cfg
 
 
 def test_row_values_win_over_the_runs_own():
-    first, second, third = make_specs(config("negative_prompt=blurry", "guidance_scale=3"), ROWS, height=24, width=40)
+    first, second, third = make_specs(saved("negative_prompt=blurry", "guidance_scale=3", rows=ROWS))
     assert [spec.negative_prompt for spec in (first, second, third)] == ["blurry", "blurry", ""]
     assert [spec.guidance_scale for spec in (first, second, third)] == [3, 1, 3]
     assert [spec.row_seed for spec in (first, second, third)] == [None, None, 0]
@@ -70,9 +99,8 @@ def test_row_values_win_over_the_runs_own():
 def test_finished_images_are_left_out():
     made = plan("num_images_per_prompt=2", devices=8, done={(0, 1), (2, 0), (99, 0)})
     assert sorted(specs_of(made)) == [(0, 0), (1, 0), (1, 1), (2, 1)]
-    assert made.num_done == 2
 
 
 def test_finished_run_has_no_batches():
     made = plan(done={(0, 0), (1, 0), (2, 0)})
-    assert list(made.batches) == [] and made.num_batches == made.num_to_make == 0
+    assert made == []

@@ -8,12 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import HEAR_SIGNALS, INLINE
+from support.runs import HEAR_SIGNALS, INLINE, manifest
 
 from tpusd.process import signals
-from tpusd.records.directory import read_run
-from tpusd.records.manifest import read_manifest
-from tpusd.validate import faults
+from tpusd.records.run_json import read_run
+from tpusd.records.validate import faults
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
@@ -21,8 +20,8 @@ import sys, time, hashlib
 sys.path.insert(0, 'tests')
 from support.runs import *
 from tpusd.process.exit import exit_status
-from tpusd.runs.resume import resume
-from tpusd.run import run
+from tpusd.runs.resume import resume_run
+from tpusd.runs.start import start_run
 from pathlib import Path
 
 class Slow(StandInPipeline):
@@ -40,9 +39,9 @@ def prepared(config):
 
 with exit_status() as status:
     if sys.argv[1].startswith('resume='):
-        resume(Path(sys.argv[1][7:]), prepare=prepared, load=load)
+        resume_run(Path(sys.argv[1][7:]), prepare=prepared, load=load)
     else:
-        run(config(*sys.argv[1:]), prepare=prepared, load=load)
+        start_run(config(*sys.argv[1:]), prepare=prepared, load=load)
 sys.exit(status[0])
 """
 UNTIL_KILLED = "hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2**31 - 1)"  # compiled code, which no handler interrupts
@@ -75,9 +74,9 @@ def test_signal_ends_a_run_in_good_order_and_it_can_go_on(tmp_path, number):
     assert process.returncode == 128 + number
     assert error.splitlines()[-1] == (
         f"tpusd: interrupted ({number.name}); every image in the manifest is whole; "
-        f"go on with: python -m tpusd.run resume={path}"
+        f"continue with: python -m tpusd.run resume={path}"
     )
-    records = list(read_manifest(path))
+    records = list(manifest(path))
     assert 4 <= len(records) < 90
     assert {f"images/{name}" for name in os.listdir(path / "images")} == {record["file_name"] for record in records}
     if number == signal.SIGTERM:
@@ -117,7 +116,7 @@ def test_nohup_stays_in_force(tmp_path):
     batches(process, 1)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
-    assert process.returncode == 0 and len(list(read_manifest(tmp_path / "run"))) == 3
+    assert process.returncode == 0 and len(list(manifest(tmp_path / "run"))) == 3
 
 
 def test_signal_between_two_steps_that_belong_together_waits_for_the_second():

@@ -3,9 +3,10 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs import config
 
 from tpusd.config.rows import Row, row_values
-from tpusd.config.schema import PromptsConfig
+from tpusd.config.schema import PromptsConfig, config_values, make_config
 from tpusd.errors import UserError
 from tpusd.prompts.rows import read_rows
 
@@ -66,7 +67,9 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         "p.jsonl",
         '{"prompt": "a", "seed": 0, "guidance_scale": 0, "id": 5}\n{"prompt": "b", "negative_prompt": ""}',
     )
-    assert read_rows(PromptsConfig(name="file", rows=tuple(map(row_values, rows)))) == rows
+    values = config_values(config()) | {"prompts": {"name": "file", "rows": list(map(row_values, rows))}}
+    made = make_config(values)
+    assert read_rows(made.prompts) == rows and make_config(config_values(made)) == made
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import support.runs
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.prompts.vocabulary import next_step, unknown_words, vocabulary_notes
-from tpusd.run import run
 from tpusd.runs.prepare import prepare_run
+from tpusd.runs.start import start_run
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def tokenizer():
 
 
 def test_the_embedded_models_own_prompts_are_inside_its_vocabulary(tokenizer):
-    prompts = [row["prompt"] for row in support.runs.config("prompts=portraits").prompts.rows]
+    prompts = [row.prompt for row in support.runs.config("prompts=portraits").prompts.rows]
     assert unknown_words(prompts, tokenizer) == []
 
 
@@ -40,7 +40,7 @@ def test_a_run_ends_with_how_to_go_on(tmp_path, capsys):
     for name, model in (("tiny", "model=tiny"), ("local", "model=local")):
         overrides = [model, support.runs.INLINE, f"output={tmp_path / name}", "height=8", "width=16"]
         config = support.runs.config(*overrides, *([f"model.path={tmp_path}"] if name == "local" else []))
-        run(config, prepare=support.runs.prepare, load=lambda prepared, devices: support.runs.StandInPipeline())
+        start_run(config, prepare=support.runs.prepare, load=lambda prepared, devices: support.runs.StandInPipeline())
         out[name] = capsys.readouterr().err
     assert "model=sd15" in out["tiny"].splitlines()[-1] and "model=sd15" not in out["local"]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tpusd.errors import UserError
-from tpusd.records.directory import Claim, RunDir, check_claim, make_claim, read_config
-from tpusd.records.manifest import read_manifest
+from tpusd.records.directory import Claim, RunDir, check_claim, make_claim
+from tpusd.records.manifest import ImageRecord
+from tpusd.records.saved import read_config
 from tpusd.storage import local as storage
 
 NOW = datetime(2026, 11, 23, 12, 34, 56)
@@ -85,6 +86,16 @@ def test_output_is_the_exact_directory_new_or_empty(tmp_path):
         assert tree(tmp_path / output) == [".hydra", "images", "manifest.jsonl", "run.log"]
 
 
+def record(row, **fields):
+    values = dict(
+        file_name=f"images/{row:05d}-000.png", sha256="0" * 64, num_bytes=6, row=row, copy=0, prompt="a fox",
+        negative_prompt=None, seed=3, row_seed=None, height=24, width=40, sampler="ddim", num_inference_steps=50,
+        guidance_scale=7.5, guidance_rescale=0.0, model="tiny", precision="bf16", num_tokens=4, truncated=False,
+        environment="e", trace={},
+    )  # fmt: skip
+    return ImageRecord(**values | fields)
+
+
 def test_directory_is_claimed_once(tmp_path):
     for prepare in (lambda path: None, os.mkdir):
         path = tmp_path / str(prepare)[:5].strip("<")
@@ -94,7 +105,7 @@ def test_directory_is_claimed_once(tmp_path):
             RunDir.claim(Claim(output=path))
         made.write_config({})
         made.close()
-        with pytest.raises(UserError, match="holds a run; go on with it by resume="):
+        with pytest.raises(UserError, match="holds a run; continue it with resume="):
             RunDir.claim(Claim(output=path))
 
 
@@ -202,7 +213,7 @@ def test_image_is_durable_under_its_name_before_its_line_is_written(run_dir, mon
             return call
 
     monkeypatch.setattr(storage, "os", RecordingOs())
-    run_dir.append_line(run_dir.write_image("00000-000.png", b"pixels"))
+    run_dir.append_record(record(0, **run_dir.write_image("00000-000.png", b"pixels")))
     temporary = "00000-000.png.tmp"
     assert calls == [
         ("open", temporary), ("write", temporary), ("fsync", temporary), ("rename", "00000-000.png"),
@@ -217,9 +228,9 @@ def test_image_is_on_disk_before_its_line(run_dir):
     assert fields == {"file_name": "images/00000-000.png", "sha256": sha256, "num_bytes": 6}
     assert (run_dir.path / fields["file_name"]).read_bytes() == b"pixels"
     assert list(run_dir.records()) == []
-    run_dir.append_line(fields | {"row": 0, "copy": 0, "prompt": '日本\n\u2028"x"'})
-    (record,) = run_dir.records()
-    assert record["prompt"] == '日本\n\u2028"x"'
+    written = record(0, **fields, prompt='日本\n\u2028"x"', extra={"id": [5], "x": {"y": None}})
+    run_dir.append_record(written)
+    assert list(run_dir.records()) == [written]
 
 
 @pytest.mark.parametrize("function", ["write", "fsync", "rename", "open"])
@@ -235,29 +246,29 @@ def test_full_disk_is_told_and_leaves_no_part_of_a_file(run_dir, monkeypatch, fu
 
 
 def test_line_that_does_not_fit_is_taken_back_whole(run_dir, monkeypatch):
-    run_dir.append_line({"file_name": "a"})
+    run_dir.append_record(record(0))
     failing = FailingOs("fsync")
     monkeypatch.setattr(storage, "os", failing)
     with pytest.raises(UserError):
-        run_dir.append_line({"file_name": "b"})
+        run_dir.append_record(record(1))
     monkeypatch.undo()
-    run_dir.append_line({"file_name": "c"})
-    assert failing.calls and [record["file_name"] for record in run_dir.records()] == ["a", "c"]
+    run_dir.append_record(record(2))
+    assert failing.calls and [one.row for one in run_dir.records()] == [0, 2]
 
 
 @pytest.mark.parametrize("torn", [b'{"file_name": "b', b"x" * 70_000, b"\n{"[1:]])
 def test_torn_last_line_is_left_out_and_cut_off_on_opening(run_dir, torn):
-    run_dir.append_line({"file_name": "a"})
+    run_dir.append_record(record(0))
     run_dir.write_config({})
     manifest = run_dir.path / "manifest.jsonl"
     with manifest.open("ab") as file:
         file.write(torn)
-    assert [record["file_name"] for record in read_manifest(run_dir.path)] == ["a"]
+    assert [one.row for one in run_dir.records()] == [0]
     run_dir.close()
     again = RunDir.open(run_dir.path)
-    again.append_line({"file_name": "c"})
+    again.append_record(record(2))
     again.close()
-    assert [json.loads(line)["file_name"] for line in manifest.read_bytes().splitlines()] == ["a", "c"]
+    assert [json.loads(line)["row"] for line in manifest.read_bytes().splitlines()] == [0, 2]
 
 
 def test_file_without_a_newline_is_torn_from_its_start(tmp_path):
@@ -268,9 +279,10 @@ def test_file_without_a_newline_is_torn_from_its_start(tmp_path):
 
 
 def test_broken_manifest_line_is_told_with_its_number(run_dir):
-    run_dir.append_line({"file_name": "a"})
-    for broken in (b"{", b"[1]", b'{"file_name": 1}', b"\xff"):
-        (run_dir.path / "manifest.jsonl").write_bytes(b'{"file_name": "a"}\n' + broken + b"\n")
+    run_dir.append_record(record(0))
+    whole = record(0).to_line()
+    for broken in (b"{", b"[1]", b'{"file_name": 1}', b"\xff", whole.replace(b'"row": 0', b'"row": "0"')):
+        (run_dir.path / "manifest.jsonl").write_bytes(whole + b"\n" + broken + b"\n")
         with pytest.raises(UserError, match="line 2: is not a manifest line"):
             list(run_dir.records())
 

@@ -6,21 +6,20 @@ import shutil
 import time
 
 import pytest
-from support.runs import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.config.yaml_files import parse_yaml, to_yaml
 from tpusd.errors import UserError
-from tpusd.records.directory import read_config
-from tpusd.records.manifest import read_manifest
 from tpusd.records.provenance import FLAG_VARIABLES, flags, scrub
+from tpusd.records.saved import read_config
+from tpusd.records.validate import faults
 from tpusd.reproduce import main as reproduce_main
-from tpusd.reproduce import reproduce
 from tpusd.run import main as run_main
-from tpusd.run import run
-from tpusd.runs.resume import resume
-from tpusd.validate import faults
+from tpusd.runs.reproduce import reproduce
+from tpusd.runs.resume import resume_run
+from tpusd.runs.start import start_run
 from tpusd.validate import main as validate_main
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -93,7 +92,7 @@ def test_pipe_among_configs_does_not_block(tmp_path):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, one_device):
     path = tmp_path_factory.mktemp("whole") / "run"
-    return run(config(f"output={path}", INLINE), prepare=prepare, load=lambda *_: StandInPipeline())
+    return start_run(config(f"output={path}", INLINE), prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ SAVED = {
     "environment": (lambda text: text.replace("output: ", "negative_prompt: ${oc.env:HOME}\noutput: "), None),
     "prompts file": (lambda text: text.replace("path: null\n  column", "path: /etc/passwd\n  column"), "prompts"),
     "size": (lambda text: text.replace("height: 24", "height: 1000000000"), "height=1000000000: must be"),
-    "no size": (lambda text: text.replace("height: 24", "height: null"), "height and width be set"),
+    "no size": (lambda text: text.replace("height: 24", "height: null"), "height and width must be set"),
     "rows": (lambda text: text.replace("prompt: a red fox", "prompt: [a]"), "must be text"),
     "copies": (lambda text: text.replace("num_images_per_prompt: 1", "num_images_per_prompt: 99999999999"), "must be"),
     "empty": (lambda text: "", "must be a group of fields"),
@@ -152,8 +151,8 @@ def test_interpolation_in_a_saved_config_is_text(path, capsys):
     values = read_config(path) | {"negative_prompt": "${oc.env:HOME}"}
     (path / "config.yaml").write_text(to_yaml(values))
     (path / "manifest.jsonl").write_text("")
-    resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
-    assert {record["negative_prompt"] for record in read_manifest(path)} == {"${oc.env:HOME}", "dark"}
+    resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
+    assert {record["negative_prompt"] for record in manifest(path)} == {"${oc.env:HOME}", "dark"}
     assert os.environ["HOME"] not in (path / "manifest.jsonl").read_text()
 
 
@@ -206,7 +205,7 @@ def test_writes_do_not_follow_links(path):
     ):
         (path / name).unlink(missing_ok=True)
         (path / name).symlink_to(outside)
-    resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+    resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
     assert outside.read_text() == "mine" and list(faults(path)) == []
 
 
@@ -226,13 +225,13 @@ def test_manifest_leads_nowhere_else(path, capsys, file_name):
     lines = [json.loads(line) for line in (path / "manifest.jsonl").read_text().splitlines()]
     lines[0]["file_name"] = file_name
     (path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert any("line 1: is no line of an image" in fault for fault in faults(path))
+    assert any("line 1: is not a line of an image" in fault for fault in faults(path))
     reproduce(path, [f"output={path.parent / 'again'}"], prepare=prepare, load=lambda *_: StandInPipeline())
-    assert {record["file_name"] for record in read_manifest(path.parent / "again")} == {
+    assert {record["file_name"] for record in manifest(path.parent / "again")} == {
         "images/00001-000.png",
         "images/00002-000.png",
     }
-    resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+    resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
     assert list(faults(path)) == []
 
 
@@ -247,8 +246,8 @@ def test_absurd_manifests_are_told_or_healed(path):
         b"\xff" * 100,
     ):
         (path / "manifest.jsonl").write_bytes(line + b"\n" + lines)
-        assert any("line 1: is no line of an image" in fault for fault in faults(path))
-        resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+        assert any("line 1: is not a line of an image" in fault for fault in faults(path))
+        resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
         assert (path / "manifest.jsonl").read_bytes() == lines
 
 
@@ -259,11 +258,11 @@ def test_absurd_run_json_is_told_or_replaced(path, text):
     (path / "run.json").write_text(text)
     assert list(faults(path))
     try:
-        resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+        resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
     except UserError as error:
         assert "run.json: is not the JSON of a run" in str(error)
         (path / "run.json").unlink()
-        resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+        resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
 # Prompts.
@@ -288,13 +287,13 @@ def test_hostile_prompts_are_only_text(tmp_path, name):
     file = tmp_path / "p.jsonl"
     file.write_text(json.dumps({"prompt": text, "negative_prompt": text, "note": text}) + "\n")
     made = config(f"output={tmp_path / 'run'}", "prompts=file", f"prompts.path={file}")
-    path = run(made, prepare=prepare, load=lambda *_: StandInPipeline())
-    (record,) = read_manifest(path)
+    path = start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+    (record,) = manifest(path)
     assert record["prompt"] == record["negative_prompt"] == record["note"] == text
     assert read_config(path)["prompts"]["rows"] == [{"prompt": text, "negative_prompt": text, "note": text}]
     assert list(faults(path)) == [] and os.listdir(path / "images") == ["00000-000.png"]
     (path / "images" / "00000-000.png").unlink()
-    resume(path, ["num_images_per_prompt=2"], prepare=prepare, load=lambda *_: StandInPipeline())
+    resume_run(path, ["num_images_per_prompt=2"], prepare=prepare, load=lambda *_: StandInPipeline())
     assert list(faults(path)) == [] and sorted(os.listdir(tmp_path)) == ["p.jsonl", "run"]
 
 
@@ -325,8 +324,8 @@ def test_no_secret_reaches_a_file(tmp_path, monkeypatch):
 
     made = config(f"output={tmp_path / 'run'}", INLINE)
     with pytest.raises(RuntimeError):
-        run(made, hydra_files={"overrides.yaml": []}, prepare=prepare, load=lambda *_: Leaking())
-    resume(tmp_path / "run", prepare=prepare, load=lambda *_: StandInPipeline())
+        start_run(made, hydra_files={"overrides.yaml": []}, prepare=prepare, load=lambda *_: Leaking())
+    resume_run(tmp_path / "run", prepare=prepare, load=lambda *_: StandInPipeline())
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) >= 9
     for file in files:

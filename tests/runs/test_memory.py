@@ -12,27 +12,23 @@ sys.path.insert(0, 'tests')
 from types import SimpleNamespace
 import numpy as np
 from support.runs import *
-from tpusd.runs.execute import run_images
-from tpusd.records.manifest import describe_image
-from tpusd.plan.batches import make_plan
 from tpusd.process.progress import Progress
-from tpusd.runs.writer import MadeBy
-from pathlib import Path
+from tpusd.records.directory import Claim
+from tpusd.runs.executors.local import LocalExecutor
+from tpusd.runs.make import make_runs
+from tpusd.runs.session import RunSession
 from tpusd.storage import local as storage
-from tpusd.records.directory import Claim, RunDir
 
 made = config('num_images_per_prompt=2500', 'batch_size_per_device=10', 'height=8', 'width=8')
-prepared = prepare(made)
-plan = make_plan(prepared.config, prepared.rows, 1, height=8, width=8)
-assert plan.num_images == 20_000
-run_dir = RunDir.claim(Claim(output=Path(sys.argv[1])))
+session = RunSession(prepare(made), Claim(output=Path(sys.argv[1])), name='memory')
+assert session.num_images == 20_000
 storage.sync_directory = lambda path: None  # what it costs in time is not the question here
 image = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), trace={})
 readings = []
 
 class Pipeline:
-    seconds = {}
-    made = 0
+    seconds, fingerprints, made = {}, {}, 0
+
     def generate(self, specs, tables, *, on_step=None):
         self.made += len(specs)
         if self.made in (2_000, 20_000):
@@ -41,16 +37,10 @@ class Pipeline:
             readings.append(pages * resource.getpagesize())
         return [image] * len(specs)
 
-run_images(
-    plan,
-    run_dir,
-    Pipeline(),
-    tables=lambda spec: None,
-    progress=Progress(plan.num_images, stream=io.StringIO()),
-    describe=lambda spec: describe_image(made, prepared.tokens, spec),
-    note=lambda: MadeBy(config=made, fields={}),
-)
-print(*readings, sum(1 for _ in run_dir.records()))
+progress = Progress(session.num_images, stream=io.StringIO())
+make_runs([session], LocalExecutor(progress, load=lambda *_, pipeline=Pipeline(): pipeline))
+assert session.error is None, session.error
+print(*readings, len(manifest(sys.argv[1])))
 """
 
 

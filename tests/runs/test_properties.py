@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.runs import StandInPipeline, prepare
+from support.runs import StandInPipeline, manifest, prepare
 
 from tpusd.config.schema import config_values, make_config
 from tpusd.errors import UserError
-from tpusd.records.directory import read_config
-from tpusd.records.manifest import read_manifest
-from tpusd.records.saved import read_saved
-from tpusd.run import run
-from tpusd.validate import faults
+from tpusd.records.saved import read_config, read_saved
+from tpusd.records.validate import faults
+from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -55,7 +53,7 @@ def outcome(values, folder):
         # As any real run may be, too large for a test; what is checked here is checked before that.
         if made.num_images_per_prompt > 3 or max(made.height or 8, made.width or 8) > 64:
             return None
-        return run(made, prepare=prepare, load=lambda *_: StandInPipeline())
+        return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
     except UserError as error:
         assert str(error) and "\n" not in str(error) and len(str(error)) < 900
         assert not (folder / "run").exists()
@@ -78,7 +76,7 @@ def check_whole(path):
     assert list(faults(path)) == []
     saved = read_saved(path)
     assert config_values(saved) == read_config(path)
-    assert sum(1 for _ in read_manifest(path)) == len(os.listdir(path / "images"))
+    assert sum(1 for _ in manifest(path)) == len(os.listdir(path / "images"))
 
 
 @SETTINGS

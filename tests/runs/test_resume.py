@@ -8,14 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.runs import INLINE, StandInPipeline, config, prepare
+from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.errors import UserError
 from tpusd.records import provenance
-from tpusd.records.directory import RunDir, read_config, read_run
-from tpusd.records.manifest import read_manifest
-from tpusd.run import main, run
-from tpusd.runs.resume import resume
+from tpusd.records.directory import RunDir
+from tpusd.records.run_json import read_run
+from tpusd.records.saved import read_config
+from tpusd.run import main
+from tpusd.runs.resume import resume_run
+from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -23,12 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def made(path, *overrides, pipeline=None):
-    return run(config(f"output={path}", *overrides), prepare=prepare, load=lambda *_: pipeline or StandInPipeline())
+    return start_run(
+        config(f"output={path}", *overrides), prepare=prepare, load=lambda *_: pipeline or StandInPipeline()
+    )
 
 
 def resumed(path, *argv, pipeline=None):
     pipeline = pipeline or StandInPipeline()
-    resume(path, argv, prepare=prepare, load=lambda *_: pipeline)
+    resume_run(path, argv, prepare=prepare, load=lambda *_: pipeline)
     return pipeline
 
 
@@ -64,7 +68,7 @@ def test_resumed_run_equals_an_uninterrupted_one_file_for_file(tmp_path, whole):
 def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
     path = made(tmp_path / "run", INLINE)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.name != "run.log"}
-    resume(path, prepare=None, load=None)
+    resume_run(path, prepare=None, load=None)
     assert capsys.readouterr().out.endswith(f"{path}: complete, 3 images\n")
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
@@ -79,11 +83,11 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
 )
 def test_growing_is_resuming_and_makes_only_what_is_new(tmp_path, whole, start, growth):
     path = made(tmp_path / "run", INLINE, *start) if "prompts" not in start[0] else made(tmp_path / "run", *start)
-    before = {record["file_name"] for record in read_manifest(path)}
+    before = {record["file_name"] for record in manifest(path)}
     pipeline = resumed(path, *growth)
     assert sum(map(len, pipeline.batches)) == 6 - len(before) > 0
     assert content(path) == whole
-    resume(path, prepare=None, load=None)  # what it grew by is part of it
+    resume_run(path, prepare=None, load=None)  # what it grew by is part of it
 
 
 def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
@@ -92,23 +96,23 @@ def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
     path = made(tmp_path / "run", "prompts=file", f"prompts.path={file}")
     file.write_text("prompt,seed,id\na red fox,7,x\nan owl,,y\n")
     resumed(path, "prompts=file", f"prompts.path={file}")
-    assert [(record["prompt"], record["id"]) for record in read_manifest(path)] == [("a red fox", "x"), ("an owl", "y")]
+    assert [(record["prompt"], record["id"]) for record in manifest(path)] == [("a red fox", "x"), ("an owl", "y")]
 
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["seed=5"], "seed=5: the run was made with 0, and goes on as it was made"),
+        (["seed=5"], "seed=5: the run was made with 0, and continues as it was made"),
         (["sampler.num_inference_steps=3"], "sampler.num_inference_steps=3: the run was made with 50"),
         (["precision=fp32"], r"precision\.\S+=\S+: the run was made with"),
         (["model=sd15"], "model.name=sd15: the run was made with tiny"),
         (["height=16"], "height=16: the run was made with 24"),
         (["num_images_per_prompt=1"], "num_images_per_prompt=1: the run was made with 2"),
-        (["prompts.rows=[{prompt: a red fox}]"], "row 1 of the run, an owl, is left out"),
+        (["prompts.rows=[{prompt: a red fox}]"], "row 1 of the run, an owl, is removed"),
         (["prompts=landscapes"], "row 0 of the run, a red fox, is now a wide valley"),
         (["images=[00000-000]"], "images: the run was made with others or with all"),
         (["output=x"], "output=x: the run was made with"),
-        (["-m", "seed=1,2"], "-m: one run is made again or gone on with"),
+        (["-m", "seed=1,2"], "-m: resume and reproduce work on one run"),
         (["--cfg", "job"], "only shows something"),
         (["sead=1"], "did you mean seed"),
     ],
@@ -117,7 +121,7 @@ def test_other_config_is_refused_and_nothing_is_touched(tmp_path, capsys, argv, 
     path = stopped(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != "run.log"}
     with pytest.raises(UserError, match=expected) as error:
-        resume(path, argv, prepare=None, load=None)
+        resume_run(path, argv, prepare=None, load=None)
     assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in before} == before
 
@@ -129,7 +133,7 @@ def test_batch_size_may_change(tmp_path, whole):
     assert (files, hashes) == whole[:2]
     environments = read_run(path)["environments"]
     assert sorted(e["batch_size_per_device"] for e in environments.values()) == [1, 3]
-    sizes = [environments[record["environment"]]["batch_size_per_device"] for record in read_manifest(path)]
+    sizes = [environments[record["environment"]]["batch_size_per_device"] for record in manifest(path)]
     assert sizes == [1] * 2 + [3] * 4
 
 
@@ -141,7 +145,7 @@ def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch
     monkeypatch.setattr("support.runs.SHA256", changed)
     with pytest.raises(UserError, match="model=tiny: its files have changed: sha256 .*set on_changed_weights=warn"):
         resumed(path)
-    assert len(list(read_manifest(path))) == 2
+    assert len(list(manifest(path))) == 2
     resumed(path, "on_changed_weights=warn")
     assert "its files have changed" in capsys.readouterr().err and read_config(path)["model"]["sha256"] == old
     weights = {e["weights"] for e in read_run(path)["environments"].values()}
@@ -152,15 +156,15 @@ def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch
 def test_config_names_its_weights_before_the_first_image_exists(tmp_path):
     """Else a crash could leave images of weights that nobody knows."""
     seen = []
-    append = RunDir.append_line
+    append = RunDir.append_record
 
     def look(self, record):
         known = read_run(self.path)["environments"]
-        seen.append((read_config(self.path)["model"]["sha256"], record["environment"] in known))
+        seen.append((read_config(self.path)["model"]["sha256"], record.environment in known))
         append(self, record)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunDir, "append_line", look)
+        patch.setattr(RunDir, "append_record", look)
         made(tmp_path / "run", INLINE)
     assert seen == [(provenance.weights_digest({"unet/weights.safetensors": "0" * 64}), True)] * 3
 
@@ -261,7 +265,7 @@ def test_edited_config_is_refused(tmp_path):
     [
         (["resume=nowhere"], "nowhere: no such directory"),
         (["resume="], "is not a run directory: it has no config.yaml"),
-        (["resume=a", "resume=b"], "one run at a time"),
+        (["resume=a", "resume=b"], "resume= takes one directory"),
     ],
 )
 def test_what_is_no_run_is_one_line_and_stays_as_it_is(tmp_path, monkeypatch, capsys, argv, expected):
@@ -289,7 +293,7 @@ def test_second_process_is_refused(tmp_path):
         resumed(path)
     gate.set()
     thread.join()
-    resume(path, prepare=None, load=None)
+    resume_run(path, prepare=None, load=None)
 
 
 def test_lock_does_not_outlive_a_killed_process(tmp_path):
@@ -304,7 +308,7 @@ def test_lock_does_not_outlive_a_killed_process(tmp_path):
         resumed(path)
     holder.kill()
     holder.communicate()
-    resume(path, prepare=None, load=None)
+    resume_run(path, prepare=None, load=None)
 
 
 def test_finished_run_of_2000_images_is_opened_soon(tmp_path):
@@ -317,7 +321,7 @@ def test_finished_run_of_2000_images_is_opened_soon(tmp_path):
         "batch_size_per_device=64",
     )
     start = time.monotonic()
-    resume(path, prepare=None, load=None)
+    resume_run(path, prepare=None, load=None)
     assert time.monotonic() - start < 3
     facts = json.loads((path / "run.json").read_text())
     assert facts["state"] == "finished" and facts["num_images"] == 2000

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support.checkpoints import tiny
 from support.pipelines import SIZE, generate, pipeline, prompts
-from support.runs import StandInPipeline, prepare
+from support.runs import StandInPipeline, manifest, prepare
 from support.sweeps import contents, go_on, make
 
 import tpusd.engine.pipeline
@@ -23,11 +23,11 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.engine.devices import Devices
 from tpusd.errors import UserError
-from tpusd.records.manifest import read_manifest
 from tpusd.records.sweep import read_sweep
 from tpusd.results import main as results_main
-from tpusd.run import main, run
+from tpusd.run import main
 from tpusd.runs.requests import plan_sweep
+from tpusd.runs.start import start_run
 from tpusd.validate import main as validate
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
 
 
 def images(path):
-    return {record["file_name"]: record["sha256"] for record in read_manifest(path)}
+    return {record["file_name"]: record["sha256"] for record in manifest(path)}
 
 
 def test_sweep_loads_once_and_fills_its_batches_across_runs(tmp_path):
@@ -62,7 +62,7 @@ def test_sweep_loads_once_and_fills_its_batches_across_runs(tmp_path):
 def test_packed_images_are_those_of_each_run_alone(tmp_path, whole):
     for number, job in enumerate(compose_jobs(["-m", *SWEEP])):
         values = job.values | {"output": str(tmp_path / f"{number}")}
-        alone = run(make_config(values), prepare=prepare, load=lambda *_: StandInPipeline())
+        alone = start_run(make_config(values), prepare=prepare, load=lambda *_: StandInPipeline())
         name = read_sweep(whole).runs[number].name
         assert images(alone) == images(whole / name) and len(images(alone)) == 3
         saved = (whole / name / "config.yaml").read_text()
@@ -151,7 +151,7 @@ def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, 
     assert main(argv) == 0
     assert sorted(read) == ["text_encoder", "unet", "vae"] and sorted(compiled) == ["decode", "denoise", "encode"]
     for one in read_sweep(tmp_path / "s").runs:
-        (record,) = read_manifest(tmp_path / "s" / one.name)
+        (record,) = manifest(tmp_path / "s" / one.name)
         alone = generate(pipeline(per_device=3), *one.overrides[:3], *fields)[0, 0]
         with Image.open(tmp_path / "s" / one.name / record["file_name"]) as image:
             assert np.array_equal(np.asarray(image), alone.pixels)
@@ -309,13 +309,13 @@ import jax
 devices = jax.local_devices()
 jax.local_devices = lambda: devices[:1]
 from support.runs import StandInPipeline, prepare
-from tpusd.runs.sweep import sweep
+from tpusd.runs.sweep import start_sweep
 class Slow(StandInPipeline):
     def generate(self, *a, **k):
         time.sleep(0.03)
         print('batch', flush=True)
         return super().generate(*a, **k)
-sweep(sys.argv[1:], prepare=prepare, load=lambda *a, **k: Slow())
+start_sweep(sys.argv[1:], prepare=prepare, load=lambda *a, **k: Slow())
 """
 KILLS = int(os.environ.get("TPUSD_SWEEP_KILLS", "2"))
 
@@ -359,7 +359,7 @@ def test_dry_run_says_what_would_be_made_and_makes_nothing(tmp_path, capsys, mon
 
 def test_sweep_directory_is_new_or_gone_on_with(tmp_path, whole, capsys, monkeypatch):
     assert main(["-m", "seed=0,1", f"output={whole}"]) == 2
-    assert f"holds a sweep; go on with it by resume={whole}" in capsys.readouterr().err
+    assert f"holds a sweep; continue it with resume={whole}" in capsys.readouterr().err
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("x")
     for argv, words in (
@@ -416,8 +416,10 @@ def test_every_experiment_begins_with_the_command_that_runs_it(name):
     assert package == "# @package _global_"  # which Hydra wants to stand first
     assert first == f"# python -m tpusd.run -m experiment={name}"
     command = first.removeprefix("# python -m tpusd.run ").split()
-    plan, cells = plan_sweep(compose_jobs([*command, "seed=0", "sampler.num_inference_steps=5"]), [])  # fewer of them
-    assert len(cells) == 5 and len(plan.axes) == 1
+    plan, requests = plan_sweep(
+        compose_jobs([*command, "seed=0", "sampler.num_inference_steps=5"]), []
+    )  # fewer of them
+    assert len(requests) == 5 and len(plan.axes) == 1
 
 
 def test_command_line_wins_over_an_experiments_values():

@@ -37,16 +37,17 @@ warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # jax was
 import jax  # noqa: E402
 
 import tpusd.gallery.run  # noqa: E402
-import tpusd.runs.execute  # noqa: E402
+import tpusd.runs.executors.local  # noqa: E402
 import tpusd.runs.writer  # noqa: E402
 from support.runs import StandInPipeline, config, prepare  # noqa: E402
 from tpusd.errors import UserError  # noqa: E402
-from tpusd.records.directory import read_config, read_run  # noqa: E402
 from tpusd.records.layout import CONFIG  # noqa: E402
 from tpusd.records.manifest import read_manifest  # noqa: E402
-from tpusd.records.repair import heal  # noqa: E402, F401  imported once for all children
-from tpusd.run import run  # noqa: E402
-from tpusd.runs.resume import resume  # noqa: E402
+from tpusd.records.repair import repair  # noqa: E402, F401  imported once for all children
+from tpusd.records.run_json import read_run  # noqa: E402
+from tpusd.records.saved import read_config  # noqa: E402
+from tpusd.runs.resume import resume_run  # noqa: E402
+from tpusd.runs.start import start_run  # noqa: E402
 from tpusd.storage import local as storage  # noqa: E402
 
 CHANGING = {"open", "write", "fsync", "close", "rename", "unlink", "mkdir", "rmdir", "ftruncate"}
@@ -55,7 +56,7 @@ MODES = ("kill", "torn", "once", "forever")
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", guidance_scale: 1}]'
 SIZE = ("height=8", "width=8")
 SHAPES = {"run": (1, 1), "resume": (2, 1), "random": (2, 2)}  # copies, batch size
-POOLS = (tpusd.runs.writer, tpusd.runs.execute, tpusd.gallery.run)
+POOLS = (tpusd.runs.writer, tpusd.runs.executors.local, tpusd.gallery.run)
 HYDRA = {"overrides.yaml": ["seed=0"]}
 
 
@@ -179,7 +180,7 @@ def composed(copies: int, batch: int = 1):
 
 
 def start(path: Path, copies: int = 1, batch: int = 1, pipeline=None) -> None:
-    run(
+    start_run(
         dataclasses.replace(composed(copies, batch), output=str(path)),
         hydra_files=HYDRA,
         prepare=prepare,
@@ -190,7 +191,7 @@ def start(path: Path, copies: int = 1, batch: int = 1, pipeline=None) -> None:
 def go_on(path: Path, copies: int = 1, batch: int = 1) -> None:
     """What a user does after a crash: go on, or the same command again where there is nothing to go on with."""
     if (path / CONFIG).exists():
-        resume(path, prepare=prepare, load=lambda *_: StandInPipeline())
+        resume_run(path, prepare=prepare, load=lambda *_: StandInPipeline())
     else:
         start(path, copies, batch)
 
@@ -219,10 +220,10 @@ def content(path: Path):
 def check_truth(path: Path, taken_away: bool) -> None:
     """Right after a crash: each line's image is whole, but for the one that `half_done` took away."""
     for record in read_manifest(path):
-        if taken_away and record["row"] == record["copy"] == 0 and not (path / record["file_name"]).exists():
+        if taken_away and record.key == (0, 0) and not (path / record.file_name).exists():
             continue
-        data = (path / record["file_name"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == record["sha256"], record["file_name"]
+        data = (path / record.file_name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == record.sha256, record.file_name
 
 
 class Harness:

@@ -8,9 +8,10 @@ import jax
 from support.checkpoints import tiny
 from support.runs import config
 from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.config.schema import saved_config
 from tpusd.engine.pipeline import GeneratedImage, Pipeline
-from tpusd.plan.batches import make_plan
-from tpusd.plan.specs import ImageSpec
+from tpusd.plan.batches import pack
+from tpusd.plan.specs import make_specs
 from tpusd.prompts.rows import read_rows
 from tpusd.samplers.table import make_table
 
@@ -40,10 +41,11 @@ def checkpoint(layout: str = "sd1", path: Path | None = None):
 def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, on_step=None):
     """{(row, copy): GeneratedImage} of a run with these overrides."""
     made = config(*overrides)
-    plan = make_plan(made, read_rows(made.prompts), pipe.batch_size, height=SIZE, width=SIZE)
+    whole = saved_config(made, rows=read_rows(made.prompts), height=SIZE, width=SIZE)
+    entries = ((None, spec) for spec in make_specs(whole))
     images: dict[tuple[int, int], GeneratedImage] = {}
-    for batch in plan.batches:
-        specs: list[ImageSpec] = list(batch.specs)
+    for batch in pack(entries, pipe.batch_size, lambda run, spec: 0):
+        specs = list(batch.specs)
         tables = [make_table(spec.sampler, checkpoint(layout, path).scheduler_config) for spec in specs]
         for spec, image in zip(specs, pipe.generate(specs, tables, on_step=on_step), strict=True):
             images[spec.row, spec.copy] = image

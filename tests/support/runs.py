@@ -1,14 +1,18 @@
 """A small run without a model: configs from the real conf/, and a pipeline whose pixels follow from the spec alone."""
 
+import json
 import zlib
+from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from tpusd.config.compose import compose_jobs
-from tpusd.config.schema import RunConfig, make_config
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig, SavedConfig, make_config, saved_config
 from tpusd.prompts.rows import read_rows
-from tpusd.runs.prepare import PreparedRun, count_tokens, saved_config
+from tpusd.runs.prepare import PreparedRun, config_to_save, count_tokens
 
 INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
 
@@ -16,6 +20,17 @@ INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_promp
 def config(*overrides: str) -> RunConfig:
     (job,) = compose_jobs(overrides)
     return make_config(job.values)
+
+
+def saved(*overrides: str, rows: Sequence[Row] | None = None, height: int = 24, width: int = 40) -> SavedConfig:
+    """A config with its rows and size filled in: those given, or the ones that the overrides name."""
+    made = config(*overrides)
+    return saved_config(made, rows=tuple(rows or read_rows(made.prompts)), height=height, width=width)
+
+
+def manifest(path: Path) -> list[dict]:
+    """The lines of a manifest as the file has them."""
+    return [json.loads(line) for line in (Path(path) / "manifest.jsonl").read_bytes().splitlines()]
 
 
 def pixels(spec) -> np.ndarray:
@@ -87,11 +102,8 @@ def prepare(config: RunConfig) -> PreparedRun:
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     height, width = config.height or 24, config.width or 40
     return PreparedRun(
-        config=saved_config(config, rows, checkpoint, height, width),
-        rows=rows,
+        config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,
-        height=height,
-        width=width,
         tokens=tokens,
         table=lambda settings: range(settings.num_inference_steps),  # of the length of a real one
         warnings=warnings,

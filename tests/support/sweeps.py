@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from support.runs import StandInPipeline, prepare
-from tpusd.runs.sweep import resume_sweep, sweep
+from tpusd.runs.sweep import resume_sweep, start_sweep
 
 # What tells of this or that session: when, how fast, and in which order batches came.
 SESSION_FILES = {"run.json", "run.log", "sweep.log", "index.html"}
@@ -30,7 +30,7 @@ class Loads:
 def make(*argv, make=StandInPipeline, prepare=prepare):
     """(exit status, what was loaded) of a sweep."""
     loads = Loads(make)
-    return SimpleNamespace(status=sweep(["-m", *argv], prepare=prepare, load=loads), loads=loads)
+    return SimpleNamespace(status=start_sweep(["-m", *argv], prepare=prepare, load=loads), loads=loads)
 
 
 def go_on(path, *argv, make=StandInPipeline, prepare=prepare):

@@ -41,6 +41,10 @@ class Job:
     overrides: tuple[str, ...]
     hydra_yaml: str
 
+    def hydra_files(self) -> dict[str, Any]:
+        """Name in a run's .hydra/ -> text or plain values, as Hydra itself would write them."""
+        return {"overrides.yaml": list(self.overrides), "config.yaml": self.values, "hydra.yaml": self.hydra_yaml}
+
 
 def conf_directory() -> Path:
     """conf/ inside the installed package, or at the top of the repository."""

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tpusd.config.limits import (
+    MAX_COPIES,
+    MAX_ROWS,
+    MAX_STEPS,
+    check_guidance_scale,
+    check_seed,
+    check_size,
+)
+from tpusd.config.rows import Row, parse_row, row_values
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError, show, suggest
-from tpusd.samplers.table import SamplerSettings
-
-MAX_SEED = 2**32 - 1  # JAX silently takes other seeds for one of these
-MAX_COPIES = 4096  # an image's key is folded from row * 4096 + copy
-MAX_ROWS = 2**32 // MAX_COPIES
-MAX_STEPS = 1000
-MAX_SIZE = 8192  # pixels
-MAX_GUIDANCE = 1000.0
-SIZE_STEP = 8  # pixels to one latent
 
 DType = Literal["bfloat16", "float16", "float32"]
 
@@ -61,7 +62,7 @@ class PromptsConfig:
     """A prompt set: either `rows`, or a file at `path` whose texts stand in `column` (unset: `prompt`)."""
 
     name: str
-    rows: tuple[Mapping[str, Any], ...] | None = None
+    rows: tuple[Row, ...] | None = None
     path: str | None = None
     column: str | None = None
 
@@ -95,6 +96,43 @@ class RunConfig:
     output: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class SavedPrompts(PromptsConfig):
+    """A prompt set whose rows are all there."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedConfig(RunConfig):
+    """A run whose rows and image size are known: what the config.yaml of a run directory holds."""
+
+    prompts: SavedPrompts
+    guidance_scale: float
+    height: int  # pixels
+    width: int
+
+
+def saved_config(
+    config: RunConfig,
+    *,
+    rows: tuple[Row, ...],
+    height: int,
+    width: int,
+    prompts_name: str | None = None,
+) -> SavedConfig:
+    """`config` with its rows and its image size filled in.
+
+    rows: all rows of the prompt set.
+    height, width: pixels.
+    prompts_name: a name for the prompt set; None keeps the one that it has.
+    """
+    assert config.guidance_scale is not None
+    prompts = SavedPrompts(name=prompts_name or config.prompts.name, rows=rows)
+    known = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width})
+
+
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Plain values (as YAML gives them) -> a checked RunConfig. Raises UserError for the first thing that is wrong."""
     config = _build(RunConfig, values, "")
@@ -112,22 +150,6 @@ def config_values(config: RunConfig) -> dict[str, Any]:
 def field_names() -> list[str]:
     """Every dotted field that a command line can set, such as `sampler.num_inference_steps`."""
     return list(_dotted(RunConfig, ""))
-
-
-def check_seed(where: str, seed: Any) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UserError(f"{where}={show(seed)}: must be a whole number from 0 to {MAX_SEED}")
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"{where}={seed}: must be from 0 to {MAX_SEED}; seeds beyond repeat the images of others")
-    return seed
-
-
-def check_guidance_scale(where: str, scale: float) -> float:
-    if not 0 <= scale <= MAX_GUIDANCE:  # false for nan too
-        raise UserError(
-            f"{where}={scale:g}: must be from 0 to {MAX_GUIDANCE:g}; 7.5 is usual, 1 follows the prompt alone"
-        )
-    return scale
 
 
 def _check(config: RunConfig) -> None:
@@ -156,20 +178,14 @@ def _check(config: RunConfig) -> None:
             f"prompts.path={show(prompts.path)}: prompts={prompts.name} brings its own rows; "
             "add prompts=file to read the file"
         )
+    if prompts.rows is not None and not prompts.rows:
+        raise UserError("prompts.rows: holds no prompt; add at least one")
+    if prompts.rows is not None and len(prompts.rows) > MAX_ROWS:
+        raise UserError(f"prompts.rows: more than {MAX_ROWS} prompts; split them over several runs")
     if prompts.path is None and prompts.rows is None:
         raise UserError("prompts.path=null: prompts=file reads a file; add prompts.path=FILE")
     if prompts.column is not None and prompts.path is None:
         raise UserError(f"prompts.column={show(prompts.column)}: is for files; add prompts=file prompts.path=FILE")
-
-
-def check_size(name: str, size: int | None) -> None:
-    if size is None:
-        return
-    if size % SIZE_STEP or not SIZE_STEP <= size <= MAX_SIZE:
-        nearest = min(max(SIZE_STEP, round(size / SIZE_STEP) * SIZE_STEP), MAX_SIZE)
-        raise UserError(
-            f"{name}={size}: must be a multiple of {SIZE_STEP} from {SIZE_STEP} to {MAX_SIZE}; try {name}={nearest}"
-        )
 
 
 def _check_range(name: str, value: int, low: int, high: int, advice: str) -> None:
@@ -199,6 +215,8 @@ def _check_model(model: ModelConfig) -> None:
 
 # Plain values -> dataclasses.
 
+_GROUP = "a group of fields, as in {prompt: text}"
+
 
 def _build(cls: type, values: Any, where: str) -> Any:
     """where: dotted prefix such as `sampler.`, for messages."""
@@ -221,6 +239,8 @@ def _build(cls: type, values: Any, where: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """`value` as type `hint`. A whole number passes for float; nothing else is turned into something else."""
+    if hint is Row:
+        return parse_row(where, value) if isinstance(value, Mapping) else _wrong(where, value, _GROUP)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, where + ".")
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -242,8 +262,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             _wrong(where, value, "a list, as in [a, b]")
         return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None:  # Mapping: a prompt row, checked where rows are read
-        return value if isinstance(value, Mapping) else _wrong(where, value, "a group of fields, as in {prompt: text}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -265,6 +283,8 @@ def _wrong(where: str, value: Any, rule: str) -> typing.NoReturn:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Row):
+        return _plain(row_values(value))
     if dataclasses.is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpusd.config.schema import MAX_COPIES, MAX_ROWS, MAX_SEED
+from tpusd.config.limits import MAX_COPIES, MAX_ROWS, MAX_SEED
 
 IMPL = "threefry2x32"
 

@@ -1,9 +1,10 @@
 """The images of a run or a sweep, to export."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from tpusd.records.manifest import ImageRecord, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,16 +13,14 @@ class Exported:
 
     run: str
     file: Path
-    record: Mapping[str, Any]
+    record: ImageRecord
 
 
 def exported_images(path: Path) -> Iterator[Exported]:
     """Every image of the manifests, row by row and copy by copy."""
-    from tpusd.records.layout import IMAGES
-    from tpusd.records.manifest import read_manifest
     from tpusd.records.sweep import run_directories
 
     for name, directory in run_directories(path):
-        records = sorted(read_manifest(directory), key=lambda record: (record["row"], record["copy"]))
+        records = sorted(read_manifest(directory), key=lambda record: record.key)
         for record in records:
-            yield Exported(run=name, file=directory / IMAGES / Path(record["file_name"]).name, record=record)
+            yield Exported(run=name, file=directory / record.file_name, record=record)

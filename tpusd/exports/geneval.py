@@ -5,9 +5,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from tpusd import storage
 from tpusd.exports.base import Exported
-from tpusd.records.manifest import MANIFEST_FIELDS
-from tpusd.storage import local as storage
 
 
 def write_geneval(images: Iterator[Exported], output: Path) -> int:
@@ -15,14 +14,12 @@ def write_geneval(images: Iterator[Exported], output: Path) -> int:
     count = 0
     for count, image in enumerate(images, 1):  # noqa: B007
         record = image.record
-        directory = output / image.run / f"{record['row']:05d}"
+        directory = output / image.run / f"{record.row:05d}"
         samples = directory / "samples"
         samples.mkdir(parents=True, exist_ok=True)
-        line = {name: value for name, value in record.items() if name not in MANIFEST_FIELDS} | {
-            "prompt": record["prompt"]
-        }
+        line = dict(record.extra) | {"prompt": record.prompt}
         (directory / "metadata.jsonl").write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
-        (samples / f"{record['copy']:04d}.png").write_bytes(_png(image.file))
+        (samples / f"{record.copy:04d}.png").write_bytes(_png(image.file))
     return count
 
 

@@ -1,14 +1,13 @@
 """WebDataset: tar files of images with their texts."""
 
 import io
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tpusd import storage
 from tpusd.exports.base import Exported
-from tpusd.storage import local as storage
 
 SHARD_SIZE = 1000  # images
 
@@ -23,11 +22,10 @@ def write_webdataset(images: Iterator[Exported], output: Path, shard_size: int) 
                     shard.close()
                 shard = tarfile.open(output / f"{(count - 1) // shard_size:05d}.tar", "w", format=tarfile.PAX_FORMAT)
             key = re.sub(r"[^\w-]", "_", f"{image.run}{'_' if image.run else ''}{image.file.stem}", flags=re.ASCII)
-            line = json.dumps(image.record, ensure_ascii=False)
             for suffix, data in (
                 (image.file.suffix, storage.read_file(image.file)),
-                (".txt", image.record["prompt"].encode()),
-                (".json", line.encode()),
+                (".txt", image.record.prompt.encode()),
+                (".json", image.record.to_line()),
             ):
                 entry = tarfile.TarInfo(key + suffix)  # without a time, so that the same images give the same bytes
                 entry.size = len(data)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config.rows import Row
-from tpusd.config.schema import RunConfig
-from tpusd.prompts.rows import read_rows
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.recipes.command import config_overrides, image_overrides, quoted, shell_command
 from tpusd.recipes.files import SUFFIXES
+from tpusd.records.manifest import ImageRecord
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"
 
@@ -36,8 +36,8 @@ class PageRun:
 
     name: str
     directory: str
-    config: RunConfig  # as saved: with its rows and sizes filled in
-    records: Sequence[Mapping[str, Any]]
+    config: SavedConfig
+    records: Sequence[ImageRecord]
     has_thumbnails: bool
     at: tuple[int, ...] = ()
     state: str = "finished"
@@ -80,10 +80,10 @@ def page_data(page: Page) -> dict[str, Any]:
     row_values: list[dict[str, Any]] = []
     images: dict[str, list[Any]] = {name: [] for name in ("job", "row", "copy", "tokens", "truncated", "sha256")}
     for number, run in enumerate(page.runs):
-        own_rows = read_rows(run.config.prompts)
+        own_rows = run.config.prompts.rows
         known: dict[int, int] = {}  # row of the run -> row of the page
-        for record in sorted(run.records, key=lambda record: (record["row"], record["copy"])):
-            index = record["row"]
+        for record in sorted(run.records, key=lambda record: record.key):
+            index = record.row
             if index not in known:
                 values = _row(own_rows[index - run.config.first_row], index)
                 key = json.dumps(values, sort_keys=True)
@@ -93,10 +93,10 @@ def page_data(page: Page) -> dict[str, Any]:
                 known[index] = rows[key]
             images["job"].append(number)
             images["row"].append(known[index])
-            images["copy"].append(record["copy"])
-            images["tokens"].append(record["num_tokens"])
-            images["truncated"].append(int(record["truncated"]))
-            images["sha256"].append(record["sha256"])
+            images["copy"].append(record.copy)
+            images["tokens"].append(record.num_tokens)
+            images["truncated"].append(int(record.truncated))
+            images["sha256"].append(record.sha256)
     return {
         "kind": page.kind,
         "title": page.title,

@@ -7,35 +7,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, make_config
+from tpusd import storage
+from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.records.layout import METADATA, PAGE, THUMBNAILS
-from tpusd.records.run_json import images_per_second, latest, read_facts
-from tpusd.storage import local as storage
+from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.run_json import images_per_second, latest, read_run_if_valid
+from tpusd.records.saved import read_saved
 
 THUMBNAIL_SIZE = 256  # pixels of the longer side; images no larger stand for themselves
 THUMBNAIL_QUALITY = 80
 NUM_ENCODERS = 4
-NOT_FOR_DATASETS = ("sha256", "num_bytes", "environment", "trace")
 
 
 def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Everything above for the run directory `path`; returns its page. facts: run.json's, if not written yet."""
     from tpusd.gallery.contact_sheet import write_contact_sheet
-    from tpusd.records.directory import read_config
-    from tpusd.records.manifest import read_manifest
 
-    config = make_config(read_config(path))
-    facts = latest(read_facts(path) if facts is None else facts)
+    config = read_saved(path)
+    facts = latest(read_run_if_valid(path) if facts is None else facts)
     records = list(read_manifest(path))
     num_images = facts.get("num_images", len(records))
-    write_contact_sheet(path, records, num_images, len({record["row"] for record in records}))
+    write_contact_sheet(path, records, num_images, len({record.row for record in records}))
     write_metadata(path, records)
     storage.write_file(path / PAGE, run_page(path, config, records, facts).encode())
     return path / PAGE
 
 
-def run_page(path: Path, config: RunConfig, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> str:
     """The HTML of a run's page; makes the thumbnails that it shows."""
     from tpusd.gallery.page import Page, PageRun, facts_of, render
 
@@ -54,7 +53,7 @@ def run_page(path: Path, config: RunConfig, records: Sequence[Mapping[str, Any]]
     )
 
 
-def write_thumbnails(path: Path, config: RunConfig, records: Iterable[Mapping[str, Any]]) -> bool:
+def write_thumbnails(path: Path, config: SavedConfig, records: Iterable[ImageRecord]) -> bool:
     """The missing ones of .thumbs/; returns whether the run has any: small images need none."""
     if max(config.height, config.width) <= THUMBNAIL_SIZE:
         return False
@@ -62,21 +61,18 @@ def write_thumbnails(path: Path, config: RunConfig, records: Iterable[Mapping[st
     if not storage.exists(directory):
         storage.make_directory(directory)
     with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="thumbnails") as pool:
-        for _ in pool.map(lambda record: _write_thumbnail(path, Path(record["file_name"]).name), records):
+        for _ in pool.map(lambda record: _write_thumbnail(path, record.base_name), records):
             pass
     return True
 
 
-def write_metadata(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_metadata(path: Path, records: Iterable[ImageRecord]) -> None:
     """A line an image: the manifest without its digests, which no caption needs."""
-    lines = [
-        json.dumps({name: value for name, value in record.items() if name not in NOT_FOR_DATASETS}, ensure_ascii=False)
-        for record in records
-    ]
+    lines = [json.dumps(record.for_datasets(), ensure_ascii=False) for record in records]
     storage.write_file(path / METADATA, "".join(f"{line}\n" for line in lines).encode())
 
 
-def summary(config: RunConfig, facts: Mapping[str, Any], num_images: int) -> str:
+def summary(config: SavedConfig, facts: Mapping[str, Any], num_images: int) -> str:
     """The line under a page's title."""
     devices = facts.get("devices", {})
     rate = images_per_second(facts)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, make_config
+from tpusd import storage
+from tpusd.config.schema import SavedConfig
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary, write_thumbnails
-from tpusd.records.directory import read_config
-from tpusd.records.layout import CONFIG, PAGE
-from tpusd.records.manifest import read_manifest
-from tpusd.records.run_json import images_per_second, latest, read_facts
-from tpusd.records.sweep import GRID, INDEX, Sweep, SweepRun
-from tpusd.storage import local as storage
+from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
+from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.run_json import images_per_second, latest, read_run_if_valid
+from tpusd.records.saved import read_saved
+from tpusd.records.sweep import Sweep, SweepRun
 
 MAX_GRID = 12  # columns and rows of grid.png; the page has them all
 
@@ -28,8 +28,8 @@ MAX_GRID = 12  # columns and rows of grid.png; the page has them all
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     run: SweepRun
-    config: RunConfig
-    records: list[dict[str, Any]]
+    config: SavedConfig
+    records: list[ImageRecord]
     facts: Mapping[str, Any]
 
 
@@ -49,18 +49,19 @@ def _read_runs(path: Path, sweep: Sweep) -> Iterator[_Run]:
         directory = path / run.name
         if storage.file_size(directory / CONFIG) is None:
             continue
-        records = sorted(read_manifest(directory), key=lambda record: (record["row"], record["copy"]))
+        records = sorted(read_manifest(directory), key=lambda record: record.key)
         if records:
-            config = make_config(read_config(directory))
-            yield _Run(run=run, config=config, records=records, facts=latest(read_facts(directory)))
+            config = read_saved(directory)
+            yield _Run(run=run, config=config, records=records, facts=latest(read_run_if_valid(directory)))
 
 
 def _index_lines(runs: Sequence[_Run]) -> Iterator[bytes]:
     """Swept fields that a manifest line has by that name are as it says; others are added, as the command line says."""
     for one in runs:
         for record in one.records:
-            line = {"run": one.run.name} | record | {"file_name": f"{one.run.name}/{record['file_name']}"}
-            line |= {key: value for key, value in one.run.at.items() if key not in record}
+            values = record.values()
+            line = {"run": one.run.name} | values | {"file_name": f"{one.run.name}/{record.file_name}"}
+            line |= {key: value for key, value in one.run.at.items() if key not in values}
             yield json.dumps(line | {"overrides": one.run.overrides}, ensure_ascii=False).encode() + b"\n"
 
 
@@ -113,11 +114,11 @@ def _grid(path: Path, sweep: Sweep, runs: Sequence[_Run]) -> bytes | None:
     kept = [one for one in runs if all(one.run.at[key] == value for key, value in fixed.items())]
     cells: dict[tuple[str, str], Path] = {}
     for one in kept:
-        first_copies = {record["row"]: record for record in reversed(one.records)}
+        first_copies = {record.row: record for record in reversed(one.records)}
         for row in sorted(first_copies) if y is None else [min(first_copies)]:
             record = first_copies[row]
-            place = (one.run.at[x] if x else "", one.run.at[y] if y else record["prompt"])
-            cells.setdefault(place, path / one.run.name / record["file_name"])
+            place = (one.run.at[x] if x else "", one.run.at[y] if y else record.prompt)
+            cells.setdefault(place, path / one.run.name / record.file_name)
     columns = [value for value in (sweep.axes[x] if x else [""]) if any(c == value for c, _ in cells)][:MAX_GRID]
     rows = (
         list(dict.fromkeys(r for _, r in cells))
@@ -148,4 +149,4 @@ def _grid_note(kept: Sequence[_Run], fixed: Mapping[str, str], y: str | None) ->
     if not kept:
         return ""
     parts = [f"{key.rsplit('.', 1)[-1]} = {value}" for key, value in fixed.items()]
-    return " · ".join([*([kept[0].records[0]["prompt"]] if y else []), *parts])
+    return " · ".join([*([kept[0].records[0].prompt] if y else []), *parts])

@@ -14,6 +14,6 @@ def log_to_mlflow(run: LoggedRun) -> None:
         mlflow.log_params({name: str(value)[:500] for name, value in run.parameters.items()})
         mlflow.log_metrics({name.replace("/", "."): value for name, value in run.metrics.items()})
         for record in run.images:
-            mlflow.log_artifact(str(run.path / record["file_name"]), artifact_path="images")
+            mlflow.log_artifact(str(run.path / record.file_name), artifact_path="images")
         for name in ("config.yaml", "manifest.jsonl"):
             mlflow.log_artifact(str(run.path / name))

@@ -17,6 +17,7 @@ from tpusd.loggers.base import LoggedRun
 from tpusd.loggers.mlflow import log_to_mlflow
 from tpusd.loggers.tensorboard import log_to_tensorboard
 from tpusd.loggers.wandb import log_to_wandb
+from tpusd.records.manifest import read_manifest
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # logger -> the module it needs
 MAX_IMAGES = 32
@@ -33,10 +34,9 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
     """Tells every logger of the config of the run at `path`; one that fails is a line on stderr. facts: run.json's."""
     if not config.loggers:
         return
-    from tpusd.records.manifest import read_manifest
     from tpusd.records.run_json import images_per_second, latest
 
-    records = sorted(read_manifest(path), key=lambda record: (record["row"], record["copy"]))
+    records = sorted(read_manifest(path), key=lambda record: record.key)
     told = latest(facts)
     seconds, rate = told["session"].get("seconds", {}), images_per_second(told)
     metrics = {f"seconds/{name}": float(value) for name, value in seconds.items()} | {"images": float(len(records))}

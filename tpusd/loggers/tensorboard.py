@@ -1,10 +1,9 @@
 """TensorBoard."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tpusd.loggers.base import TENSORBOARD, LoggedRun
+from tpusd.records.manifest import ImageRecord
 
 
 def log_to_tensorboard(run: LoggedRun) -> None:
@@ -23,12 +22,12 @@ def log_to_tensorboard(run: LoggedRun) -> None:
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         return Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
-    def image(record: Mapping[str, Any]) -> Summary.Value:
-        file = run.path / record["file_name"]
+    def image(record: ImageRecord) -> Summary.Value:
+        file = run.path / record.file_name
         with Image.open(file) as opened:
             width, height = opened.size
         picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
-        return Summary.Value(tag=Path(record["file_name"]).stem, image=picture)
+        return Summary.Value(tag=Path(record.file_name).stem, image=picture)
 
     values = [Summary.Value(tag=name, simple_value=value) for name, value in run.metrics.items()]
     # The text plugin shows Markdown, so texts go in as code, indented.
@@ -36,7 +35,7 @@ def log_to_tensorboard(run: LoggedRun) -> None:
     for record in run.images:
         values += [
             image(record),
-            text(f"{Path(record['file_name']).stem}/prompt", "    " + record["prompt"].replace("\n", "\n    ")),
+            text(f"{Path(record.file_name).stem}/prompt", "    " + record.prompt.replace("\n", "\n    ")),
         ]
     writer = EventFileWriter(str(run.path / TENSORBOARD))
     try:

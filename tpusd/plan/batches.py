@@ -1,129 +1,112 @@
-"""Images in batches, and which runs share programs and weights."""
+"""Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
+
+Pure Python: knows nothing of disks and devices. Runs that share a checkpoint, precision and size share programs; their
+images that use guidance alike and take equally many model calls fill batches together, whichever run they belong to.
+"""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
-from tpusd.config.rows import Row
-from tpusd.config.schema import RunConfig
-from tpusd.plan.specs import ImageSpec, make_specs, planned
+from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
+from tpusd.plan.specs import ImageSpec
 
-
-def program_key(config: RunConfig) -> tuple[Any, ...]:
-    """Runs with equal keys are made by the same compiled programs. config: a prepared run's."""
-    return weights_key(config), config.height, config.width, config.batch_size_per_device
+Run = TypeVar("Run")
+Item = TypeVar("Item")
 
 
-def weights_key(config: RunConfig) -> tuple[Any, ...]:
+@dataclass(frozen=True, kw_only=True)
+class WeightsKey:
     """Runs with equal keys use the same weights on the devices."""
-    return dataclasses.replace(config.model, sha256=None), config.precision
+
+    model: ModelConfig
+    precision: PrecisionConfig
 
 
-def packed(
-    images: Iterable[tuple[Any, ImageSpec]], size: int, rows: Callable[[Any, ImageSpec], int]
-) -> Iterator[list[tuple[Any, ImageSpec]]]:
-    """Full batches of `size` images, and what is left over at the end. images: (its run, spec).
+@dataclass(frozen=True, kw_only=True)
+class ProgramKey:
+    """Runs with equal keys are made by the same compiled programs. Sizes in pixels."""
 
-    rows(run, spec): model calls that the image takes. A batch takes as long as its longest, so equals go together.
+    weights: WeightsKey
+    height: int
+    width: int
+    batch_size_per_device: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Generic[Run]):
+    """Images to make together: all of them with guidance, or all without. entries: (the image's run, its spec)."""
+
+    entries: tuple[tuple[Run, ImageSpec], ...]
+
+    @property
+    def specs(self) -> tuple[ImageSpec, ...]:
+        return tuple(spec for _, spec in self.entries)
+
+    def parts(self) -> Iterator["Batch[Run]"]:
+        """The batch cut where the run changes: each part has images of one run."""
+        start = 0
+        for stop in range(1, len(self.entries) + 1):
+            if stop == len(self.entries) or self.entries[stop][0] is not self.entries[start][0]:
+                yield Batch(entries=self.entries[start:stop])
+                start = stop
+
+
+def weights_key(config: SavedConfig) -> WeightsKey:
+    return WeightsKey(model=dataclasses.replace(config.model, sha256=None), precision=config.precision)
+
+
+def program_key(config: SavedConfig) -> ProgramKey:
+    return ProgramKey(
+        weights=weights_key(config),
+        height=config.height,
+        width=config.width,
+        batch_size_per_device=config.batch_size_per_device,
+    )
+
+
+def pack(
+    images: Iterable[tuple[Run, ImageSpec]], size: int, num_calls: Callable[[Run, ImageSpec], int]
+) -> Iterator[Batch[Run]]:
+    """Full batches as they fill up, then what is left over. Memory does not grow with the number of images.
+
+    images: (run, spec), in the order in which they are wanted.
+    size: images of a full batch, over all devices.
+    num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    open_batches: dict[tuple[bool, int], list[tuple[Any, ImageSpec]]] = {}
+    waiting: dict[tuple[bool, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
-        kind = (spec.uses_cfg, rows(run, spec))
-        batch = open_batches.setdefault(kind, [])
-        batch.append((run, spec))
-        if len(batch) == size:
-            yield open_batches.pop(kind)
+        kind = (spec.uses_cfg, num_calls(run, spec))
+        entries = waiting.setdefault(kind, [])
+        entries.append((run, spec))
+        if len(entries) == size:
+            yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for guided in (True, False):
-        rest = [entry for kind in sorted(open_batches) if kind[0] == guided for entry in open_batches[kind]]
-        yield from (rest[i : i + size] for i in range(0, len(rest), size))
+    for guided in dict.fromkeys(guided for guided, _ in waiting):
+        rest = [entry for kind in sorted(waiting) if kind[0] == guided for entry in waiting[kind]]
+        yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
+
+
+def count_batches(kinds: Iterable[tuple[bool, int]], size: int) -> int:
+    """How many batches `pack` makes of images of these kinds: (guided, number of model calls) of each image."""
+    left_over: Counter[bool] = Counter()
+    full = 0
+    for (guided, _), number in Counter(kinds).items():
+        full += number // size
+        left_over[guided] += number % size
+    return full + sum(-(-number // size) for number in left_over.values())
 
 
 def num_programs(uses_cfg: Iterable[bool]) -> int:
-    """Encode and decode, and a denoise with guidance, without it, or both."""
+    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both."""
     return 2 + len(set(uses_cfg))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Images made together. `padded_size` is the compiled size; the last batch of a kind may hold fewer."""
-
-    specs: tuple[ImageSpec, ...]
-    padded_size: int
-    uses_cfg: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be made, in batches. `num_images` counts the whole run, `num_done` of it exist already.
-
-    Batches are made as they are asked for, so that a run of a million images takes no more memory than one of ten.
-    """
-
-    config: RunConfig
-    rows: Sequence[Row]
-    height: int
-    width: int
-    batch_size: int  # over all devices
-    done: Set[tuple[int, int]]
-    num_images: int
-    num_done: int
-    num_batches: int
-
-    @property
-    def num_to_make(self) -> int:
-        return self.num_images - self.num_done
-
-    @property
-    def batches(self) -> Iterator[Batch]:
-        """Images with and without guidance go into batches of their own, for they run different programs.
-
-        A batch comes when it is full, and those that stay open at the end, so that images come out nearly in order.
-        """
-        open_batches: dict[bool, list[ImageSpec]] = {}
-        for spec in make_specs(self.config, self.rows, height=self.height, width=self.width):
-            if (spec.row, spec.copy) in self.done:
-                continue
-            batch = open_batches.setdefault(spec.uses_cfg, [])
-            batch.append(spec)
-            if len(batch) == self.batch_size:
-                yield self._batch(open_batches.pop(spec.uses_cfg))
-        for batch in open_batches.values():
-            yield self._batch(batch)
-
-    def _batch(self, specs: list[ImageSpec]) -> Batch:
-        return Batch(specs=tuple(specs), padded_size=self.batch_size, uses_cfg=specs[0].uses_cfg)
-
-
-def make_plan(
-    config: RunConfig,
-    rows: Sequence[Row],
-    num_devices: int,
-    *,
-    height: int,
-    width: int,
-    done: Set[tuple[int, int]] = frozenset(),
-) -> Plan:
-    """Batches of num_devices * batch_size_per_device images. `done`: (row, copy) of images to leave out: they exist."""
-    size = num_devices * config.batch_size_per_device
-    num_images = num_done = 0
-    to_make = {True: 0, False: 0}  # with and without guidance
-    for row, copy in planned(config, len(rows)):
-        num_images += 1
-        if (row, copy) in done:
-            num_done += 1
-        else:
-            scale = rows[row - config.first_row].guidance_scale
-            to_make[(config.guidance_scale if scale is None else scale) != 1] += 1
-    return Plan(
-        config=config,
-        rows=rows,
-        height=height,
-        width=width,
-        batch_size=size,
-        done=done,
-        num_images=num_images,
-        num_done=num_done,
-        num_batches=sum(-(-number // size) for number in to_make.values()),
-    )
+def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Items with equal keys together, in the order in which the keys first come."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())

@@ -1,17 +1,14 @@
-"""Config and rows -> the images to make, in order, and the batches to make them in. Pure Python.
-
-Knows nothing of devices but their number, and nothing of how an image is made.
-"""
+"""A run's config -> the images to make, in order. Pure Python; knows nothing of devices and of how an image is made."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tpusd.config.rows import Row
-from tpusd.config.schema import MAX_ROWS, RunConfig
+from tpusd.config.limits import MAX_ROWS
+from tpusd.config.sampler import SamplerSettings
+from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
-from tpusd.samplers.table import SamplerSettings
 
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
 
@@ -56,9 +53,50 @@ class ImageSpec:
         return image_name(self.row, self.copy)
 
 
-def make_spec(config: RunConfig, rows: Sequence[Row], number: int, copy: int, *, height: int, width: int) -> ImageSpec:
-    """One image: copy `copy` of row `number`, which is rows[number - first_row]. height, width: pixels."""
-    row = rows[number - config.first_row]
+class PlannedImages(Collection[tuple[int, int]]):
+    """(row, copy) of every image of a run, row by row and copy by copy. Holds ranges, so it is small for any run."""
+
+    def __init__(self, rows: range, copies: range, chosen: Iterable[tuple[int, int]] | None = None):
+        """chosen: the only images of these rows and copies that the run has; None: it has all of them.
+
+        Raises UserError for a chosen image that the rows and copies do not hold.
+        """
+        self.rows, self.copies = rows, copies
+        self._chosen = None if chosen is None else dict.fromkeys(sorted(chosen))
+        for row, copy in self._chosen or ():
+            if row not in rows or copy not in copies:
+                raise UserError(
+                    f"images={image_name(row, copy)}: the run has rows {rows.start} to {rows[-1]} and copies "
+                    f"{copies.start} to {copies[-1]}; name one of them"
+                )
+
+    def __contains__(self, key: object) -> bool:
+        if self._chosen is not None:
+            return key in self._chosen
+        return isinstance(key, tuple) and len(key) == 2 and key[0] in self.rows and key[1] in self.copies
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self._chosen is not None:
+            return iter(self._chosen)
+        return ((row, copy) for row in self.rows for copy in self.copies)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.copies) if self._chosen is None else len(self._chosen)
+
+
+def planned(config: SavedConfig) -> PlannedImages:
+    """The images of a run. Raises UserError: its rows are too many, or `images` names one that it does not have."""
+    num_rows = len(config.prompts.rows)
+    rows = range(config.first_row, config.first_row + num_rows)
+    copies = range(config.first_copy, config.first_copy + config.num_images_per_prompt)
+    if rows.stop > MAX_ROWS:
+        raise UserError(f"first_row={config.first_row}: with {num_rows} rows goes beyond {MAX_ROWS}; use a smaller one")
+    return PlannedImages(rows, copies, None if config.images is None else map(parse_name, config.images))
+
+
+def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
+    """One image of a run: copy `copy` of row `number`. Rows are numbered from first_row."""
+    row = config.prompts.rows[number - config.first_row]
     return ImageSpec(
         row=number,
         copy=copy,
@@ -68,35 +106,15 @@ def make_spec(config: RunConfig, rows: Sequence[Row], number: int, copy: int, *,
         row_seed=row.seed,
         guidance_scale=config.guidance_scale if row.guidance_scale is None else row.guidance_scale,
         guidance_rescale=config.guidance_rescale,
-        height=height,
-        width=width,
+        height=config.height,
+        width=config.width,
         sampler=config.sampler,
         extra=row.extra,
     )
 
 
-def planned(config: RunConfig, num_rows: int) -> Iterator[tuple[int, int]]:
-    """(row, copy) of every image of the run, in order: row by row and copy by copy. Raises UserError at once.
-
-    The UserError: `images` names one that the run does not have.
-    """
-    rows = range(config.first_row, config.first_row + num_rows)
-    copies = range(config.first_copy, config.first_copy + config.num_images_per_prompt)
-    if rows.stop > MAX_ROWS:
-        raise UserError(f"first_row={config.first_row}: with {num_rows} rows goes beyond {MAX_ROWS}; use a smaller one")
-    if config.images is None:
-        return ((row, copy) for row in rows for copy in copies)
-    keys = sorted(set(map(parse_name, config.images)))
-    for row, copy in keys:
-        if row not in rows or copy not in copies:
-            raise UserError(
-                f"images={image_name(row, copy)}: the run has rows {rows.start} to {rows[-1]} and copies "
-                f"{copies.start} to {copies[-1]}; name one of them"
-            )
-    return iter(keys)
-
-
-def make_specs(config: RunConfig, rows: Sequence[Row], *, height: int, width: int) -> Iterator[ImageSpec]:
-    """Every image of the run, in order. height, width: pixels, with the model's own filled in."""
-    for row, copy in planned(config, len(rows)):
-        yield make_spec(config, rows, row, copy, height=height, width=width)
+def make_specs(config: SavedConfig, done: Container[tuple[int, int]] = ()) -> Iterator[ImageSpec]:
+    """The images of a run, in order. done: (row, copy) of those to leave out, because they exist."""
+    for key in planned(config):
+        if key not in done:
+            yield make_spec(config, *key)

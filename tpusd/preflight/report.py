@@ -83,7 +83,9 @@ def preflight(
     import jax
 
     from tpusd.checkpoints.published import find_architecture
-    from tpusd.plan.batches import make_plan
+    from tpusd.config.schema import saved_config
+    from tpusd.plan.batches import count_batches, num_programs
+    from tpusd.plan.specs import make_specs
     from tpusd.prompts.rows import read_rows
     from tpusd.records.provenance import versions
     from tpusd.runs.prepare import image_size
@@ -94,8 +96,10 @@ def preflight(
     architecture = find_architecture(config.model)
     height, width = image_size(config, architecture)
     calls = len(make_table(config.sampler, architecture.scheduler_config))
-    plan = make_plan(config, rows, len(topology.devices), height=height, width=width)
-    guided = any(batch.uses_cfg for batch in plan.batches)
+    specs = list(make_specs(saved_config(config, rows=rows, height=height, width=width)))
+    guided = any(spec.uses_cfg for spec in specs)
+    kinds = ((spec.uses_cfg, calls) for spec in specs)
+    num_batches = count_batches(kinds, len(topology.devices) * config.batch_size_per_device)
     memory = int(topology.chip.memory / topology.chip.devices * (1 - RESERVED))
 
     def compiled(batch: int, names: Sequence[str] | None = None) -> "Compilation":
@@ -129,9 +133,9 @@ def preflight(
         model_calls=calls,
         guided=guided,
         batch_size_per_device=batch,
-        num_images=plan.num_images,
-        num_batches=plan.num_batches,
-        num_compilations=2 + len({batch.uses_cfg for batch in plan.batches}),
+        num_images=len(specs),
+        num_batches=num_batches,
+        num_compilations=num_programs(spec.uses_cfg for spec in specs),
         libtpu=versions()["libtpu"],
         weights_bytes=result.weights,
         memory_bytes=memory,

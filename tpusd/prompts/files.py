@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config.rows import ROW_FIELDS
-from tpusd.config.schema import PromptsConfig
 from tpusd.errors import UserError, show, show_path
 
 MAX_FILE_BYTES = 1 << 30
 
 
-def _read_file(prompts: PromptsConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    path = Path(prompts.path)
+def read_file(given: str, column: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, record) of every row of the file `given`; the place says file and line. Raises UserError.
+
+    column: the column that holds the prompts, None where the user named none.
+    """
+    path = Path(given)
     readers = {".txt": _read_txt, ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl}
     suffix = path.suffix.lower()
     if suffix not in readers:
-        raise UserError(f"prompts.path={show(prompts.path)}: must end in {', '.join(readers)}")
-    if suffix == ".txt" and prompts.column is not None:
-        raise UserError(f"prompts.column={show(prompts.column)}: a txt file has no columns; leave it out")
+        raise UserError(f"prompts.path={show(given)}: must end in {', '.join(readers)}")
+    if suffix == ".txt" and column is not None:
+        raise UserError(f"prompts.column={show(column)}: a txt file has no columns; leave it out")
     return readers[suffix](path, _read_text(path))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpusd.config.schema import MAX_SEED
+from tpusd.config.limits import MAX_SEED
 from tpusd.errors import show
 from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext
 

@@ -1,6 +1,6 @@
 """Two images made from one recipe: the same, the same within tolerance, or different, and where they first differ.
 
-Knows nothing of how they came to be; takes them from two run directories by their manifest lines.
+Reads the images from two run directories by their manifest records. Knows nothing of how they were made.
 """
 
 import math
@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from tpusd.records.layout import IMAGES
-from tpusd.storage import local as storage
+from tpusd import storage
+from tpusd.records.manifest import ImageRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +66,30 @@ class Comparison:
 
 
 def compare(
-    name: str,
     original: Path,
-    before: Mapping[str, Any],
+    before: ImageRecord,
     again: Path,
-    after: Mapping[str, Any] | None,
+    after: ImageRecord | None,
     tolerance: Tolerance,
 ) -> Comparison:
-    """original, again: run directories; before, after: the image's manifest lines there (None: it was not made)."""
+    """How an image that was made again compares with the original.
+
+    original, again: run directories.
+    before: the image's record in `original`.
+    after: its record in `again`; None where it was not made.
+    """
+    name = before.name
     if after is None:
         return Comparison(name=name, verdict="missing")
-    first = first_difference(before.get("trace"), after.get("trace"))
-    pixels = [read_pixels(path, record) for path, record in ((original, before), (again, after))]
-    if pixels[0] is None:
+    first = first_difference(before.trace, after.trace)
+    old, new = read_pixels(original, before), read_pixels(again, after)
+    if old is None:
         return Comparison(name=name, verdict="original damaged", first_difference=first)
-    if pixels[1] is None:
+    if new is None:
         return Comparison(name=name, verdict="missing", first_difference=first)
-    if pixels[0].shape != pixels[1].shape:
+    if old.shape != new.shape:
         return Comparison(name=name, verdict="different", first_difference=first or "size")
-    psnr, largest = measure(*pixels)
+    psnr, largest = measure(old, new)
     if largest == 0:
         return Comparison(name=name, verdict="identical", psnr=psnr, max_difference=0, first_difference=first)
     close = psnr >= tolerance.min_psnr and largest <= tolerance.max_difference
@@ -104,34 +109,33 @@ def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
     return (10 * math.log10(255**2 / error) if error else math.inf), int(np.abs(difference).max(initial=0))
 
 
-def first_difference(before: Any, after: Any) -> str | None:
-    """The first of tokens, text embedding, initial noise and latents in which two traces differ; None: none known."""
+def first_difference(before: object, after: object) -> str | None:
+    """The first of tokens, text embedding, initial noise and latents in which two traces differ; None: no difference.
+
+    Traces come from files, so they and their values may have any type.
+    """
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return None
     for stage in ("tokens", "text_embedding", "initial_noise"):
         if before.get(stage) != after.get(stage):
             return stage.replace("_", " ")
-    latents = [trace.get("latents") for trace in (before, after)]
-    if not all(isinstance(one, Mapping) for one in latents):
+    old, new = before.get("latents"), after.get("latents")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return None
-    rows = sorted({row for row in latents[0].keys() & latents[1].keys() if row.isdecimal()}, key=int)
-    for row in rows:
-        if latents[0][row] != latents[1][row]:
+    for row in sorted((row for row in old.keys() & new.keys() if row.isdecimal()), key=int):
+        if old[row] != new[row]:
             return f"latents after row {row} of the sampler's table"
-    return None if latents[0].keys() == latents[1].keys() else "number of steps"
+    return None if old.keys() == new.keys() else "number of steps"
 
 
-def read_pixels(path: Path, record: Mapping[str, Any]) -> np.ndarray | None:
-    """uint8 (H, W, 3) of a manifest line's image, None where the file is not the one that the line was written for."""
-    name = record.get("file_name")
-    if not isinstance(name, str) or name != f"{IMAGES}/{Path(name).name}":
-        return None
-    file = path / name
+def read_pixels(path: Path, record: ImageRecord) -> np.ndarray | None:
+    """uint8 (H, W, 3) of a record's image; None where the file is not the one that the record was written for."""
+    file = path / record.file_name
     try:
-        if storage.file_size(file) is None or storage.file_sha256(file) != record.get("sha256"):
+        if storage.file_size(file) is None or storage.file_sha256(file) != record.sha256:
             return None
         with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.size != (record.get("width"), record.get("height")):
+            if image.size != (record.width, record.height):
                 return None
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 CONFIG, RUN, MANIFEST, LOG, IMAGES, HYDRA = "config.yaml", "run.json", "manifest.jsonl", "run.log", "images", ".hydra"
-CONTACT_SHEET = "contact_sheet.png"
+CONTACT_SHEET, PAGE, METADATA, THUMBNAILS = "contact_sheet.png", "index.html", "metadata.jsonl", ".thumbs"
+SWEEP, INDEX, GRID, SWEEP_LOG = "sweep.json", "index.jsonl", "grid.png", "sweep.log"  # of a sweep directory
 DEFAULT_PARENT = Path("runs")
-ELSEWHERE = "choose another directory with output=DIR"
-MEND = "make room or mend its permissions"
-MAX_LINE_BYTES = 64 << 20  # of a manifest; two prompts and what a prompt file adds to them
-MAX_CONFIG_BYTES = 1 << 30  # as a prompt file may have
+MAX_LINE_BYTES = 64 << 20  # of a manifest: two prompts, and the further columns of a prompt file
+MAX_CONFIG_BYTES = 1 << 30  # as much as a prompt file may have
 MAX_RUN_BYTES = 64 << 20
-PAGE, METADATA, THUMBNAILS = "index.html", "metadata.jsonl", ".thumbs"
+
+# What a message advises where the disk refuses an operation.
+CHOOSE_ANOTHER = "choose another directory with output=DIR"
+MAKE_ROOM = "make room or mend its permissions"
+CHECK_PERMISSIONS = "check the directory's permissions"

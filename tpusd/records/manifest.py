@@ -1,36 +1,116 @@
-"""The manifest: a line an image."""
+"""The manifest: a line for each image that is whole on disk. Every list of a line's fields follows from ImageRecord."""
 
+import dataclasses
+import functools
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from tpusd import storage
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig
-from tpusd.errors import UserError, show_path
+from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import ImageSpec, image_name
-from tpusd.records.layout import IMAGES, MANIFEST, MAX_LINE_BYTES
-from tpusd.storage import local as storage
-from tpusd.storage.local import told_as_user_error
+from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, MAX_LINE_BYTES
+from tpusd.storage import os_errors_as_user_errors
 
-# What a manifest line holds of its own; a prompt file's further column may not take one of these names.
-MANIFEST_FIELDS = frozenset(
-    "file_name sha256 num_bytes row copy prompt negative_prompt seed row_seed height width sampler num_inference_steps "
-    "guidance_scale guidance_rescale model precision num_tokens truncated environment trace".split()
-)
+_FILE_NAME = re.compile(re.escape(IMAGES) + r"/([-0-9]+)\.\w+")
 
 
-def describe_image(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:
-    """The manifest's fields about an image's recipe and its text."""
-    num_tokens, truncated = tokens[spec.prompt]
-    if spec.negative_prompt is not None:
-        truncated = truncated or tokens[spec.negative_prompt][1]
-    return recipe(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
+def _decided_by_config() -> Any:
+    return dataclasses.field(metadata={"decided_by_config": True})
 
 
-def recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
-    """The manifest's fields that the config alone decides."""
-    return {
+def _not_for_datasets() -> Any:
+    return dataclasses.field(metadata={"for_datasets": False})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One line of a manifest, in the order of its fields. Field names are those of the line.
+
+    extra: the further columns of the image's prompt row, which stand behind the other fields of the line.
+    """
+
+    file_name: str  # images/00003-001.png
+    sha256: str = _not_for_datasets()  # of the file
+    num_bytes: int = _not_for_datasets()  # of the file
+    row: int = _decided_by_config()
+    copy: int = _decided_by_config()
+    prompt: str = _decided_by_config()
+    negative_prompt: str | None = _decided_by_config()
+    seed: int = _decided_by_config()  # the row's own where it has one
+    row_seed: int | None = _decided_by_config()
+    height: int = _decided_by_config()  # pixels
+    width: int = _decided_by_config()
+    sampler: str = _decided_by_config()
+    num_inference_steps: int = _decided_by_config()
+    guidance_scale: float = _decided_by_config()
+    guidance_rescale: float = _decided_by_config()
+    model: str = _decided_by_config()
+    precision: str = _decided_by_config()
+    num_tokens: int  # of the longest of its texts, before truncation
+    truncated: bool
+    environment: str = _not_for_datasets()  # a key of run.json's environments
+    trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(row, copy)."""
+        return self.row, self.copy
+
+    @property
+    def name(self) -> str:
+        """The image's name within its run, such as 00003-001."""
+        return image_name(self.row, self.copy)
+
+    @property
+    def base_name(self) -> str:
+        """The name of its file within images/."""
+        return self.file_name.removeprefix(f"{IMAGES}/")
+
+    def values(self) -> dict[str, Any]:
+        """The line as plain values, in order."""
+        return {name: getattr(self, name) for name in FIELDS} | dict(self.extra)
+
+    def for_datasets(self) -> dict[str, Any]:
+        """The line without digests, which no caption needs: a line of metadata.jsonl."""
+        return {name: value for name, value in self.values().items() if name not in NOT_FOR_DATASETS}
+
+    def to_line(self) -> bytes:
+        """The line without its newline."""
+        return json.dumps(self.values(), ensure_ascii=False, allow_nan=False).encode()
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "ImageRecord | None":
+        """The inverse of `values`; None where a field is missing or has a value that it cannot have."""
+        if next(value_faults(values), None) is not None:
+            return None
+        own = {name: values[name] for name in FIELDS}
+        return cls(**own, extra={name: value for name, value in values.items() if name not in own})
+
+    @classmethod
+    def from_line(cls, line: bytes) -> "ImageRecord | None":
+        """The inverse of `to_line`; None where the line is not a manifest line."""
+        values = parse_line(line)
+        return None if values is None else cls.from_values(values)
+
+
+FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.name != "extra")
+DECIDED_BY_CONFIG = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("decided_by_config"))
+NOT_FOR_DATASETS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("for_datasets") is False)
+
+
+def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
+    """The fields of a line that the config alone decides, in order."""
+    values = {
         "row": spec.row,
         "copy": spec.copy,
         "prompt": spec.prompt,
@@ -46,36 +126,96 @@ def recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "model": config.model.name,
         "precision": config.precision.name,
     }
+    assert tuple(values) == DECIDED_BY_CONFIG
+    return values
 
 
-def line_key(record: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(row, copy), where they are numbers and the file is named after them, inside images/."""
-    row, copy = record.get("row"), record.get("copy")
-    if type(row) is not int or type(copy) is not int or row < 0 or copy < 0:
+def described_values(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:
+    """The fields of a line that are known before the image is made.
+
+    tokens: text -> (number of tokens before truncation, whether it was truncated).
+    """
+    num_tokens, truncated = tokens[spec.prompt]
+    if spec.negative_prompt is not None:
+        truncated = truncated or tokens[spec.negative_prompt][1]
+    return recipe_values(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
+
+
+def check_columns(rows: Iterable[Row], place: str | None = None) -> None:
+    """Refuses further columns of prompt rows that have the name of a manifest field. Raises UserError.
+
+    place: where a single row comes from; None: the rows are those of a config.
+    """
+    for index, row in enumerate(rows):
+        for name in row.extra:
+            if name in FIELDS:
+                where = f"prompts.rows[{index}]" if place is None else place
+                raise UserError(f"{where}: column {show(name)} has the name of a manifest field; rename the column")
+
+
+def value_faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the plain values of a line: a field that is missing, or has a value that it cannot have."""
+    for name, allowed in _allowed().items():
+        if name not in values:
+            yield f"has no {name}"
+        elif not _is_one_of(values[name], allowed):
+            yield f"{name}={show(values[name])} is not a valid value"
+    if "file_name" in values and key_of(values) is None:
+        yield f"file_name={show(values['file_name'])} is not the name of this image's file"
+
+
+def key_of(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(row, copy) of a line's plain values; None where they are not numbers, or the file is not named after them."""
+    row, copy, file_name = values.get("row"), values.get("copy"), values.get("file_name")
+    if not _is_whole(row) or not _is_whole(copy) or row < 0 or copy < 0 or not isinstance(file_name, str):
         return None
-    name = re.fullmatch(IMAGES + r"/([-0-9]+)\.\w+", record["file_name"])
+    name = _FILE_NAME.fullmatch(file_name)
     return (row, copy) if name is not None and name[1] == image_name(row, copy) else None
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A manifest line as a record; None for what is none."""
+    """The plain values of a manifest line; None where it is not a JSON object that names a file."""
     try:
-        record = json.loads(line)
+        values = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("file_name"), str) else None
+    return values if isinstance(values, dict) and isinstance(values.get("file_name"), str) else None
 
 
 def manifest_lines(path: Path) -> Iterator[bytes]:
-    """The manifest's whole lines, one at a time. Raises UserError where it cannot be read."""
-    with told_as_user_error(path, "check the directory's permissions", "read"):
+    """The whole lines of the manifest of the run directory `path`, one at a time. Raises UserError."""
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
         yield from storage.read_lines(path / MANIFEST, MAX_LINE_BYTES)
 
 
-def read_manifest(path: Path) -> Iterator[dict[str, Any]]:
-    """Manifest lines of the run directory `path`, as a stream. A torn last line is left out. Raises UserError."""
+def read_manifest(path: Path) -> Iterator[ImageRecord]:
+    """The records of the run directory `path`, as a stream. A torn last line is left out. Raises UserError."""
     for number, line in enumerate(manifest_lines(path), 1):
-        record = parse_line(line)
+        record = ImageRecord.from_line(line)
         if record is None:
-            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; take the line out")
+            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; remove the line")
         yield record
+
+
+@functools.cache
+def _allowed() -> dict[str, tuple[type, ...]]:
+    """Field -> the types that its value in JSON may have."""
+    hints = typing.get_type_hints(ImageRecord)
+    allowed = {}
+    for name in FIELDS:
+        options = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
+        allowed[name] = tuple(dict if typing.get_origin(option) is not None else option for option in options)
+    return allowed
+
+
+def _is_one_of(value: Any, allowed: tuple[type, ...]) -> bool:
+    if float in allowed and _is_whole(value):
+        return True
+    return type(value) in allowed and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+Describe = Callable[[ImageSpec], Mapping[str, Any]]  # an image's fields that are known before it is made

@@ -11,9 +11,10 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tpusd import __version__
 from tpusd.errors import UserError
@@ -35,8 +36,55 @@ _SECRET_TEXT = re.compile(
 )
 
 
-def describe_environment(devices: Sequence[Any], batch_size_per_device: int, weights: str) -> dict[str, Any]:
-    """All beside the recipe that decides a pixel, or its last bit. weights: `weights_digest` of the checkpoint."""
+class Device(Protocol):
+    """What is recorded of a jax.Device."""
+
+    @property
+    def platform(self) -> str: ...
+    @property
+    def device_kind(self) -> str: ...
+
+
+class Identity(Protocol):
+    """Which bytes a checkpoint is: see `tpusd.checkpoints.Identity`."""
+
+    @property
+    def repo(self) -> str | None: ...
+    @property
+    def commit(self) -> str | None: ...
+    @property
+    def variant(self) -> str | None: ...
+    @property
+    def sha256(self) -> Mapping[str, str]: ...
+
+
+class HasIdentity(Protocol):
+    @property
+    def identity(self) -> Identity: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchProvenance:
+    """What made a batch of images, whoever ran it.
+
+    environment: as `describe_environment` gives it.
+    programs: name -> sha256 of the compiled programs.
+    checkpoint: as `describe_checkpoint` gives it, with the sha256 of each file.
+    """
+
+    environment: Mapping[str, Any]
+    programs: Mapping[str, str]
+    checkpoint: Mapping[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """`weights_digest` of the checkpoint."""
+        weights: str = self.environment["weights"]
+        return weights
+
+
+def describe_environment(devices: Sequence[Device], batch_size_per_device: int, weights: str) -> dict[str, Any]:
+    """What decides a pixel, or its last bit, besides the recipe. weights: `weights_digest` of the checkpoint."""
     return {
         "versions": versions(),
         "key_derivation": KEY_DERIVATION,
@@ -55,11 +103,11 @@ def environment_id(environment: Mapping[str, Any]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str | None]:
-    """What is installed of all that may decide a pixel; None: not installed."""
+    """The versions of the packages that may decide a pixel; None: not installed."""
     return {"tpusd": __version__, "python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
-def describe_devices(devices: Sequence[Any]) -> dict[str, Any]:
+def describe_devices(devices: Sequence[Device]) -> dict[str, Any]:
     return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
 
 
@@ -75,7 +123,7 @@ def flags(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 @functools.cache
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that the package runs from, and whether files differ from it; None: no checkout."""
+    """The commit of the checkout that the package runs from, and whether files differ from it; None: no checkout."""
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")
@@ -85,15 +133,15 @@ def git_state(root: Path) -> dict[str, Any] | None:
     return {"commit": commit.strip(), "dirty": None if status is None else bool(status.strip())}
 
 
-def describe_checkpoint(checkpoint: Any, sha256: Mapping[str, str] | None = None) -> dict[str, Any]:
+def describe_checkpoint(checkpoint: HasIdentity, sha256: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Repository, commit and variant, and the sha256 of each file where they are known."""
     identity = checkpoint.identity
     described = {"repo": identity.repo, "commit": identity.commit, "variant": identity.variant}
     return described if sha256 is None else described | {"sha256": dict(sha256)}
 
 
-def hash_checkpoint(checkpoint: Any) -> Mapping[str, str]:
-    """File -> sha256, which reads every weight. Raises UserError."""
+def hash_checkpoint(checkpoint: HasIdentity) -> Mapping[str, str]:
+    """File -> sha256. Reads every weight. Raises UserError."""
     try:
         return checkpoint.identity.sha256
     except OSError as error:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tpusd import storage
 from tpusd.errors import UserError, show_path
-from tpusd.storage import local as storage
+from tpusd.records.layout import MANIFEST, SWEEP
 
-SWEEP, INDEX, GRID = "sweep.json", "index.jsonl", "grid.png"
 VERSION = 1
 MAX_NAME = 80  # characters of a run's name
 
@@ -29,13 +29,13 @@ class SweepRun:
     name: str
     overrides: tuple[str, ...]
     at: Mapping[str, str]
-    digest: str  # of its config, by which a sweep that goes on knows it again
+    digest: str  # of its config, by which a resumed sweep recognises it
     error: str | None = None  # why it made nothing, or not everything
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """`overrides`: the command line that it goes on with; `axes`: swept field -> its values in order."""
+    """`overrides`: the command line that a resume starts from; `axes`: swept field -> its values in order."""
 
     overrides: tuple[str, ...]
     axes: Mapping[str, tuple[str, ...]]
@@ -47,7 +47,7 @@ def is_sweep(path: Path) -> bool:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Raises UserError where sweep.json is missing or none. Its names lead nowhere but into the sweep."""
+    """The sweep at `path`. Raises UserError where sweep.json is not valid. Names of runs stay inside the sweep."""
     try:
         values = json.loads(storage.read_file(path / SWEEP))
         runs = tuple(
@@ -77,7 +77,7 @@ def write_sweep(path: Path, sweep: Sweep) -> None:
 
 
 def run_name(number: int, at: Mapping[str, str]) -> str:
-    """A directory's name: number and swept values. Text, which may be a prompt, never reaches it."""
+    """A directory's name: number and swept values. Long text, such as a prompt, never reaches it."""
     words = [
         f"{key.rsplit('.', 1)[-1]}={value}" for key, value in at.items() if re.fullmatch(r"[\w.+-]{1,24}", value, re.A)
     ]
@@ -85,7 +85,7 @@ def run_name(number: int, at: Mapping[str, str]) -> str:
 
 
 def config_digest(values: Mapping[str, Any]) -> str:
-    """What tells a sweep's runs apart: the config that it was asked for, but for where it goes."""
+    """What distinguishes the runs of a sweep: the config that was asked for, without where it goes."""
     own = {name: value for name, value in values.items() if name != "output"}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
@@ -95,9 +95,7 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     if not is_sweep(path):
         return [("", path)]
     return [
-        (run.name, path / run.name)
-        for run in read_sweep(path).runs
-        if storage.file_size(path / run.name / "manifest.jsonl")
+        (run.name, path / run.name) for run in read_sweep(path).runs if storage.file_size(path / run.name / MANIFEST)
     ]
 
 

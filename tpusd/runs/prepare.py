@@ -8,31 +8,54 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
-from tpusd.config.rows import Row, row_values
-from tpusd.config.schema import ModelConfig, RunConfig, check_size
+from tpusd.config.limits import check_size
+from tpusd.config.rows import Row
+from tpusd.config.sampler import SamplerSettings
+from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
+from tpusd.plan.specs import ImageSpec
 from tpusd.prompts.rows import read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
+
+if TYPE_CHECKING:
+    from tpusd.checkpoints import Checkpoint
+    from tpusd.checkpoints.architecture import Architecture
+    from tpusd.checkpoints.tokenizer import Tokenizer
+    from tpusd.samplers.rows import Table
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """A run that passed every check that needs no device. Sizes in pixels."""
+    """A run that passed every check that needs no device.
 
-    config: RunConfig  # height, width, revision and rows filled in: what config.yaml says
-    rows: tuple[Row, ...]
-    checkpoint: Any
-    height: int
-    width: int
-    tokens: Mapping[str, tuple[int, bool]]  # text -> tokens before truncation, and whether it was truncated
-    table: Callable[[Any], Any]  # sampler settings -> table of the checkpoint's schedule
+    config: what config.yaml says: with the commit, the image size and all rows.
+    checkpoint: opened; its weights are not read yet.
+    tokens: text -> (number of tokens before truncation, whether it was truncated).
+    table: sampler settings -> the table of the checkpoint's schedule.
+    warnings: a line for each thing that the user should know and that does not stop the run.
+    """
+
+    config: SavedConfig
+    checkpoint: "Checkpoint"
+    tokens: Mapping[str, tuple[int, bool]]
+    table: Callable[[SamplerSettings], "Table"]
     warnings: tuple[str, ...]
 
+    def num_calls(self, spec: ImageSpec) -> int:
+        """Model calls that an image takes."""
+        return len(self.table(spec.sampler))
 
-def open_model(model: ModelConfig) -> Any:
+
+class Prepare(Protocol):
+    """`prepare_run`, or what stands in for it."""
+
+    def __call__(self, config: RunConfig, /) -> PreparedRun: ...
+
+
+def open_model(model: ModelConfig) -> "Checkpoint":
     """The checkpoint that a config names; its weights are not read yet. Raises UserError."""
     from tpusd.checkpoints import ModelSource, open_checkpoint
 
@@ -41,7 +64,7 @@ def open_model(model: ModelConfig) -> Any:
     )
 
 
-def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], Any] = open_model) -> PreparedRun:
+def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Checkpoint"] = open_model) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
@@ -60,18 +83,15 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], Any] =
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
-        config=saved_config(config, rows, checkpoint, height, width),
-        rows=rows,
+        config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,
-        height=height,
-        width=width,
         tokens=tokens,
         table=table,
         warnings=warnings,
     )
 
 
-def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
+def image_size(config: RunConfig, checkpoint: "Architecture") -> tuple[int, int]:
     """Height and width in pixels, the model's own where the config leaves them open. Raises UserError."""
     scale = 2 ** (len(checkpoint.vae_config.block_out_channels) - 1)
     own = checkpoint.unet_config.sample_size
@@ -88,10 +108,10 @@ def image_size(config: RunConfig, checkpoint: Any) -> tuple[int, int]:
 
 
 def count_tokens(
-    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence[Callable]
+    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence["Tokenizer"]
 ) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
     """Token count of every text of the run, and the warnings; with on_truncate=error the first long one is refused."""
-    texts: dict[str, str] = {}  # text -> where it stands first
+    texts: dict[str, str] = {}  # text -> where it comes first
     for index, row in enumerate(rows):
         texts.setdefault(row.prompt, f"prompt of row {index}")
         if row.negative_prompt is not None:
@@ -115,15 +135,14 @@ def count_tokens(
     return counts, (f"{first}; its end is left out{more}: {show(long[0])}",)
 
 
-def saved_config(config: RunConfig, rows: Sequence[Row], checkpoint: Any, height: int, width: int) -> RunConfig:
-    """The config with everything in it that its meaning hung on: the file's rows, the commit, the size, a full path."""
+def config_to_save(
+    config: RunConfig, rows: tuple[Row, ...], checkpoint: "Checkpoint", height: int, width: int
+) -> SavedConfig:
+    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path."""
     model = config.model
     if model.repo is not None:
         model = replace(model, revision=checkpoint.identity.commit or model.revision)
     elif model.path is not None:
         model = replace(model, path=str(Path(model.path).resolve()))
-    prompts = config.prompts
-    if prompts.path is not None:
-        prompts = replace(prompts, name=Path(prompts.path).stem, path=None, column=None)
-    prompts = replace(prompts, rows=tuple(row_values(row) for row in rows))
-    return replace(config, model=model, prompts=prompts, height=height, width=width)
+    name = None if config.prompts.path is None else Path(config.prompts.path).stem
+    return saved_config(replace(config, model=model), rows=rows, height=height, width=width, prompts_name=name)

@@ -1,8 +1,4 @@
-"""The runs of a sweep: which there are, what each is called, and in what order and batches their images are made.
-
-Pure: knows nothing of disks or devices. Runs that share a checkpoint, precision and size share programs; of those,
-images that use guidance alike and take equally many steps fill batches together, whichever run they belong to.
-"""
+"""The runs that the command line of a sweep asks for, and their names. Pure: knows nothing of disks and devices."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,14 +8,14 @@ from typing import Any
 from tpusd.config.compose import Job
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError
-from tpusd.records.saved import FREE
+from tpusd.records.saved import CHANGEABLE_ON_RESUME
 from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
 
-NOT_COMPARED = (*FREE, "output")  # what does not make a run another one
+NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output")  # runs that differ only in these are the same run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class RunRequest:
     """A run of the sweep that the command line asks for."""
 
     run: SweepRun
@@ -27,44 +23,53 @@ class Cell:
     job: Job
 
 
-def plan_sweep(jobs: Sequence[Job], overrides: Sequence[str], before: Sweep | None = None) -> tuple[Sweep, list[Cell]]:
-    """The sweep, and its cells in the order of the command line; runs that `before` has keep their names."""
+def plan_sweep(
+    jobs: Sequence[Job], overrides: Sequence[str], before: Sweep | None = None
+) -> tuple[Sweep, list[RunRequest]]:
+    """The sweep, and its requests in the order of the command line. Raises UserError.
+
+    jobs: the runs as composed.
+    overrides: the command line that a resume starts from.
+    before: the sweep that is continued; its runs keep their names.
+    """
     assert jobs
     configs = [make_config(job.values) for job in jobs]  # all of them, before the first starts
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
-        raise UserError("output: a sweep has one directory, and its runs stand in it; give one value")
+        raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
     given = [_override_values(job) for job in jobs]
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
     old = {} if before is None else {run.digest: run for run in before.runs}
     by_words = {} if before is None else {frozenset(run.overrides): run for run in before.runs}
     runs = {run.name: run for run in before.runs} if before else {}
-    cells, seen = [], set()
+    requests: list[RunRequest] = []
+    seen: set[str] = set()
     for job, config, values in zip(jobs, configs, given, strict=True):
         plain = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
         digest = config_digest(plain)
         if digest in seen:  # the same run twice, as in seed=0,0
             continue
         seen.add(digest)
-        at = {key: _shown(values[key]) if key in values else _looked_up(plain, key) for key in keys}
+        at = {key: _unquoted(values[key]) if key in values else _value_of(plain, key) for key in keys}
         known = old.get(digest) or by_words.get(frozenset(job.overrides))
         name = known.name if known else run_name(len(runs), at)
         run = SweepRun(name=name, overrides=job.overrides, at=at, digest=digest, error=known.error if known else None)
         runs[name] = run
-        cells.append(Cell(run=run, config=dataclasses.replace(config, output=None), job=job))
+        requests.append(RunRequest(run=run, config=dataclasses.replace(config, output=None), job=job))
     complete = tuple(
         dataclasses.replace(run, at={key: run.at.get(key, "") for key in keys}) if set(run.at) != set(keys) else run
         for run in runs.values()
     )
     axes = {
-        key: tuple(dict.fromkeys(run.at[key] for run in [*(cell.run for cell in cells), *complete])) for key in keys
+        key: tuple(dict.fromkeys(run.at[key] for run in [*(request.run for request in requests), *complete]))
+        for key in keys
     }
-    return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), cells
+    return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), requests
 
 
-def extended(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
-    """The command line of a sweep that goes on with `new` values: a field that is given anew replaces the old one."""
+def extended_overrides(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The command line of a sweep that continues with `new` values, which replace the old ones of their fields."""
     keys = {_key(line) for line in new}
     return [*(line for line in overrides if _key(line) not in keys), *new]
 
@@ -77,12 +82,12 @@ def _key(line: str) -> str:
     return line.split("=", 1)[0].lstrip("+")
 
 
-def _shown(value: str) -> str:
+def _unquoted(value: str) -> str:
     """A value as people read it: without the quotes that the command line needed."""
     return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
-def _looked_up(values: Mapping[str, Any], key: str) -> str:
+def _value_of(values: Mapping[str, Any], key: str) -> str:
     """A field's value where the command line did not set it; a group's is its name."""
     found: Any = values
     for part in key.split("."):

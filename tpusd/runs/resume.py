@@ -1,102 +1,135 @@
-"""`python -m tpusd.run resume=DIR [fields]`: goes on with a run, or makes it grow, which is the same.
+"""`resume=DIR`: continues a run, or extends it, which is the same.
 
 What is whole is kept, what is missing is made, and the directory ends as if nothing had happened. A run that lacks
-nothing is told so without opening its model.
+nothing is recognised without opening its model.
 """
 
 import contextlib
-import shlex
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.schema import RunConfig, config_values
-from tpusd.errors import UserError
+from tpusd import storage
+from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_values, saved_config
+from tpusd.errors import UserError, show
 from tpusd.plan.specs import planned
-from tpusd.process.signals import Interrupted
+from tpusd.process.report import report
 from tpusd.prompts.rows import read_rows
-from tpusd.records.saved import FREE, grown, override, read_saved
-from tpusd.runs.execute import execute, load_pipeline, logged, now
-from tpusd.runs.prepare import PreparedRun, prepare_run
+from tpusd.records.directory import RunDir, RunWriter, close_quietly
+from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
+from tpusd.records.repair import repair
+from tpusd.records.run_json import read_run
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.prepare import Prepare, prepare_run
+from tpusd.runs.session import RunSession
+from tpusd.runs.start import make_alone
 
 
-def resume(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompleteRun:
+    """A run that lacks nothing."""
+
+    path: Path
+    num_images: int
+
+
+def resume_run(
     path: Path,
     argv: Sequence[str] = (),
     *,
-    prepare: Callable[[RunConfig], PreparedRun] = prepare_run,
-    load: Callable[..., Any] = load_pipeline,
+    prepare: Prepare = prepare_run,
+    load: LoadPipeline = load_pipeline,
     started: float | None = None,
 ) -> Path:
-    """Completes the run at `path`. argv: fields set anew, which may only make it grow. started: see `execute`.
+    """Completes the run at `path`; returns it. Raises UserError.
 
-    Raises UserError.
+    argv: fields with new values, which may only extend the run.
+    prepare, load: see `prepare_run` and `load_pipeline`.
+    started: when the command began, by time.monotonic().
     """
-    from tpusd.records.directory import RunDir, read_run
-    from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
-    from tpusd.records.repair import heal
-    from tpusd.storage.local import file_size
-
-    read_saved(path)  # what is no run directory is refused before anything in it is touched
+    read_saved(path)  # what is not a run directory is refused before anything in it is touched
     run_dir = RunDir.open(path)
-    with closing(run_dir), logged(run_dir):
-        saved = read_saved(path)  # again: until the lock was ours, another process could write it
-        config, rows = grown(saved, override(saved, argv))
-        healed = heal(run_dir, saved, read_rows(saved.prompts))
-        for note in healed.notes:
-            tell(run_dir, note)
-        missing = sum(key not in healed.done for key in planned(config, len(rows)))
-        if (
-            not missing
-            and read_run(path).get("state") == "finished"
-            and all(file_size(path / name) for name in (CONTACT_SHEET, PAGE, METADATA))
-        ):
-            print(f"{path}: complete, {len(healed.done)} images")
+    with contextlib.ExitStack() as stack:
+        stack.callback(close_quietly, run_dir)
+        saved = read_saved(path)  # again: until we held the lock, another process could write it
+        config = extended_config(saved, override(saved, argv))
+        found = take_up(run_dir, saved, config, prepare, name=path.name)
+        if isinstance(found, CompleteRun):
+            print(f"{path}: complete, {found.num_images} images")
             return path
-        prepared = prepare(config)
-        for warning in prepared.warnings:
-            tell(run_dir, warning)
-        lasting = replace(config, **{name: getattr(saved, name) for name in FREE})
-        if config_values(lasting) != config_values(saved):
-            run_dir.write_config(config_values(lasting))
-        run_dir.log(f"{now()} goes on: {len(healed.done)} images are there and {missing} are missing")
-        with advising(run_dir):
-            execute(prepared, run_dir, load, done=healed.done, started=started)
+        for warning in found.prepared.warnings:
+            report(warning)
+        stack.pop_all()  # from here on the session closes the directory
+        make_alone(found, load, started=started)
     return path
 
 
-def tell(run_dir: Any, line: str) -> None:
-    """A line for the user, now and in run.log."""
-    print(f"tpusd: {line}", file=sys.stderr)
-    run_dir.log(f"{now()} {line}")
+def take_up(
+    run_dir: RunWriter, saved: SavedConfig, config: SavedConfig, prepare: Prepare, *, name: str
+) -> RunSession | CompleteRun:
+    """What an existing run has, repaired, and the rest prepared. The directory stays open. Raises UserError.
 
-
-@contextlib.contextmanager
-def advising(run_dir: Any) -> Iterator[None]:
-    """Whoever stops the block tells how to go on, where there is something to go on with."""
-    advice = f"go on with: python -m tpusd.run resume={shlex.quote(str(run_dir.path))}"
+    saved: the config that the directory holds.
+    config: the one to continue with, `saved` or more of it; is written where it is more.
+    """
     try:
-        yield
+        repaired = repair(run_dir, saved)
+        for note in repaired.notes:
+            report(note)
+            run_dir.log(note)
+        images = planned(config)
+        missing = len(images) - sum(key in images for key in repaired.done)
+        if not missing and _is_finished(run_dir.path):
+            return CompleteRun(path=run_dir.path, num_images=len(repaired.done))
+        session = RunSession(prepare(config), run_dir, name=name, done=repaired.done)
     except UserError as error:
-        if holds_images(run_dir):
-            raise UserError(f"{error}; then {advice}") from None
+        run_dir.log(f"stopped: {error}")
         raise
-    except Interrupted as error:
-        error.advice = f"; every image in the manifest is whole; {advice}"
-        raise
+    lasting = dataclasses.replace(config, **{field: getattr(saved, field) for field in CHANGEABLE_ON_RESUME})
+    if config_values(lasting) != config_values(saved):
+        run_dir.write_config(config_values(lasting))
+    run_dir.log(f"continues: {len(repaired.done)} images are there and {missing} are missing")
+    return session
 
 
-def holds_images(run_dir: Any) -> bool:
-    return next(run_dir.records(), None) is not None
+def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
+    """`after` as a saved config, where it is `before` or more of it. Raises UserError for what differs."""
+    rows = read_rows(after.prompts)
+    for index, row in enumerate(before.prompts.rows):
+        if index >= len(rows) or rows[index] != row:
+            what = "is removed" if index >= len(rows) else f"is now {show(rows[index].prompt)}"
+            raise UserError(
+                f"prompts: row {index} of the run, {show(row.prompt)}, {what}; a run is extended by rows at its end; "
+                "start a new run for others"
+            )
+    if after.num_images_per_prompt < before.num_images_per_prompt:
+        raise UserError(
+            f"num_images_per_prompt={after.num_images_per_prompt}: the run was made with "
+            f"{before.num_images_per_prompt}, and a run can only be extended; start a new run for fewer"
+        )
+    if after.images is not None and (before.images is None or not set(before.images) <= set(after.images)):
+        raise UserError("images: the run was made with others or with all; name those too, or start a new run")
+    may_differ = {*CHANGEABLE_ON_RESUME, "prompts", "num_images_per_prompt", "images"}
+    old, new = config_values(before), config_values(after)
+    for name in sorted(old.keys() - may_differ):
+        _refuse_other(name, old[name], new[name])
+    extended = saved_config(after, rows=rows, height=before.height, width=before.width)
+    return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
 
 
-@contextlib.contextmanager
-def closing(run_dir: Any) -> Iterator[None]:
-    """Closes a run directory that may be gone by then."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            run_dir.close()
+def _is_finished(path: Path) -> bool:
+    made = all(storage.file_size(path / name) for name in (CONTACT_SHEET, PAGE, METADATA))
+    return made and read_run(path).get("state") == "finished"
+
+
+def _refuse_other(name: str, before: Any, after: Any) -> None:
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        for key in before:
+            _refuse_other(f"{name}.{key}", before[key], after[key])
+    elif before != after:
+        raise UserError(
+            f"{name}={show(after)}: the run was made with {show(before)}, and continues as it was made; "
+            "start a new run for another value"
+        )

@@ -1,288 +1,255 @@
-"""`python -m tpusd.run -m ...`: a sweep, all of its runs in one process and one directory.
+"""`-m`: a sweep, all of its runs in one process and one directory.
 
-    command line -> runs -> each prepared -> grouped by program -> made, batches filled across runs -> page and table
+    command line -> requests -> each prepared -> grouped by program -> made in batches across runs -> page and table
 
-A checkpoint is loaded once, and a program compiled once, for all runs that share them. A sweep goes on with
+A checkpoint is loaded once, and a program compiled once, for all runs that share them. A sweep continues with
 `resume=DIR`; fields given with it replace those of its command line, and only runs that are not there yet are made.
 """
 
 import contextlib
 import dataclasses
 import functools
-import itertools
-import shlex
-import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from tpusd.config.schema import RunConfig
-from tpusd.errors import UserError, show, show_path
-from tpusd.plan.batches import num_programs, packed, program_key, weights_key
-from tpusd.process.signals import Interrupted
+from tpusd import storage
+from tpusd.config.compose import compose_jobs, sweep_words
+from tpusd.errors import UserError, show
+from tpusd.gallery.sweep import write_sweep_results
+from tpusd.process.progress import Progress
+from tpusd.process.report import report
+from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
+from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
-from tpusd.runs.execute import load_pipeline, now
-from tpusd.runs.prepare import PreparedRun, open_model, prepare_run
-from tpusd.runs.requests import Cell, extended, plan_sweep
-from tpusd.storage import local as storage
+from tpusd.runs.dry_run import count, show_plan
+from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.make import make_runs
+from tpusd.runs.prepare import Prepare, open_model, prepare_run
+from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
+from tpusd.runs.resume import CompleteRun, take_up
+from tpusd.runs.session import RunSession
+from tpusd.runs.start import advising, how_to_continue
+from tpusd.storage import os_errors_as_user_errors
 
-LOG = "sweep.log"
 EXIT_FAILED_RUNS = 1
 MAX_TABLE_ROWS = 40
 
 
-def sweep(argv: Sequence[str], **parts: Any) -> int:
-    """argv: of `-m`. Returns the exit status: 1 where a run failed. parts: see `make_sweep`."""
-    from tpusd.config.compose import compose_jobs, sweep_words
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What became of one run of a sweep. rate: images/s of batches that compiled nothing."""
 
+    name: str
+    num_images: int = 0  # that it has
+    num_made: int = 0
+    rate: float | None = None
+    error: str | None = None
+
+
+def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: LoadPipeline = load_pipeline) -> int:
+    """Makes a new sweep. Returns the exit status: 1 where a run failed. Raises UserError.
+
+    argv: the command line, with `-m`.
+    prepare: None: `prepare_run` with each checkpoint opened once.
+    load: see `load_pipeline`.
+    """
     jobs = compose_jobs(argv)
     if jobs is None:
         return 0
-    plan, cells = plan_sweep(jobs, sweep_words(argv))
-    if cells[0].config.dry_run:
-        return show_plan([(cell.run.name, cell.config) for cell in cells], **parts)
-    path = claim_sweep(jobs[0].values["output"], plan)
-    return make_sweep(path, plan, cells, **parts)
+    sweep, requests = plan_sweep(jobs, sweep_words(argv))
+    prepare = prepare or _prepare_with_shared_checkpoints()
+    if requests[0].config.dry_run:
+        show_plan([(request.run.name, request.config) for request in requests], prepare)
+        return 0
+    path = claim_sweep(jobs[0].values["output"], sweep)
+    return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
 
-def resume_sweep(path: Path, argv: Sequence[str], **parts: Any) -> int:
-    """Goes on with the sweep at `path`, with the fields of `argv` in the place of its own."""
-    from tpusd.config.compose import compose_jobs
-
+def resume_sweep(
+    path: Path, argv: Sequence[str], *, prepare: Prepare | None = None, load: LoadPipeline = load_pipeline
+) -> int:
+    """Continues the sweep at `path`, with the fields of `argv` in place of its own. Otherwise as `start_sweep`."""
     before = read_sweep(path)
-    words = extended(before.overrides, [word for word in argv if word not in ("-m", "--multirun")])
+    words = extended_overrides(before.overrides, [word for word in argv if word not in ("-m", "--multirun")])
     jobs = compose_jobs(["-m", *words])
     if jobs is None:
-        raise UserError(f"{show(' '.join(argv))}: only shows something; leave it out")
-    plan, cells = plan_sweep(jobs, words, before)
-    if cells[0].config.dry_run:
-        return show_plan([(cell.run.name, cell.config) for cell in cells], **parts)
-    return make_sweep(path, plan, cells, **parts)
+        raise UserError(f"{show(' '.join(argv))}: only shows something; remove it")
+    sweep, requests = plan_sweep(jobs, words, before)
+    prepare = prepare or _prepare_with_shared_checkpoints()
+    if requests[0].config.dry_run:
+        show_plan([(request.run.name, request.config) for request in requests], prepare)
+        return 0
+    return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
 
-def claim_sweep(output: str | None, plan: Sweep) -> Path:
-    """A new directory for a sweep, or an empty one that the user named."""
-    from tpusd.records.layout import DEFAULT_PARENT, ELSEWHERE
-    from tpusd.storage.local import told_as_user_error
-
-    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_sweep_" + "_".join(key.rsplit(".", 1)[-1] for key in plan.axes)
-    wanted = Path(output) if output is not None else DEFAULT_PARENT / stem[:80].rstrip("_")
-    with told_as_user_error(wanted, ELSEWHERE):
-        storage.make_parents(wanted, [])
-        for number in itertools.count(1):
-            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
-            try:
-                storage.make_directory(path)
-                return path
-            except FileExistsError:
-                if output is None:
-                    continue
-                if is_sweep(path):
-                    raise UserError(
-                        f"output={show(output)}: holds a sweep; go on with it by resume={show(output)}, or name a new "
-                        "directory"
-                    ) from None
-                if not path.is_dir() or storage.list_directory(path):
-                    raise UserError(f"output={show(output)}: exists and is not empty; name a new directory") from None
-                return path
+def claim_sweep(output: str | None, sweep: Sweep) -> Path:
+    """A new directory for a sweep, or an empty one that the user named. Raises UserError."""
+    fields = "_".join(["sweep", *(key.rsplit(".", 1)[-1] for key in sweep.axes)])
+    claim = make_claim(output, fields, datetime.now().astimezone(), max_chars=60)
+    with os_errors_as_user_errors(claim.path, CHOOSE_ANOTHER):
+        return claim_directory(claim, [], _refuse_taken)
 
 
 def make_sweep(
-    path: Path,
-    plan: Sweep,
-    cells: Sequence[Cell],
-    *,
-    prepare: Callable[[RunConfig], PreparedRun] | None = None,
-    load: Callable[..., Any] = load_pipeline,
+    path: Path, sweep: Sweep, requests: Sequence[RunRequest], *, prepare: Prepare, load: LoadPipeline
 ) -> int:
-    """Makes what is missing of the sweep into its directory, one process at a time. Returns the exit status.
-
-    prepare: `prepare_run` with checkpoints opened once, unless given. load: see `load_pipeline`.
-    """
-    from tpusd.gallery.sweep import write_sweep_results
-    from tpusd.records.layout import MEND
-    from tpusd.storage.local import told_as_user_error
-
-    prepare = prepare or functools.partial(prepare_run, open_model=functools.cache(open_model))
+    """Makes what is missing of the sweep at `path`, and its page. Returns the exit status. Raises UserError."""
     started = time.monotonic()
-    with _locked(path) as log, _advising(path), told_as_user_error(path, MEND):
-        write_sweep(path, plan)
-        states = _make_runs(path, cells, prepare, load, log)
-        plan = _with_errors(plan, states)
-        write_sweep(path, plan)
-        page = write_sweep_results(path, plan)
-    for line in _table(states):
+    with _locked(path) as log, _advising(path), os_errors_as_user_errors(path, MAKE_ROOM):
+        write_sweep(path, sweep)
+        results = _make_requests(path, requests, prepare, load, log)
+        sweep = _with_errors(sweep, results)
+        write_sweep(path, sweep)
+        page = write_sweep_results(path, sweep)
+    for line in _table(results):
         print(line)
-    failed = [state for state in states if state.error is not None]
-    made, seconds = sum(state.num_made for state in states), time.monotonic() - started
+    num_failed = sum(result.error is not None for result in results)
+    made, seconds = sum(result.num_made for result in results), time.monotonic() - started
     print(
-        f"{path}: {_count(len(states), 'run')}, {_count(made, 'image')} in {seconds:.1f} s"
-        f"{f', {len(failed)} failed' if failed else ''}; see {page}"
+        f"{path}: {count(len(results), 'run')}, {count(made, 'image')} in {seconds:.1f} s"
+        f"{f', {num_failed} failed' if num_failed else ''}; see {page}"
     )
-    if failed:
-        print(f"tpusd: {_how_to_go_on(path)}", file=sys.stderr)
-    return EXIT_FAILED_RUNS if failed else 0
+    if num_failed:
+        report(how_to_continue(path))
+    return EXIT_FAILED_RUNS if num_failed else 0
 
 
-def _make_runs(path: Path, cells: Sequence[Cell], prepare: Callable, load: Callable, log: Callable) -> list[Any]:
-    """Every cell's SweepRunState, made as far as it could be."""
-    import jax
-
-    from tpusd.process.progress import Progress
-    from tpusd.records.provenance import hash_checkpoint
-    from tpusd.runs.make import SweepMaker, SweepRunState, SweepStopped, take_up
-
-    stop_on_error = cells[0].config.on_error == "stop"
-    states, warnings = [], {}
-    for cell in cells:
+def _make_requests(
+    path: Path, requests: Sequence[RunRequest], prepare: Prepare, load: LoadPipeline, log: Callable[[str], None]
+) -> list[RunResult]:
+    """What became of every request, made as far as it could be."""
+    stop_on_error = requests[0].config.on_error == "stop"
+    sessions: dict[str, RunSession] = {}
+    results: dict[str, RunResult] = {}
+    warnings: dict[str, None] = {}
+    failed = False
+    for request in requests:
+        name = request.run.name
         try:
-            state = take_up(cell, path, prepare)
-            warnings |= dict.fromkeys(state.prepared.warnings if state.prepared else ())
+            found = _take_up(request, path, prepare)
         except UserError as error:
-            state = SweepRunState(cell=cell, path=path / cell.run.name, error=str(error))
-            print(f"tpusd: {state.name}: failed: {error}", file=sys.stderr)
-            log(f"{state.name}: failed: {error}")
+            results[name] = RunResult(name=name, error=str(error))
+            report(f"{name}: failed: {error}")
+            log(f"{name}: failed: {error}")
+            failed = True
             if stop_on_error:
-                return [*states, state]
-        states.append(state)
+                break
+            continue
+        if isinstance(found, CompleteRun):
+            results[name] = RunResult(name=name, num_images=found.num_images)
+        else:
+            sessions[name] = found
+            warnings |= dict.fromkeys(found.prepared.warnings)
     for warning in warnings:
-        print(f"tpusd: {warning}", file=sys.stderr)
+        report(warning)
         log(warning)
 
-    devices = jax.local_devices()
-    progress = Progress(sum(s.num_images for s in states), sum(len(s.done) for s in states))
-    maker = SweepMaker(devices, progress, stop_on_error=stop_on_error, log=log)
-    with ThreadPoolExecutor(1, thread_name_prefix="hash") as background, contextlib.closing(progress):
-        for same_weights in _groups([s for s in states if s.prepared], lambda s: weights_key(s.prepared.config)):
-            hashing = background.submit(hash_checkpoint, same_weights[0].prepared.checkpoint)
-            pipelines: list[Any] = []
+    def on_failure(run: RunSession, error: BaseException) -> None:
+        report(f"{run.name}: failed: {_line(error)}")
+        known = isinstance(error, UserError)
+        log(f"{run.name}: failed: {_line(error)}" + ("" if known else f"\n{_traceback(error)}"))
 
-            def load_shared(prepared: PreparedRun, devices: Sequence[Any], pipelines: list = pipelines) -> Any:
-                pipelines.append(load(prepared, devices, **({"weights_of": pipelines[0]} if pipelines else {})))
-                return pipelines[-1]
-
-            try:
-                for same_program in _groups(same_weights, lambda s: program_key(s.prepared.config)):
-                    maker.make(same_program, load_shared, hashing)
-            except SweepStopped:
-                break
-    return states
+    if sessions and not (failed and stop_on_error):
+        total = sum(session.num_images for session in sessions.values())
+        there = sum(result.num_images for result in results.values())
+        done = sum(len(session.done) for session in sessions.values())
+        with contextlib.closing(Progress(there + total, there + done)) as progress:
+            executor = LocalExecutor(progress, load=load)
+            make_runs(list(sessions.values()), executor, stop_on_error=stop_on_error, on_failure=on_failure)
+    results |= {name: _result(session) for name, session in sessions.items()}
+    return [results[request.run.name] for request in requests if request.run.name in results]
 
 
-def show_plan(
-    configs: Sequence[tuple[str, RunConfig]],
-    *,
-    prepare: Callable[[RunConfig], PreparedRun] | None = None,
-    **_: Any,
-) -> int:
-    """What runs would make, load and compile, on stdout; loads nothing. configs: (name or "", config)."""
-    import jax
-
-    from tpusd.plan.specs import make_specs
-
-    prepare = prepare or functools.partial(prepare_run, open_model=functools.cache(open_model))
-    prepared = [(name, prepare(config)) for name, config in configs]
-    devices = len(jax.local_devices())
-    total = loads = compilations = 0
-    for name, run in prepared:
-        count = sum(1 for _ in make_specs(run.config, run.rows, height=run.height, width=run.width))
-        if name:
-            print(f"{name}: {_count(count, 'image')}")
-        total += count
-    for same_weights in _groups(prepared, lambda pair: weights_key(pair[1].config)):
-        loads += 1
-        for group in _groups(same_weights, lambda pair: program_key(pair[1].config)):
-            config = group[0][1].config
-            images = [
-                (run, spec)
-                for _, run in group
-                for spec in make_specs(run.config, run.rows, height=run.height, width=run.width)
-            ]
-            size = devices * config.batch_size_per_device
-            batches = sum(1 for _ in packed(images, size, lambda run, spec: len(run.table(spec.sampler))))
-            programs = num_programs(spec.uses_cfg for _, spec in images)
-            compilations += programs
-            print(
-                f"model={config.model.name} precision={config.precision.name} {config.width}x{config.height}: "
-                f"{_count(len(group), 'run')}, {_count(len(images), 'image')} in {batches} batches of {size}, "
-                f"{programs} programs"
-            )
-    counts = ((len(prepared), "run"), (total, "image"), (loads, "load"), (compilations, "compilation"))
-    print(f"{', '.join(_count(number, noun) for number, noun in counts)}; nothing was made")
-    return 0
+def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession | CompleteRun:
+    """What is there of a run, repaired, and the rest prepared. Its directory is closed again. Raises UserError."""
+    path = sweep / request.run.name
+    if storage.file_size(path / CONFIG) is None:
+        prepared, claim = prepare(request.config), Claim(output=path)
+        files = request.job.hydra_files()
+        return RunSession(prepared, claim, name=request.run.name, hydra_files=files, keep_empty=False)
+    run_dir = RunDir.open(path)
+    try:
+        saved = read_saved(path)
+        changed = {name: getattr(request.config, name) for name in CHANGEABLE_ON_RESUME}
+        found = take_up(run_dir, saved, dataclasses.replace(saved, **changed), prepare, name=request.run.name)
+        if isinstance(found, RunSession):
+            return RunSession(found.prepared, path, name=found.name, done=found.done)
+        return found
+    finally:
+        close_quietly(run_dir)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _result(session: RunSession) -> RunResult:
+    timing = session.timing
+    return RunResult(
+        name=session.name,
+        num_images=len(session.done) + session.num_made,
+        num_made=session.num_made,
+        rate=timing.num_steady / timing.seconds_steady if timing.seconds_steady else None,
+        error=None if session.error is None else _line(session.error),
+    )
 
 
-def _groups(items: Sequence[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
-    """Items with equal keys together, in the order in which the keys first come."""
-    groups: dict[Any, list[Any]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+def _prepare_with_shared_checkpoints() -> Prepare:
+    return functools.partial(prepare_run, open_model=functools.cache(open_model))
+
+
+def _refuse_taken(path: Path) -> None:
+    """Raises UserError unless the directory that the user named is empty."""
+    if is_sweep(path):
+        shown = show(str(path))
+        raise UserError(f"output={shown}: holds a sweep; continue it with resume={shown}, or name a new directory")
+    if not path.is_dir() or storage.list_directory(path):
+        raise UserError(f"output={show(str(path))}: exists and is not empty; name a new directory")
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[Callable[[str], None]]:
-    """Yields what appends a line to sweep.log, on which the lock hangs."""
-    from tpusd.records.layout import MEND
-    from tpusd.storage.local import told_as_user_error
-
-    with told_as_user_error(path, MEND):
-        file = storage.LineFile(path / LOG)
+    """Holds the lock of the sweep directory, and yields what writes a line of its log."""
+    with os_errors_as_user_errors(path, MAKE_ROOM):
+        log = DirectoryLog(path, SWEEP_LOG, kind="sweep")
     try:
-        if not file.lock():
-            raise UserError(
-                f"{show_path(path)}: another process is working on this sweep; wait until it ends, or stop it"
-            )
-
-        def log(line: str) -> None:
-            with contextlib.suppress(OSError):
-                text = f"{now()} {line}".rstrip().replace("\n", "\n    ")
-                file.append(text.encode(errors="backslashreplace"), sync=False)
-
-        yield log
+        yield log.write
     finally:
         with contextlib.suppress(OSError):
-            file.close()
+            log.close()
 
 
-@contextlib.contextmanager
-def _advising(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as error:
-        error.advice = f"; every image in a manifest is whole; {_how_to_go_on(path)}"
-        raise
+def _advising(path: Path) -> contextlib.AbstractContextManager[None]:
+    return advising(lambda: path, lambda: False, manifest="a manifest")
 
 
-def _how_to_go_on(path: Path) -> str:
-    return f"go on with: python -m tpusd.run resume={shlex.quote(str(path))}"
+def _with_errors(sweep: Sweep, results: Sequence[RunResult]) -> Sweep:
+    errors = {result.name: result.error for result in results}
+    runs = tuple(dataclasses.replace(run, error=errors.get(run.name, run.error)) for run in sweep.runs)
+    return dataclasses.replace(sweep, runs=runs)
 
 
-def _with_errors(plan: Sweep, states: Sequence[Any]) -> Sweep:
-    errors = {state.name: state.error for state in states}
-    runs = tuple(dataclasses.replace(run, error=errors.get(run.name, run.error)) for run in plan.runs)
-    return dataclasses.replace(plan, runs=runs)
-
-
-def _table(states: Sequence[Any]) -> list[str]:
-    """A line a run: name, images that it has, images/s, and what became of it. Of many, those that failed."""
-    shown = states if len(states) <= MAX_TABLE_ROWS else [state for state in states if state.error is not None]
+def _table(results: Sequence[RunResult]) -> list[str]:
+    """A line a run: name, images that it has, images/s, and what became of it. Of many runs, those that failed."""
+    shown = results if len(results) <= MAX_TABLE_ROWS else [result for result in results if result.error is not None]
     if not shown:
         return []
-    width = max(len(state.name) for state in shown)
+    width = max(len(result.name) for result in shown)
     lines = [f"{'run':<{width}}  images  images/s"]
-    for state in shown[:MAX_TABLE_ROWS]:
-        rate = f"{state.num_timed / state.seconds_timed:8.2f}" if state.seconds_timed else f"{'':>8}"
-        images = len(state.done) + state.num_made
-        note = "failed" if state.error else "was there" if not state.num_made else ""
-        lines.append(f"{state.name:<{width}}  {images:6}  {rate}  {note}".rstrip())
+    for result in shown[:MAX_TABLE_ROWS]:
+        rate = f"{'' if result.rate is None else f'{result.rate:.2f}':>8}"
+        note = "failed" if result.error else "was there" if not result.num_made else ""
+        lines.append(f"{result.name:<{width}}  {result.num_images:6}  {rate}  {note}".rstrip())
     if len(shown) > MAX_TABLE_ROWS:
         lines.append(f"and {len(shown) - MAX_TABLE_ROWS} more; sweep.json has them all")
     return lines
+
+
+def _line(error: BaseException) -> str:
+    return (
+        str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    )
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

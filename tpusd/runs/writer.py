@@ -1,104 +1,161 @@
-"""Finished pixels -> files and manifest lines, behind the device's back. Knows nothing of how images are made."""
+"""Made batches -> files and manifest lines of their runs, behind the devices' back.
+
+A batch goes through three stages, each with threads of its own: its runs are opened and told what made it; its pictures
+are encoded and written; their manifest lines are appended, in the order of submission. Knows nothing of how images are
+made.
+"""
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.recipes.files import SUFFIXES, encode_image
-from tpusd.records.directory import RunDir
+from tpusd.records.manifest import ImageRecord
 from tpusd.records.provenance import KEY_DERIVATION
+from tpusd.runs.executors.base import MadeBatch, MadeImage
+from tpusd.runs.session import ImageProvenance, RunSession
 
-NUM_ENCODERS = 4  # Pillow lets go of the interpreter while it encodes
+Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+
+NUM_ENCODERS = 4  # Pillow releases the interpreter while it encodes
 
 
-@dataclass(frozen=True, kw_only=True)
-class MadeBy:
-    """What a batch has in common. `fields` and the trace go into the manifest alone, not into the files.
+class BatchWriter:
+    """Writes made batches of any runs; completes a run with its last image.
 
-    So a file is the same bytes wherever it was made. config: with the sha256 of the weights that made it.
+    At most `max_pending` images wait, so that memory stays flat when the disk is slower than the devices. The first
+    error of a run ends that run and no other. Use as a context manager: leaving it, even by an exception, waits until
+    what was submitted is on disk.
     """
 
-    config: RunConfig
-    fields: Mapping[str, Any]
-
-
-class ImageWriter:
-    """Encodes and writes images in a pool, and appends their manifest lines in the order of submission.
-
-    At most `max_pending` images wait, so that memory stays flat when the disk is slower than the device. The first
-    error stops the rest, and comes out of the next `submit` or of `close`. Use as a context manager: leaving it, even
-    by an exception, waits until what was submitted is on disk.
-    """
-
-    def __init__(self, run_dir: RunDir, describe: Callable[[ImageSpec], Mapping[str, Any]], *, max_pending: int):
-        """describe: an image's manifest fields about its recipe."""
-        self._run_dir, self._describe = run_dir, describe
+    def __init__(self, *, max_pending: int, on_failure: Callable[[RunSession, BaseException], None]):
+        """on_failure(run, error): called once for a run that fails, in any thread, before its directory is closed."""
         self._room = threading.Semaphore(max(1, max_pending))
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
         self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._error: BaseException | None = None
-        self.num_written = 0
+        self._on_failure = on_failure
+        self._lock = threading.Lock()
+        self._pending: dict[RunSession, int] = {}  # images of a run between opening and manifest line
 
-    def __enter__(self) -> "ImageWriter":
+    def __enter__(self) -> "BatchWriter":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._drain()
-        if kind is None:
-            self._raise_error()
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._opener, self._encoders, self._committer):
+            pool.shutdown(wait=True)
 
-    def submit(self, specs: Sequence[ImageSpec], images: Sequence[Any], made_by: MadeBy) -> None:
-        """images: GeneratedImages, with pixels uint8 (H, W, 3) and a trace. Waits while too many are pending."""
-        for spec, image in zip(specs, images, strict=True):
+    def submit(self, made: MadeBatch[RunSession]) -> None:
+        """Waits while too many images are pending."""
+        for _ in made.images:
             self._room.acquire()
-            self._raise_error()
-            with signals.deferred():  # a file that is written gets its line
-                written = self._encoders.submit(self._write, spec, image, made_by)
-                self._committer.submit(self._commit, written)
+        with signals.deferred():  # a batch is submitted or not, and never half
+            self._opener.submit(self._open, made)
 
-    def _write(self, spec: ImageSpec, image: Any, made_by: MadeBy) -> dict[str, Any]:
-        if self._error is not None:
-            return {}
-        described = dict(self._describe(spec))
-        config = made_by.config
+    def complete(self, run: RunSession) -> None:
+        """Completes a run that lacks no image, only its page."""
+        self._opener.submit(self._complete, run)
+
+    def fail_after_pending(self, run: RunSession, error: BaseException) -> None:
+        """Ends a run of which a batch could not be made. The images that were submitted before are still written."""
+        self._opener.submit(lambda: self._committer.submit(self._fail, run, error))
+
+    def _fail(self, run: RunSession, error: BaseException) -> None:
+        """The run takes no further part. Its directory is closed when its pending images are done."""
+        with self._lock:
+            first, run.error = run.error is None, run.error or error
+        if first:
+            self._on_failure(run, error)
+        self._close_if_failed(run)
+
+    def _open(self, made: MadeBatch[RunSession]) -> None:
+        images = iter(made.images)
+        for part in made.batch.parts():
+            run = part.entries[0][0]
+            pairs = list(zip(part.specs, images))  # noqa: B905  the images of this part alone
+            with self._lock:
+                taken = run.error is None
+                if taken:
+                    self._pending[run] = self._pending.get(run, 0) + len(pairs)
+            provenance = self._attempt(run, self._note, run, made, len(pairs)) if taken else None
+            for spec, image in pairs:
+                if provenance is None:
+                    self._done(run, taken=taken)
+                else:
+                    written = self._encoders.submit(self._write, run, spec, image, provenance)
+                    self._committer.submit(self._commit, run, written)
+
+    @staticmethod
+    def _note(run: RunSession, made: MadeBatch[RunSession], num_images: int) -> ImageProvenance:
+        run.open()
+        run.timing.add(made.seconds, num_images, len(made.images), compiled=made.compiled)
+        return run.note(made.provenance())
+
+    @staticmethod
+    def _write(run: RunSession, spec: ImageSpec, image: MadeImage, provenance: ImageProvenance) -> ImageRecord | None:
+        if run.error is not None:
+            return None
+        described, config = run.describe(spec), provenance.config
         data = encode_image(
             image.pixels,
-            described | image_recipe(config, spec),
+            described | picture_values(config, spec),
             image_format=config.image_format,
             quality=config.image_quality,
         )
-        fields = self._run_dir.write_image(spec.name + SUFFIXES[config.image_format], data)
-        return fields | described | made_by.fields | {"trace": dict(image.trace)} | dict(spec.extra)
+        written = run.write_image(spec.name + SUFFIXES[config.image_format], data)
+        return ImageRecord(
+            **written, **described, environment=provenance.environment, trace=dict(image.trace), extra=dict(spec.extra)
+        )
 
-    def _commit(self, written: Future) -> None:
+    def _commit(self, run: RunSession, written: "Future[ImageRecord | None]") -> None:
         try:
-            record = written.result()
-            if self._error is None:
-                self._run_dir.append_line(record)
-                self.num_written += 1
-        except BaseException as error:  # also what is no Exception must reach the main thread
-            self._error = self._error or error
+            self._attempt(run, self._append, run, written)
         finally:
-            self._room.release()
+            self._done(run, taken=True)
 
-    def _drain(self) -> None:
-        self._encoders.shutdown(wait=True)
-        self._committer.shutdown(wait=True)
+    @staticmethod
+    def _append(run: RunSession, written: "Future[ImageRecord | None]") -> None:
+        record = written.result()
+        if record is not None and run.error is None:
+            run.append(record)
+            if not run.num_missing:
+                run.complete()
 
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _done(self, run: RunSession, *, taken: bool) -> None:
+        self._room.release()
+        if taken:
+            with self._lock:
+                self._pending[run] -= 1
+        self._close_if_failed(run)
+
+    def _close_if_failed(self, run: RunSession) -> None:
+        with self._lock:
+            closes = run.error is not None and not self._pending.get(run)
+        if closes:
+            run.leave()
+
+    def _complete(self, run: RunSession) -> None:
+        self._attempt(run, run.open)
+        if run.error is None:
+            self._attempt(run, run.complete)
+
+    def _attempt(self, run: RunSession, act: Callable[Arguments, Result], *arguments: Arguments.args) -> Result | None:
+        """act(*arguments), whose error is the run's; then None."""
+        try:
+            return act(*arguments)
+        except BaseException as error:  # also what is not an Exception must reach the main thread
+            self._fail(run, error)
+            return None
 
 
-def image_recipe(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
-    """What the picture's own `tpusd` text says beyond its manifest fields: enough to make it again from it alone."""
+def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
+    """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
     return {
         "sampler_settings": dataclasses.asdict(spec.sampler),
         "model_settings": dataclasses.asdict(config.model),

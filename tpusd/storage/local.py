@@ -1,4 +1,4 @@
-"""Every disk operation of a run, and the only module that makes one.
+"""Local disks: every disk operation of a run, and the only module that makes one.
 
 Each function is a short sequence of `os` calls, so that replacing `storage.os` sees, fails or stops each of them.
 A run directory may come from a stranger: no file is opened through a link, and none that is a pipe or a device.
@@ -13,8 +13,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from tpusd.errors import UserError, show_path
 
 TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
 
@@ -68,6 +66,24 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     sync_directory(path.parent)
 
 
+def write_new_file(path: Path, data: bytes) -> None:
+    """The whole file or nothing. Raises FileExistsError where `path` exists."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    remove_file(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.link(temporary, path)  # unlike a rename, it fails where the name is taken
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    sync_directory(path.parent)
+
+
 class LineFile:
     """A file that grows by whole lines. Opening cuts off a torn last line: what follows one would be lost with it."""
 
@@ -104,6 +120,15 @@ class LineFile:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
         return True
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names this file: another process may have removed it before the lock was taken."""
+        own = os.fstat(self._descriptor)
+        try:
+            there = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -244,15 +269,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-@contextlib.contextmanager
-def told_as_user_error(path: Path, advice: str, done: str = "written") -> Iterator[None]:
-    """OSErrors of the block, as one line about the run directory `path`."""
-    try:
-        yield
-    except OSError as error:
-        what = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
-        raise UserError(
-            f"output={show_path(path)}: cannot be {done}: {error.strerror or error}{what}; {advice}"
-        ) from None

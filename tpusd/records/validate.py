@@ -1,0 +1,117 @@
+"""Whether a run directory is whole: every line, file, hash, size and picture, and the plan complete. Needs no model."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tpusd import storage
+from tpusd.config.schema import SavedConfig
+from tpusd.errors import UserError, show
+from tpusd.plan.specs import image_name, make_spec, planned
+from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, RUN
+from tpusd.records.manifest import key_of, manifest_lines, parse_line, recipe_values, value_faults
+from tpusd.records.run_json import read_run
+from tpusd.records.saved import read_saved
+from tpusd.storage import os_errors_as_user_errors
+
+
+def faults(path: Path) -> Iterator[str]:
+    """One line a fault, in the order in which they are found. Raises UserError where `path` is not a run directory."""
+    config = read_saved(path)
+    try:
+        facts = read_run(path)
+        if facts.get("state") != "finished":
+            yield f"{RUN}: the run is not finished; continue it with: python -m tpusd.run resume={path}"
+    except UserError as error:
+        facts = {}
+        yield str(error)
+    seen: dict[tuple[int, int], str] = {}
+    yield from _line_faults(path, config, facts, seen)
+    images = planned(config)
+    missing = len(images) - sum(key in images for key in seen)
+    if missing:
+        first = next(key for key in images if key not in seen)
+        more = f" and {missing - 1} more" if missing > 1 else ""
+        yield f"{image_name(*first)}{more}: in the plan and not in the manifest"
+    yield from _other_files(path, set(seen.values()))
+
+
+def _line_faults(
+    path: Path, config: SavedConfig, facts: Mapping[str, Any], seen: dict[tuple[int, int], str]
+) -> Iterator[str]:
+    """Faults of the manifest's lines and of their images.
+
+    facts: of run.json.
+    seen: is filled with (row, copy) -> file name.
+    """
+    images = planned(config)
+    environments = facts.get("environments")
+    for number, line in enumerate(manifest_lines(path), 1):
+        where = f"{MANIFEST} line {number}"
+        values = parse_line(line)
+        key = None if values is None else key_of(values)
+        if values is None or key is None:
+            yield f"{where}: is not a line of an image"
+            continue
+        if key in seen:
+            yield f"{where}: {image_name(*key)} is listed twice"
+            continue
+        seen[key] = values["file_name"]
+        if key not in images:
+            yield f"{where}: {image_name(*key)} is not in the plan of config.yaml"
+            continue
+        yield from (f"{where}: {fault}" for fault in _recipe_faults(config, key, values))
+        environment = values.get("environment")
+        if not (isinstance(environments, dict) and isinstance(environment, str) and environment in environments):
+            yield f"{where}: run.json does not know the environment {show(environment)}"
+        yield from (f"{values['file_name']}: {fault}" for fault in _file_faults(path, values))
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        if storage.ends_torn(path / MANIFEST):
+            yield f"{MANIFEST}: its last line is torn"
+
+
+def _recipe_faults(config: SavedConfig, key: tuple[int, int], values: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that are not what the config says, and then fields that are missing or can have no such value."""
+    spec = make_spec(config, *key)
+    differing = set()
+    for name, value in (recipe_values(config, spec) | dict(spec.extra)).items():
+        if values.get(name) != value:
+            differing.add(name)
+            yield f"{name}={show(values.get(name))}, and config.yaml says {show(value)}"
+    for fault in value_faults(values):
+        if not any(fault.startswith(f"{name}=") for name in differing):
+            yield fault
+
+
+def _file_faults(path: Path, values: Mapping[str, Any]) -> Iterator[str]:
+    """The image of one line."""
+    from PIL import Image
+
+    file = path / values["file_name"]
+    try:
+        size = storage.file_size(file)
+        if size is None:
+            yield "is a link or not a regular file" if storage.exists(file) else "is missing"
+            return
+        if size != values.get("num_bytes"):
+            yield f"has {size} bytes, and the manifest says {show(values.get('num_bytes'))}"
+        if storage.file_sha256(file) != values.get("sha256"):
+            yield "its sha256 is not the manifest's"
+            return
+        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.size != (values.get("width"), values.get("height")):
+                yield f"is {image.width}x{image.height}, and the manifest says otherwise"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        yield f"cannot be read: {show(str(error))}"
+
+
+def _other_files(path: Path, known: set[str]) -> Iterator[str]:
+    """Files in images/ that no line names, and what an interrupted write left."""
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        names = storage.list_directory(path / IMAGES) if storage.exists(path / IMAGES) else []
+        for name in names:
+            if f"{IMAGES}/{name}" not in known:
+                yield f"{IMAGES}/{show(name)}: is in no line of the manifest"
+        for name in storage.list_directory(path):
+            if name.endswith(storage.TEMPORARY):
+                yield f"{show(name)}: is a file that an interrupted write left"

@@ -1,0 +1,89 @@
+"""The interface of an executor (contract 9): it takes batches and gives back images, wherever its devices are."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from tpusd.config.schema import SavedConfig
+from tpusd.plan.batches import Batch
+from tpusd.records.provenance import BatchProvenance
+from tpusd.runs.prepare import PreparedRun
+
+
+class HasPrepared(Protocol):
+    """What an executor needs to know of an image's run."""
+
+    @property
+    def prepared(self) -> PreparedRun: ...
+
+
+Run = TypeVar("Run", bound=HasPrepared)
+
+
+class MadeImage(Protocol):
+    """pixels (H,W,3) uint8. trace: digests of what came before the pixels."""
+
+    @property
+    def pixels(self) -> np.ndarray: ...
+    @property
+    def trace(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeBatch(Generic[Run]):
+    """A batch and its images.
+
+    images: in the order of batch.entries.
+    provenance: what made them. May wait for the sha256 of the checkpoint's files, so it is not called where the
+        devices are waiting. Raises UserError where a file of the checkpoint cannot be read.
+    seconds: of the batch, by part. "generate" is all of it; "compile" and "weights" are those parts of it that come
+        only once; "load" comes before it.
+    compiled: whether a program was compiled in this batch.
+    """
+
+    batch: Batch[Run]
+    images: Sequence[MadeImage]
+    provenance: Callable[[], BatchProvenance]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    compiled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedBatch(Generic[Run]):
+    """A batch of one run that could not be made."""
+
+    batch: Batch[Run]
+    error: Exception
+
+
+class Executor(Protocol):
+    """A place with devices. Use as a context manager."""
+
+    def __enter__(self) -> "Executor": ...
+    def __exit__(self, *exception: object) -> None: ...
+
+    def describe(self) -> str:
+        """The devices in words, for a run's log."""
+        ...
+
+    def batch_size(self, config: SavedConfig) -> int:
+        """Images of a full batch of this run."""
+        ...
+
+    def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
+        """Makes batches, which are asked for one at a time, as late as the devices allow.
+
+        Batches of one program come one after another. A batch of several runs that fails is tried again run by run, so
+        that the other runs do not fail with the one that is at fault.
+        """
+        ...
+
+
+class Watcher(Protocol):
+    """What is told how far a batch is."""
+
+    def start_batch(self, num_images: int) -> None: ...
+    def step(self, done: int, total: int) -> None: ...
+    def end_batch(self) -> None: ...

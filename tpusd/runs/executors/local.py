@@ -1,0 +1,167 @@
+"""The devices of this process: one pipeline for each program, and one copy of the weights for runs that share them."""
+
+import functools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tpusd.config.schema import SavedConfig
+from tpusd.plan.batches import Batch, ProgramKey, WeightsKey, program_key
+from tpusd.plan.specs import ImageSpec
+from tpusd.process import signals
+from tpusd.records.provenance import (
+    BatchProvenance,
+    describe_checkpoint,
+    describe_environment,
+    hash_checkpoint,
+    weights_digest,
+)
+from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher
+from tpusd.runs.prepare import PreparedRun
+
+if TYPE_CHECKING:
+    import jax
+
+    from tpusd.engine.pipeline import Pipeline
+
+
+class OnStep(Protocol):
+    def __call__(self, done: int, total: int, /) -> None: ...
+
+
+class PipelineLike(Protocol):
+    """What is used of `tpusd.engine.pipeline.Pipeline`."""
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]: ...
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+    def generate(
+        self, specs: Sequence[ImageSpec], tables: Sequence[Any], *, on_step: OnStep | None = None
+    ) -> Sequence[MadeImage]: ...
+
+
+class LoadPipeline(Protocol):
+    """`load_pipeline`, or what stands in for it."""
+
+    def __call__(
+        self, prepared: PreparedRun, devices: "Sequence[jax.Device]", /, *, weights_of: Any = None
+    ) -> PipelineLike: ...
+
+
+def load_pipeline(
+    prepared: PreparedRun, devices: "Sequence[jax.Device]", *, weights_of: "Pipeline | None" = None
+) -> "Pipeline":
+    """Starts to read the weights, and returns the pipeline of a run.
+
+    weights_of: a pipeline of the same checkpoint, precision and devices, whose weights the new one shares.
+    """
+    from tpusd.engine.compile_cache import enable_compile_cache
+    from tpusd.engine.pipeline import Pipeline
+
+    enable_compile_cache()
+    return Pipeline.load(
+        prepared.checkpoint,
+        prepared.config.precision,
+        height=prepared.config.height,
+        width=prepared.config.width,
+        batch_size_per_device=prepared.config.batch_size_per_device,
+        devices=devices,
+        weights_of=weights_of,
+    )
+
+
+class LocalExecutor:
+    """Makes batches on the local devices, one at a time, in the thread that asks for them."""
+
+    def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
+        import jax
+
+        self._devices = jax.local_devices()
+        self._watcher, self._load = watcher, load
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._weights: WeightsKey | None = None  # which weights are on the devices
+        self._hashes: Future[Mapping[str, str]] | None = None  # of the checkpoint that has them
+        self._pipelines: dict[ProgramKey, PipelineLike | Exception] = {}  # an exception: it could not be loaded
+
+    def __enter__(self) -> "LocalExecutor":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._background.shutdown(wait=True)
+
+    def describe(self) -> str:
+        return f"{len(self._devices)} {self._devices[0].device_kind} device(s)"
+
+    def batch_size(self, config: SavedConfig) -> int:
+        return len(self._devices) * config.batch_size_per_device
+
+    def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
+        for batch in batches:
+            signals.check()
+            yield from self._make(batch)
+
+    def _make(self, batch: Batch[Run]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
+        self._watcher.start_batch(len(batch.entries))
+        try:
+            made = self._generate(batch)
+        except Exception as error:
+            self._watcher.start_batch(0)
+            parts = list(batch.parts())
+            if len(parts) == 1:
+                yield FailedBatch(batch=batch, error=error)
+            else:
+                for part in parts:
+                    yield from self._make(part)
+            return
+        self._watcher.end_batch()
+        yield made
+
+    def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
+        prepared = batch.entries[0][0].prepared
+        began = time.monotonic()
+        pipeline = self._pipeline(prepared)
+        loaded = time.monotonic()
+        programs, spent = pipeline.fingerprints, dict(pipeline.seconds)
+        tables = [run.prepared.table(spec.sampler) for run, spec in batch.entries]
+        images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
+        seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
+        assert self._hashes is not None
+        return MadeBatch(
+            batch=batch,
+            images=images,
+            provenance=functools.partial(self._provenance, prepared, pipeline.fingerprints, self._hashes),
+            seconds=seconds | {"load": loaded - began, "generate": time.monotonic() - loaded},
+            compiled=pipeline.fingerprints != programs,
+        )
+
+    def _pipeline(self, prepared: PreparedRun) -> PipelineLike:
+        key = program_key(prepared.config)
+        if key.weights != self._weights:
+            self._pipelines.clear()  # first, so that the devices do not have to hold two checkpoints
+            self._weights = key.weights
+            self._hashes = self._background.submit(hash_checkpoint, prepared.checkpoint)  # beside all other work
+        if key not in self._pipelines:
+            shared = next((one for one in self._pipelines.values() if not isinstance(one, Exception)), None)
+            try:
+                pipeline = self._load(prepared, self._devices, **({} if shared is None else {"weights_of": shared}))
+                signals.renew()  # jax.distributed.initialize replaces our SIGTERM handler
+                self._pipelines[key] = pipeline
+            except Exception as error:
+                self._pipelines[key] = error
+        found = self._pipelines[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _provenance(
+        self, prepared: PreparedRun, programs: Mapping[str, str], hashes: "Future[Mapping[str, str]]"
+    ) -> BatchProvenance:
+        sha256 = hashes.result()
+        size = prepared.config.batch_size_per_device
+        return BatchProvenance(
+            environment=describe_environment(self._devices, size, weights_digest(sha256)),
+            programs=programs,
+            checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
+        )

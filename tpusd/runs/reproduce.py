@@ -1,0 +1,176 @@
+"""A past run, or images of it, made again from its saved config and compared image by image.
+
+The new run directory holds comparison.json, and comparison.png with the pair that differs most.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tpusd import storage
+from tpusd.config.schema import SavedConfig
+from tpusd.errors import UserError, show, show_path
+from tpusd.gallery.contact_sheet import contact_sheet
+from tpusd.gallery.drawing import encode_sheet
+from tpusd.plan.specs import parse_name, planned
+from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, side_by_side
+from tpusd.records.layout import MAKE_ROOM
+from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
+from tpusd.records.run_json import read_run
+from tpusd.records.saved import override, read_saved
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.prepare import Prepare, prepare_run
+from tpusd.runs.start import start_run
+from tpusd.storage import os_errors_as_user_errors
+
+COMPARISON, PICTURE = "comparison.json", "comparison.png"
+SHOWN = 20  # images that get a line of their own; comparison.json has all of them
+Records = Mapping[tuple[int, int], ImageRecord]  # (row, copy) -> record
+Comparisons = Mapping[tuple[int, int], Comparison]
+
+
+def reproduce(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    names: Sequence[str] | None = None,
+    sample: int | None = None,
+    exact: bool = False,
+    prepare: Prepare = prepare_run,
+    load: LoadPipeline = load_pipeline,
+) -> bool:
+    """Makes images again, prints how they compare, and returns whether all of them are the same. Raises UserError.
+
+    path: of the past run.
+    overrides: fields with new values, in the words of the command line.
+    names: only these images, such as 00003-001; None: all.
+    sample: only so many of them, spread evenly; None: all.
+    exact: whether "within tolerance" does not count as the same.
+    prepare, load: see `prepare_run` and `load_pipeline`.
+    """
+    saved = read_saved(path)
+    records = _chosen(path, saved, names, sample)
+    images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
+    config = override(replace(saved, output=None), overrides)
+    if config.images is None or images is not None:
+        config = replace(config, images=images)
+    again = start_run(config, name=f"reproduce_{saved.prompts.name}", prepare=prepare, load=load)
+    made = {record.key: record for record in read_manifest(again)}
+    tolerance = TOLERANCES[config.precision.unet.dtype]
+    comparisons = {key: compare(path, record, again, made.get(key), tolerance) for key, record in records.items()}
+    changed = what_changed(path, records.values(), again, made.values())
+    _print_report(again, comparisons, overrides, changed)
+    report = {
+        "original": str(path.resolve()),
+        "overrides": list(overrides),
+        "changed": changed,
+        "counts": _counts(comparisons),
+        "images": [comparison.values() for comparison in comparisons.values()],
+    }
+    with os_errors_as_user_errors(again, MAKE_ROOM):
+        storage.write_file(again / COMPARISON, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        _write_worst_pair(path, records, again, made, comparisons)
+    wanted = SAME[:1] if exact else SAME
+    return all(comparison.verdict in wanted for comparison in comparisons.values())
+
+
+def _chosen(
+    path: Path, saved: SavedConfig, names: Sequence[str] | None, sample: int | None
+) -> dict[tuple[int, int], ImageRecord]:
+    """The records of the images to make again, in order. Lines that are not valid are skipped. Raises UserError."""
+    read = map(ImageRecord.from_line, manifest_lines(path))
+    there = {record.key: record for record in read if record is not None}
+    records = {key: there[key] for key in planned(saved) if key in there}
+    if not records:
+        raise UserError(f"{show_path(path)}: has no images to make again")
+    if names is not None:
+        keys = [parse_name(name) for name in names]
+        for name, key in zip(names, keys, strict=True):
+            if key not in records:
+                raise UserError(f"--images={show(name)}: the run has no such image; see its manifest.jsonl")
+        if not keys:
+            raise UserError("--images=: names no image; write names such as 00003-001,00004-000")
+        records = {key: records[key] for key in sorted(set(keys))}
+    if sample is not None:
+        if sample < 1:
+            raise UserError(f"--sample={sample}: must be 1 or more")
+        keys = list(records)
+        number = min(sample, len(keys))
+        records = {key: records[key] for key in (keys[i * len(keys) // number] for i in range(number))}
+    return records
+
+
+def _counts(comparisons: Comparisons) -> dict[str, int]:
+    """Verdict -> number of images."""
+    return dict(Counter(comparison.verdict for comparison in comparisons.values()))
+
+
+def _print_report(again: Path, comparisons: Comparisons, overrides: Sequence[str], changed: Sequence[str]) -> None:
+    differing = [comparison for comparison in comparisons.values() if comparison.verdict != "identical"]
+    for comparison in differing[:SHOWN]:
+        print(comparison)
+    if len(differing) > SHOWN:
+        print(f"... and {len(differing) - SHOWN} more in {again / COMPARISON}")
+    new_values = [line for line in overrides if not line.startswith("output=")]
+    for line in [*(f"new value: {show(line)}" for line in new_values), *changed]:
+        print(line)
+    if not changed:
+        print("versions, devices, flags, weights and programs are those of the original")
+    print(f"{again}: {', '.join(f'{number} {verdict}' for verdict, number in _counts(comparisons).items())}")
+
+
+def _write_worst_pair(path: Path, before: Records, again: Path, after: Records, comparisons: Comparisons) -> None:
+    """comparison.png: the pair of the lowest PSNR, or the first pair where all are equal."""
+    ranked = [(comparison.psnr, key) for key, comparison in comparisons.items() if comparison.psnr is not None]
+    if not ranked:
+        return
+    _, worst = min(ranked, key=lambda pair: pair[0])
+    old, new = read_pixels(path, before[worst]), read_pixels(again, after[worst])
+    if old is not None and new is not None:
+        sheet = contact_sheet(side_by_side(old, new), columns=3, cell=384, note=str(comparisons[worst]))
+        storage.write_file(again / PICTURE, encode_sheet(sheet))
+
+
+def what_changed(path: Path, before: Iterable[ImageRecord], again: Path, after: Iterable[ImageRecord]) -> list[str]:
+    """Lines `what: old -> new` for everything in which the environments of two runs differ.
+
+    path, again: run directories.
+    before, after: the records whose images are compared.
+    """
+    old, new = _environments(path, before), _environments(again, after)
+    if not old:
+        return ["the original's run.json does not say what made it"]
+    lines: dict[str, None] = {}
+    for was in old:
+        for now in new:
+            for name in sorted(was.keys() | now.keys()):
+                # A program that one of the two did not need says nothing.
+                needed = not name.startswith("programs.") or (name in was and name in now)
+                if needed and was.get(name) != now.get(name):
+                    lines[f"changed: {name}: {_short(was.get(name))} -> {_short(now.get(name))}"] = None
+    return list(lines)
+
+
+def _environments(path: Path, records: Iterable[ImageRecord]) -> list[dict[str, Any]]:
+    """The environments that made these images, as `versions.jax` -> value."""
+    environments = read_run(path).get("environments")
+    names = dict.fromkeys(record.environment for record in records)
+    if not isinstance(environments, dict):
+        return []
+    found = (environments.get(name) for name in names)
+    return [_flat(environment, "") for environment in found if isinstance(environment, dict)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = show(value)
+    return text[:12] + "..." if len(text) in (40, 64) else text

@@ -1,0 +1,261 @@
+"""One run's life: opened, written, completed or left. The same for a run alone and for each run of a sweep.
+
+Knows nothing of devices, and nothing of the other runs.
+"""
+
+import contextlib
+import dataclasses
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpusd import storage
+from tpusd.config.schema import RunConfig, config_values
+from tpusd.config.yaml_files import to_yaml
+from tpusd.errors import UserError, show
+from tpusd.gallery.run import write_results
+from tpusd.loggers.registry import log_run
+from tpusd.plan.specs import ImageSpec, make_specs, planned
+from tpusd.process.report import report
+from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
+from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
+from tpusd.records.manifest import ImageRecord, described_values
+from tpusd.records.provenance import BatchProvenance, describe_checkpoint
+from tpusd.records.run_json import RunJson, read_run
+from tpusd.runs.prepare import PreparedRun
+from tpusd.storage import os_errors_as_user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProvenance:
+    """What the images of a batch have in common. config: the run's, with the sha256 of the weights that made them."""
+
+    config: RunConfig
+    environment: str  # a key of run.json's environments
+
+
+@dataclass(kw_only=True)
+class Timing:
+    """Seconds of a run: its shares of the batches that it had images in.
+
+    seconds: by part, as an executor reports them, and "import" for a command's first run.
+    num_steady, seconds_steady: images, and their seconds, of batches that compiled nothing.
+    """
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    num_steady: int = 0
+    seconds_steady: float = 0.0
+
+    def add(self, seconds: Mapping[str, float], num_images: int, num_in_batch: int, *, compiled: bool) -> None:
+        """Counts `num_images` of a batch of `num_in_batch`."""
+        share = num_images / num_in_batch
+        for name, value in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + share * value
+        if not compiled:
+            self.num_steady += num_images
+            self.seconds_steady += share * seconds.get("generate", 0.0)
+        once = seconds.get("compile", 0.0) + seconds.get("weights", 0.0)
+        self.seconds.setdefault("first_batch", seconds.get("generate", 0.0) - once)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    run_dir: RunWriter
+    run_json: RunJson
+
+
+class RunSession:
+    """A prepared run. Its directory is opened with `open`, and closed by `complete` or `leave`."""
+
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        place: Claim | Path | RunWriter,
+        *,
+        name: str,
+        hydra_files: Mapping[str, Any] | None = None,
+        done: frozenset[tuple[int, int]] = frozenset(),
+        keep_empty: bool = True,
+    ):
+        """place: a claim makes a new directory, a path is an existing one; both are opened by `open`. A writer is a
+            directory that is open already.
+        name: the run's name in messages.
+        hydra_files: name in .hydra/ -> text or plain values, for a new directory.
+        done: (row, copy) of the images that are whole already.
+        keep_empty: whether a new directory stays that has a config and no image, because the run was interrupted.
+        """
+        self.prepared, self.name, self.done = prepared, name, done
+        self.num_images = len(planned(prepared.config))
+        self.num_made = 0
+        self.timing = Timing()
+        self.error: BaseException | None = None
+        self.is_new = isinstance(place, Claim)
+        self._place, self._hydra_files, self._keep_empty = place, hydra_files or {}, keep_empty
+        self._opened: _Opened | None = None
+        self._config: RunConfig = prepared.config
+        self._weights_checked = False
+
+    @property
+    def path(self) -> Path:
+        """The run's directory. A claim may get another one than it asked for, which is known once it is open."""
+        return self._place if isinstance(self._place, Path) else self._place.path
+
+    @property
+    def num_missing(self) -> int:
+        return self.num_images - len(self.done) - self.num_made
+
+    def specs(self) -> Iterator[ImageSpec]:
+        """The images to make, in order."""
+        return make_specs(self.prepared.config, self.done)
+
+    def open(self) -> None:
+        """Opens the run's directory, which then says what will happen in it. Raises UserError; then call `leave`."""
+        if self._opened is not None:
+            return
+        run_dir = self._open_directory()
+        self._place = run_dir.path
+        try:
+            for warning in self.prepared.warnings:
+                run_dir.log(warning)
+            if self.is_new:
+                for name, values in self._hydra_files.items():
+                    text = values if isinstance(values, str) else to_yaml(values)
+                    run_dir.write(f"{HYDRA}/{name}", text.encode())
+                run_dir.write_config(config_values(self._config))  # from here on it is a run that can be resumed
+            run_json = RunJson(run_dir, read_run(run_dir.path), started=now(), num_images=self.num_images)
+            self._opened = _Opened(run_dir=run_dir, run_json=run_json)
+            run_json.note(checkpoint=describe_checkpoint(self.prepared.checkpoint))
+        except BaseException:
+            if self._opened is None:
+                run_dir.discard() if self.is_new else close_quietly(run_dir)
+            raise
+
+    def log(self, line: str) -> None:
+        """A line of the run's log; the run must be open."""
+        self._open_now().run_dir.log(line)
+
+    def describe(self, spec: ImageSpec) -> dict[str, Any]:
+        """The manifest's fields that are known before the image is made."""
+        return described_values(self.prepared.config, self.prepared.tokens, spec)
+
+    def note(self, provenance: BatchProvenance) -> ImageProvenance:
+        """Writes down what made a batch, before the first of its images is written. Raises UserError."""
+        opened = self._open_now()
+        if not self._weights_checked:
+            for warning in check_weights(self.prepared.config, provenance.weights):
+                report(warning)
+                opened.run_dir.log(warning)
+            if self._config.model.sha256 is None:
+                model = dataclasses.replace(self._config.model, sha256=provenance.weights)
+                self._config = dataclasses.replace(self._config, model=model)
+                opened.run_dir.write_config(config_values(self._config))
+            opened.run_json.note(checkpoint=provenance.checkpoint)
+            self._weights_checked = True
+        environment = opened.run_json.note_environment(provenance.environment, provenance.programs)
+        return ImageProvenance(config=self._config, environment=environment)
+
+    def write_image(self, name: str, data: bytes) -> dict[str, Any]:
+        """A picture's file; returns the manifest's fields about it. Thread-safe."""
+        return self._open_now().run_dir.write_image(name, data)
+
+    def append(self, record: ImageRecord) -> None:
+        """The manifest line of a picture that is on disk. From here on the image counts."""
+        self._open_now().run_dir.append_record(record)
+        self.num_made += 1
+
+    def complete(self) -> None:
+        """Writes the page and all that belongs to it, and closes the directory. Raises UserError."""
+        opened = self._open_now()
+        opened.run_json.finish(self.num_made, self.timing.seconds)
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            write_results(self.path, opened.run_json.facts)
+        opened.run_json.write()
+        log_run(self.path, self.prepared.config, opened.run_json.facts)
+        opened.run_dir.log(f"{self.path}: {self.summary()}")
+        self._opened = None
+        close_quietly(opened.run_dir)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Closes the directory of a run that is not complete. What it has made stays, and `resume=` continues it.
+
+        error: why the run stops, if not by `self.error`.
+        """
+        opened, self._opened = self._opened, None
+        if opened is None:
+            return
+        error = self.error or error
+        opened.run_dir.log(f"stopped{_text_of(error)}")
+        empty = not holds_images(self.path)
+        if self.is_new and empty and (isinstance(error, UserError) or not self._keep_empty):
+            opened.run_dir.discard()
+        else:
+            close_quietly(opened.run_dir)
+
+    def summary(self) -> str:
+        """What the run took, in one line."""
+        return summary_line(self.num_made, self.timing.seconds)
+
+    def _open_directory(self) -> RunWriter:
+        if isinstance(self._place, Claim):
+            return RunDir.claim(self._place)
+        return RunDir.open(self._place) if isinstance(self._place, Path) else self._place
+
+    def _open_now(self) -> _Opened:
+        assert self._opened is not None, f"{self.name} is not open"
+        return self._opened
+
+
+def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:
+    """What a run took: all of it, start-up by its parts, its first batch, and the rate without start-up.
+
+    seconds: by part, as in Timing.
+    """
+    start_up = {name: seconds[name] for name in ("import", "compile", "weights") if name in seconds}
+    generate = seconds.get("generate", 0.0)
+    after = generate - sum(start_up.get(name, 0.0) for name in ("compile", "weights"))
+    plural = "" if num_images == 1 else "s"
+    parts = [f"{num_images} image{plural} in {start_up.get('import', 0.0) + generate:.1f} s"]
+    if start_up:
+        listed = ", ".join(f"{name} {value:.1f}" for name, value in start_up.items())
+        parts.append(f"start-up {sum(start_up.values()):.1f} s ({listed})")
+    if "first_batch" in seconds:
+        rate = num_images / max(after, 1e-9)
+        parts += [f"first batch {seconds['first_batch']:.1f} s", f"{rate:.2f} images/s"]
+    return ", ".join(parts)
+
+
+def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
+    """Raises UserError where the config asks for other weights than these, or returns that as a warning.
+
+    digest: `weights_digest` of the checkpoint.
+    """
+    wanted = config.model.sha256
+    if wanted is None or wanted == digest:
+        return ()
+    differs = f"model={show(config.model.name)}: its files have changed: sha256 {digest[:12]}..., not {wanted[:12]}..."
+    if config.on_changed_weights == "error":
+        raise UserError(
+            f"{differs}; restore the old files, or set on_changed_weights=warn to continue with these, which make "
+            "other images"
+        )
+    return (differs,)
+
+
+def holds_images(path: Path) -> bool:
+    """Whether the manifest of the run directory has a line."""
+    with contextlib.suppress(OSError):
+        return bool(storage.file_size(path / MANIFEST))
+    return False
+
+
+def _text_of(error: BaseException | None) -> str:
+    """An error for a log: one line for what the user can mend, the traceback for what is our fault."""
+    if error is None:
+        return ""
+    if isinstance(error, UserError):
+        return f": {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return f": {type(error).__name__} {error}"
+    return f": {type(error).__name__} {error}\n{''.join(traceback.format_exception(error))}".rstrip()

@@ -1,0 +1,98 @@
+"""A run alone: claimed, made, and reported. A sweep of one."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError
+from tpusd.plan.batches import count_batches
+from tpusd.process.progress import Progress
+from tpusd.process.report import report
+from tpusd.process.signals import Interrupted
+from tpusd.prompts.vocabulary import next_step
+from tpusd.records.directory import check_claim, make_claim
+from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.make import make_runs
+from tpusd.runs.prepare import Prepare, prepare_run
+from tpusd.runs.session import RunSession, holds_images
+
+
+def start_run(
+    config: RunConfig,
+    *,
+    name: str | None = None,
+    hydra_files: Mapping[str, Any] | None = None,
+    prepare: Prepare = prepare_run,
+    load: LoadPipeline = load_pipeline,
+    started: float | None = None,
+) -> Path:
+    """Makes a whole new run; returns its directory. Raises UserError.
+
+    config: of the run.
+    name: in its directory's name, in place of the name of its prompts.
+    hydra_files: name in .hydra/ -> text or plain values.
+    prepare, load: see `prepare_run` and `load_pipeline`.
+    started: when the command began, by time.monotonic().
+    """
+    if name is None:
+        name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
+    claim = make_claim(config.output, name, datetime.now().astimezone())
+    check_claim(claim)
+    prepared = prepare(config)
+    session = RunSession(prepared, claim, name=name, hydra_files=hydra_files)
+    for warning in prepared.warnings:
+        report(warning)
+    make_alone(session, load, started=started)
+    return session.path
+
+
+def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None = None) -> None:
+    """Makes what a run lacks, prints its summary, and raises what stopped it."""
+    try:
+        session.open()
+        with advising(lambda: session.path, lambda: holds_images(session.path)):
+            with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
+                executor = LocalExecutor(progress, load=load)
+                if started is not None:
+                    session.timing.seconds["import"] = time.monotonic() - started
+                kinds = ((spec.uses_cfg, session.prepared.num_calls(spec)) for spec in session.specs())
+                batches = count_batches(kinds, executor.batch_size(session.prepared.config))
+                session.log(f"{session.num_missing} images in {batches} batches on {executor.describe()}")
+                make_runs([session], executor)
+            if session.error is not None:
+                raise session.error
+    except BaseException as error:
+        session.leave(error)
+        raise
+    print(f"{session.path}: {session.summary()}")
+    if (hint := next_step(session.prepared.config.model)) is not None:
+        report(hint)
+
+
+@contextlib.contextmanager
+def advising(
+    path: Callable[[], Path], has_images: Callable[[], bool], manifest: str = "the manifest"
+) -> Iterator[None]:
+    """Adds to what stops the block how to continue, where there is something to continue with.
+
+    path: of the run or the sweep.
+    has_images: whether it holds an image.
+    """
+    try:
+        yield
+    except UserError as error:
+        if has_images():
+            raise UserError(f"{error}; then {how_to_continue(path())}") from None
+        raise
+    except Interrupted as error:
+        error.advice = f"; every image in {manifest} is whole; {how_to_continue(path())}"
+        raise
+
+
+def how_to_continue(path: Path) -> str:
+    return f"continue with: python -m tpusd.run resume={shlex.quote(str(path))}"
