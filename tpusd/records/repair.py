@@ -7,7 +7,7 @@ another config made.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,11 +145,12 @@ def _check_recipe(run_dir: RunWriter, config: SavedConfig, number: int, record: 
             )
 
 
-def _wrong_hashes(run_dir: RunWriter, whole: Mapping[tuple[int, int], _Entry]) -> Iterator[tuple[int, int]]:
+def _wrong_hashes(run_dir: RunWriter, whole: dict[tuple[int, int], _Entry]) -> Iterator[tuple[int, int]]:
     """Images whose bytes are not those of their line, among the newest HASHED_BYTES of them."""
     budget = HASHED_BYTES
     wrong = []
-    for key, entry in reversed(whole.items()):
+    for key in reversed(whole):
+        entry = whole[key]
         budget -= entry.num_bytes
         if budget < 0:
             break

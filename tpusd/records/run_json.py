@@ -92,7 +92,7 @@ def latest(facts: Mapping[str, Any]) -> dict[str, Any]:
 def images_per_second(facts: Mapping[str, Any]) -> float | None:
     """Of the last session, from what `latest` gives; None where it does not say."""
     try:
-        return facts["session"]["num_images"] / facts["session"]["seconds"]["generate"]
+        return float(facts["session"]["num_images"] / facts["session"]["seconds"]["generate"])
     except (KeyError, TypeError, ZeroDivisionError):
         return None
 

@@ -48,7 +48,7 @@ def make_runs(
             run.leave(stopped)  # those that an interruption left open
 
 
-def in_order_of_programs(runs: Sequence[RunSession]) -> Iterator[list[RunSession]]:
+def _in_order_of_programs(runs: Sequence[RunSession]) -> Iterator[list[RunSession]]:
     """Runs of one program together, and programs of one checkpoint one after another."""
     for same_weights in grouped(runs, lambda run: weights_key(run.prepared.config)):
         yield from grouped(same_weights, lambda run: program_key(run.prepared.config))
@@ -62,7 +62,7 @@ def _batches(
     def failed(run: RunSession) -> bool:
         return run.error is not None or run in unmade
 
-    for group in in_order_of_programs(runs):
+    for group in _in_order_of_programs(runs):
         images = ((run, spec) for run in group for spec in run.specs())
         size = executor.batch_size(group[0].prepared.config)
         for batch in pack(images, size, lambda run, spec: run.prepared.num_calls(spec)):

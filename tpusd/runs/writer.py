@@ -9,7 +9,7 @@ import dataclasses
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
@@ -21,7 +21,7 @@ from tpusd.records.provenance import KEY_DERIVATION
 from tpusd.runs.executors.base import MadeBatch, MadeImage
 from tpusd.runs.session import ImageProvenance, RunSession
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Result = TypeVar("Result")
 
 NUM_ENCODERS = 4  # Pillow releases the interpreter while it encodes
 
@@ -145,7 +145,7 @@ class BatchWriter:
         if run.error is None:
             self._attempt(run, run.complete)
 
-    def _attempt(self, run: RunSession, act: Callable[Arguments, Result], *arguments: Arguments.args) -> Result | None:
+    def _attempt(self, run: RunSession, act: Callable[..., Result], *arguments: Any) -> Result | None:
         """act(*arguments), whose error is the run's; then None."""
         try:
             return act(*arguments)
