@@ -42,8 +42,16 @@ def main() -> None:
         prompts = prompts or images
         if images % prompts:
             parser.error(f"--prompts {prompts}: must divide --images {images}")
-        command = [sys.executable, "-m", "benchmarks.runner_overhead", "--work", "--rounds", str(arguments.rounds)]
-        command += ["--images", str(images), "--prompts", str(prompts), *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.runner_overhead",
+            *overrides,
+            "--work",
+            "--rounds",
+            str(arguments.rounds),
+        ]
+        command += ["--images", str(images), "--prompts", str(prompts)]
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "XLA_FLAGS": flags})
         if done.returncode:
