@@ -1,5 +1,10 @@
 """Keys and noise against plain jax.random calls."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +12,7 @@ import pytest
 
 from tpusd.engine.noise import image_key, initial_latents, step_noise
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (4, 5, 7)  # c, h, w: all distinct
 
 
@@ -67,3 +73,42 @@ def test_step_may_be_traced():
     keys = np.stack([image_key(3, 0, 1)])
     traced = jax.jit(lambda k: step_noise(keys, k, SHAPE))(np.int32(5))
     assert np.array_equal(traced, step_noise(keys, 5, SHAPE))
+
+
+JAX_OPTIONS = {
+    "JAX_RANDOM_SEED_OFFSET": "5",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_ENABLE_CUSTOM_PRNG": "1",
+    "JAX_ENABLE_X64": "1",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_DEFAULT_MATMUL_PRECISION": "float32",
+    "JAX_DEBUG_NANS": "1",
+    "JAX_DISABLE_JIT": "1",
+}
+NOISE_OF_TWO_KEYS = """
+import hashlib
+import numpy as np
+from tpusd.engine.noise import image_key, initial_latents, step_noise
+keys = np.stack([image_key(5, 3, 2), image_key(5, 0, 1, 9)])
+drawn = [initial_latents(keys, (4, 8, 8)), step_noise(keys, np.int32(7), (4, 8, 8))]
+print(hashlib.sha256(b"".join(np.asarray(noise).tobytes() for noise in (keys, *drawn))).hexdigest())
+"""
+
+
+def noise_in_another_process(**variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    command = [sys.executable, "-c", NOISE_OF_TWO_KEYS]
+    done = subprocess.run(
+        command, env=environment | {"JAX_PLATFORMS": "cpu"} | variables, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_settings_of_jax_do_not_change_the_noise():
+    usual = noise_in_another_process()
+    assert {name: noise_in_another_process(**{name: value}) for name, value in JAX_OPTIONS.items()} == dict.fromkeys(
+        JAX_OPTIONS, usual
+    )

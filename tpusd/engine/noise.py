@@ -23,7 +23,8 @@ def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np
     assert 0 <= row < MAX_ROWS and 0 <= copy < MAX_COPIES, (row, copy)
     root, index = (seed, row * MAX_COPIES + copy) if row_seed is None else (row_seed, copy)
     assert 0 <= root <= MAX_SEED, root
-    return np.asarray(_fold(np.uint32(root), np.uint32(index)))
+    with jax.threefry_partitionable(True):  # what a user sets for other programs must not change an image's noise
+        return np.asarray(_fold(np.uint32(root), np.uint32(index)))
 
 
 def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
@@ -42,7 +43,9 @@ def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int])
 
 @jax.jit
 def _fold(seed: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.fold_in(jax.random.key(seed, impl=IMPL), index))
+    # As jax.random.key(seed) makes it, without the offset that JAX_RANDOM_SEED_OFFSET adds.
+    key = jax.random.wrap_key_data(jnp.stack([jnp.zeros_like(seed), seed]), impl=IMPL)
+    return jax.random.key_data(jax.random.fold_in(key, index))
 
 
 @partial(jax.jit, static_argnums=1)
@@ -50,6 +53,8 @@ def _normal(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     def draw(key: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.wrap_key_data(key, impl=IMPL), shape, jnp.float32)
 
-    # Fused with what else a program does, the last bit of a value may be rounded otherwise (seen with JAX 0.12).
-    noise = jax.lax.optimization_barrier(jax.vmap(draw)(keys))
+    with jax.threefry_partitionable(True):
+        drawn = jax.vmap(draw)(keys)
+    # Without the barrier, fusion with the rest of a program may round the last bit differently (seen with JAX 0.12).
+    noise = jax.lax.optimization_barrier(drawn)
     return noise.transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)
