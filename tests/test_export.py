@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 from PIL import Image
+from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import StandInPipeline, config, manifest, prepare
 
 from tpusd.export import main
@@ -69,3 +70,13 @@ def test_taken_output_and_empty_runs_are_refused(tmp_path, capsys):
         assert words in err and err.count("\n") == 1, err
     assert main([str(path), str(tmp_path / "out"), "--format=webdataset", "--shard-size=0"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_image_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsys):
+    path = make_run(tmp_path / "run", "image_format=webp")
+    (path / "images" / "00001-001.webp").write_bytes(POSTSCRIPT)
+    forbid_programs(monkeypatch)
+    capsys.readouterr()
+    assert main([str(path), str(tmp_path / "out"), "--format=geneval"]) == 2
+    err = capsys.readouterr().err
+    assert err == f"tpusd: {path}/images/00001-001.webp: is not a PNG, JPEG or WebP picture\n"

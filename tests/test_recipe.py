@@ -2,12 +2,14 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.config.compose import compose_jobs
@@ -15,8 +17,9 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import config_values, make_config, saved_config
 from tpusd.errors import UserError
 from tpusd.plan.specs import make_specs
-from tpusd.recipe import main, read_recipe
+from tpusd.recipe import main
 from tpusd.recipes.command import config_overrides, hydra_value, image_overrides, shell_command
+from tpusd.recipes.readers import read_recipe
 from tpusd.runs.start import start_run
 
 HARD = 'a, b: {c} [d] \'e\' "f" \\\\ \\" =g ${h} \\${i} $HOME `j` 日本 \u202e <script> 7 null \\'
@@ -193,12 +196,18 @@ MODEL = "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly"
     ("change", "line"),
     [
         (("Sampler: DDIM", "Sampler: Restart"), "Sampler: Restart: is not one of"),
-        (("DDIM", "PLMS, Schedule type: Turbo"), "Schedule type: Turbo: sampler=pndm has none"),
-        (("DDIM", "PLMS Karras"), "Schedule type: Karras: sampler=pndm has none"),
-        (("Seed: 965400086", "Seed: 99999999999"), "Seed: 99999999999: is beyond"),
+        (("DDIM", "PLMS, Schedule type: Turbo"), "Schedule type: Turbo: sampler=pndm has no such"),
+        (("DDIM", "PLMS Karras"), "Schedule type: Karras: sampler=pndm has no such"),
+        (("Seed: 965400086", "Seed: 99999999999"), "Seed: 99999999999: must be from 0 to 4294967295"),
         ((MODEL, "Model: dream, Model hash: 12ab"), "Model: dream (hash 12ab): put"),
-        (("Size: 512x768, ", ""), "Size: not said"),
-        (("CFG scale: 7", "CFG scale: lots"), "CFG scale: lots: is no number"),
+        (("Size: 512x768, ", ""), "Size: is not given"),
+        (("CFG scale: 7", "CFG scale: lots"), "CFG scale: lots: is not a number"),
+        (("CFG scale: 7", "CFG scale: nan"), "CFG scale: nan: must be from 0 to 1000"),
+        (("Steps: 20", "Steps: 5000"), "Steps: 5000: must be from 1 to 1000"),
+        (("Steps: 20", "Steps: 20.5"), "Steps: 20.5: is not a whole number"),
+        (("Size: 512x768", "Size: 500x768"), "Width: 500: is not a multiple of 8; width=496 is taken"),
+        (("Size: 512x768", "Size: 512x99999"), "Height: 99999: must be from 8 to 8192"),
+        (("a (cat:1.2), <lora:hat:1>", ""), "prompt: is empty; put one in the place of PROMPT"),
     ],
 )
 def test_what_cannot_carry_over_is_said(tmp_path, change, line):
@@ -219,10 +228,55 @@ def test_pictures_without_a_recipe_or_with_a_hostile_one_are_one_line(tmp_path, 
         ({"tpusd": json.dumps(own | {"model_settings": {"_target_": "os.system"}})}, "no such field"),
         ({"tpusd": json.dumps(own | {"row_seed": "a"})}, "must be"),
         ({"tpusd": json.dumps(own | {"row": 10**30})}, "first_row"),
+        ({"prompt": json.dumps({"3": {"class_type": "SamplerCustom", "inputs": {}}})}, "has no KSampler"),
+        ({"prompt": "[1]"}, "carries no recipe"),
     ):
         assert main([str(saved(tmp_path / "x.png", **texts))]) == 2
         err = capsys.readouterr().err
         assert err.startswith("tpusd: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_picture_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsys):
+    forbid_programs(monkeypatch)
+    (tmp_path / "x.png").write_bytes(POSTSCRIPT)
+    assert main([str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err == f"tpusd: {tmp_path / 'x.png'}: is not a PNG, JPEG or WebP picture\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a fox\n" + "a" * 500_000,
+        "a fox\n" + "a b" * 300_000 + ": c",
+        "a fox\n" + ":" * 500_000,
+        "a fox\n" + " " * 500_000 + ":",
+        'a fox\nab: "' + 'c\\", ab: "' * 50_000,
+        "(" * 500_000 + "\nSteps: 1, Sampler: DDIM, Seed: 2",
+        "<a:" * 200_000 + "\nSteps: 1, Sampler: DDIM, Seed: 2",
+        "".join(f"<lora:x{i}:1>" for i in range(30_000)) + "\nSteps: 1, Sampler: DDIM, Seed: 2",
+        "x\n" + ", ".join(f"Key {i}: 1" for i in range(30_000)),
+    ],
+)
+def test_long_parameters_take_bounded_time_and_few_lines(tmp_path, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=info)
+    started = time.monotonic()
+    try:
+        assert len(read_recipe(tmp_path / "x.png").left_out) < 40
+    except UserError as error:
+        assert "carries no recipe" in str(error)
+    assert time.monotonic() - started < 20  # about 0.1 on an idle core
+
+
+def test_own_recipe_with_odd_fields_can_be_printed(tmp_path, run_path, capsys):
+    own = json.loads(Image.open(run_path / "images" / "00000-000.png").text["tpusd"])
+    path = str(saved(tmp_path / "x.png", tpusd=json.dumps(own | {"\x1b[2J\ud800": "\ud800", "x" * 9999: float("inf")})))
+    assert main([path]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\\x1b[2J\\ud800" in out and max(map(len, out.splitlines())) < 11_000
+    assert main([path, "--format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["\x1b[2J\ud800"] == "\ud800"
 
 
 def test_recipe_starts_without_jax():

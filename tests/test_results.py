@@ -4,6 +4,7 @@ import os
 
 import pytest
 from PIL import Image
+from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.recipes.command import hydra_value
@@ -121,3 +122,34 @@ def test_what_is_no_run_directory_is_one_line(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2 and main([str(tmp_path / "missing")]) == 2 and main([]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 3 and "is not a run directory: it has no config.yaml" in err
+
+
+@pytest.mark.parametrize("height", [24, 264])  # without thumbnails, and with them
+def test_image_that_is_postscript_or_a_link_is_one_line_and_starts_no_program(tmp_path, monkeypatch, capsys, height):
+    path = make_run(tmp_path / "run", INLINE, f"height={height}")
+    image = path / "images" / "00001-000.png"
+    forbid_programs(monkeypatch)
+    capsys.readouterr()
+    for change, words in (
+        (lambda: image.write_bytes(POSTSCRIPT), "is not a PNG, JPEG or WebP picture"),
+        (lambda: (image.unlink(), image.symlink_to("/etc/hostname")), "cannot be read: is a link"),
+        (lambda: (image.unlink(), os.mkfifo(image)), "cannot be read: is not a regular file"),
+        (lambda: image.unlink(), "cannot be read: No such file"),
+    ):
+        change()
+        for name in os.listdir(path / ".thumbs") if height > 256 else []:
+            (path / ".thumbs" / name).unlink()
+        assert main([str(path)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"tpusd: {image}: {words}") and err.count("\n") == 1, err
+
+
+def test_image_outside_the_run_is_refused(tmp_path, capsys):
+    """A manifest may come from a stranger, and name any file of the machine."""
+    path = make_run(tmp_path / "run", INLINE)
+    Image.new("RGB", (40, 24), "red").save(tmp_path / "00000-000.png")
+    manifest = path / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("images/00000-000.png", "../00000-000.png"))
+    capsys.readouterr()
+    assert main([str(path)]) == 2
+    assert "line 1: is not a manifest line" in capsys.readouterr().err

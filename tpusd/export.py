@@ -1,19 +1,19 @@
 """`python -m tpusd.export runs/DIR OUT --format webdataset`: a run or a sweep in a layout that other programs read.
 
-webdataset    OUT/00000.tar, 00001.tar, ...: KEY.png, KEY.txt (the prompt) and KEY.json (the manifest line) an image
+webdataset    OUT/00000.tar, 00001.tar, ...: for each image KEY.png, KEY.txt (prompt) and KEY.json (manifest line)
 geneval       OUT/00003/metadata.jsonl (the prompt's line) and samples/0001.png: row 3, copy 1; of a sweep OUT/RUN/...
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd import storage
 from tpusd.errors import UserError, show_path
-from tpusd.exports.base import Exported, exported_images
-from tpusd.exports.geneval import write_geneval
-from tpusd.exports.webdataset import SHARD_SIZE, write_webdataset
+from tpusd.exports.base import Options, exported_images
+from tpusd.exports.registry import EXPORTERS
 from tpusd.process.exit import exit_status, refuse_arguments
 
 
@@ -24,25 +24,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("directory", type=Path, help="a run directory or a sweep's")
     parser.add_argument("output", type=Path, help="a new or an empty directory")
-    parser.add_argument("--format", choices=("webdataset", "geneval"), required=True)
-    parser.add_argument(
-        "--shard-size", type=int, default=SHARD_SIZE, help=f"images of a tar file (default: {SHARD_SIZE})"
-    )
+    parser.add_argument("--format", choices=tuple(EXPORTERS), required=True)
+    size = Options.shard_size
+    parser.add_argument("--shard-size", type=int, default=size, help=f"images of a tar file (default: {size})")
     with exit_status() as status:
         parser.error = refuse_arguments
         arguments = parser.parse_args(argv)
         if arguments.shard_size < 1:
             raise UserError(f"--shard-size={arguments.shard_size}: must be 1 or more")
         try:
-            count = export(arguments.directory, arguments.output, arguments.format, shard_size=arguments.shard_size)
+            options = Options(shard_size=arguments.shard_size)
+            count = export(arguments.directory, arguments.output, arguments.format, options)
         except OSError as error:
             raise UserError(f"{show_path(error.filename or arguments.output)}: {error.strerror or error}") from None
         print(f"{arguments.output}: {count} images")
     return status[0]
 
 
-def export(path: Path, output: Path, layout: str, *, shard_size: int = SHARD_SIZE) -> int:
-    """Returns the number of images. Raises UserError where there are none or `output` is taken, and OSError."""
+def export(path: Path, output: Path, layout: str, options: Options) -> int:
+    """Returns the number of images.
+
+    path: a run directory or a sweep's.
+    output: a new or an empty directory.
+    layout: one of EXPORTERS.
+
+    Raises UserError if there are no images or `output` is not empty, and OSError.
+    """
     images = exported_images(path)
     first = next(images, None)
     if first is None:
@@ -50,12 +57,7 @@ def export(path: Path, output: Path, layout: str, *, shard_size: int = SHARD_SIZ
     output.mkdir(parents=True, exist_ok=True)
     if storage.list_directory(output):
         raise UserError(f"{show_path(output)}: is not empty; name a new directory")
-
-    def every() -> Iterator[Exported]:
-        yield first
-        yield from images
-
-    return write_geneval(every(), output) if layout == "geneval" else write_webdataset(every(), output, shard_size)
+    return EXPORTERS[layout](itertools.chain([first], images), output, options)
 
 
 if __name__ == "__main__":

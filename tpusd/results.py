@@ -1,9 +1,9 @@
-"""`python -m tpusd.results runs/DIR`: what makes a run directory pleasant to look at and easy to load.
+"""`python -m tpusd.results runs/DIR`: makes the page, the thumbnails, the contact sheet and metadata.jsonl again.
 
     index.html  .thumbs/  contact_sheet.png  metadata.jsonl
 
-All of it follows from config.yaml, run.json, manifest.jsonl and the images, so it can be thrown away and made again. A
-run writes it at its end. metadata.jsonl is what `datasets.load_dataset("imagefolder", data_dir=DIR)` reads.
+All of them follow from config.yaml, run.json, manifest.jsonl and the images, so they can be deleted. A run writes them
+at its end. `datasets.load_dataset("imagefolder", data_dir=DIR)` reads metadata.jsonl.
 """
 
 import argparse
@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.gallery.run import write_results
+from tpusd.gallery.sweep import write_sweep_results
 from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.records.sweep import is_sweep, read_sweep, run_directories
+from tpusd.storage import os_errors_as_user_errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,13 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with exit_status() as status:
         parser.error = refuse_arguments
         path = parser.parse_args(argv).directory
-        from tpusd.records.sweep import is_sweep, read_sweep, run_directories
-        from tpusd.storage import os_errors_as_user_errors
-
         with os_errors_as_user_errors(path, "check the directory's permissions"):
             if is_sweep(path):
-                from tpusd.gallery.sweep import write_sweep_results
-
                 for _, directory in run_directories(path):
                     write_results(directory)
                 print(write_sweep_results(path, read_sweep(path)))

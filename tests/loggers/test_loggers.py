@@ -5,6 +5,7 @@ from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd.errors import UserError
 from tpusd.loggers import registry as loggers
+from tpusd.loggers.base import Logger
 from tpusd.records.run_json import read_run
 from tpusd.runs.prepare import prepare_run
 from tpusd.runs.start import start_run
@@ -27,7 +28,7 @@ def test_logger_that_fails_costs_a_line_and_no_image(tmp_path, monkeypatch, caps
         assert run.metrics["images"] == 3 and run.parameters["sampler.name"] == "pndm" and len(run.images) == 3
         raise ConnectionError("no route\nto host")
 
-    monkeypatch.setitem(loggers.LOGGERS, "wandb", fail)
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", Logger(package="wandb", log=fail))
     made = config(f"output={tmp_path / 'run'}", INLINE, "loggers=[wandb]")
     path = start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
     assert "tpusd: loggers=[wandb]: failed: no route to host\n" in capsys.readouterr().err

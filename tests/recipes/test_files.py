@@ -1,13 +1,15 @@
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from tpusd.errors import UserError
-from tpusd.gallery.contact_sheet import contact_sheet, sheet_labels
-from tpusd.gallery.drawing import encode_sheet
-from tpusd.recipes.files import SUFFIXES, Metadata, encode_image, read_metadata
+from tpusd.recipes.base import PictureTexts
+from tpusd.recipes.files import SUFFIXES, encode_image
+from tpusd.recipes.own import recipe_values
+from tpusd.recipes.texts import read_texts
 
 RECIPE = {
     "prompt": "a red fox",
@@ -30,7 +32,9 @@ PROMPTS = ['Füße, "x": y', "日本の狐 🦊", "a\nb: c, d", "nul\0 and \x07 
 def metadata(tmp_path):
     def read(data):
         (tmp_path / "image").write_bytes(data)
-        return read_metadata(tmp_path / "image")
+        texts = read_texts(tmp_path / "image")
+        parameters = texts.chunks.get("parameters") or texts.user_comment
+        return SimpleNamespace(parameters=parameters, recipe=recipe_values(texts))
 
     return read
 
@@ -99,54 +103,30 @@ def test_long_texts_stay_below_what_readers_take(metadata, image_format, letter)
     assert "extra" not in short.recipe and short.recipe["prompt"] == "a red fox"
 
 
-def test_pictures_of_others_have_no_recipe_or_one_that_is_none(metadata, tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(PIXELS).save(buffer, "PNG")
-    assert metadata(buffer.getvalue()) == Metadata(parameters=None, recipe=None)
+def test_pictures_of_others_have_no_recipe_or_an_unreadable_one(tmp_path):
+    for suffix in (".png", ".webp", ".jpg"):
+        Image.fromarray(PIXELS).save(tmp_path / f"x{suffix}")
+        assert read_texts(tmp_path / f"x{suffix}") == PictureTexts(chunks={}, user_comment=None, xmp=None)
     for text in ("[" * 99_999, "[1]", "{", "null"):
         info = PngImagePlugin.PngInfo()
         info.add_itxt("tpusd", text)
         Image.fromarray(PIXELS).save(tmp_path / "x.png", pnginfo=info)
-        assert read_metadata(tmp_path / "x.png").recipe is None
+        assert recipe_values(read_texts(tmp_path / "x.png")) is None
 
 
-def test_what_is_no_picture_is_one_line(metadata, tmp_path):
+def test_file_that_is_not_a_picture_is_one_line(metadata, tmp_path):
     whole = encode_image(PIXELS, RECIPE)
     for data in (b"", b"text", whole[:200], whole[:-40], whole[:60] + b"\xff" * 9 + whole[69:]):
-        with pytest.raises(UserError, match="image: (cannot be read|is a broken)"):
+        with pytest.raises(UserError, match="image: (cannot be read|is not a PNG, JPEG|is a broken)"):
             metadata(data)
     with pytest.raises(UserError, match="No such file"):
-        read_metadata(tmp_path / "missing.png")
+        read_texts(tmp_path / "missing.png")
 
 
-def sheet(labels, size=(64, 48), **options):
-    return contact_sheet([(label, Image.new("RGB", size, "red")) for label in labels], **options)
-
-
-def test_sheet_has_a_cell_for_every_picture_and_labels_below():
-    made = sheet(["one", "two", "three"], columns=2)
-    assert made.width == 12 + 2 * 268 and made.height > 2 * (192 + 17)
-    pixels = np.asarray(made)
-    assert (pixels == (255, 0, 0)).all(-1).sum() == 3 * 256 * 192
-    assert (pixels.sum(-1) < 200).sum() > 20  # letters
-
-
-def test_sheet_wraps_long_labels_and_takes_any_text():
-    for label in ("word " * 100, "W" * 300, "日本\n\0\u202e🦊", ""):
-        made = sheet([label] * 5, columns=4, note="5 of 99 images")
-        assert made.width == 12 + 4 * 268 and made.height < 2 * 308 + 60
-        encode_sheet(made)
-
-
-def test_sheet_shrinks_large_pictures_and_keeps_their_shape():
-    made = sheet(["a"], size=(1024, 512), columns=8)
-    assert (np.asarray(made) == (255, 0, 0)).all(-1).sum() == 256 * 128
-
-
-def test_only_the_first_picture_of_a_row_carries_the_prompt():
-    records = [
-        {"row": 0, "copy": 0, "prompt": "a"},
-        {"row": 0, "copy": 1, "prompt": "a"},
-        {"row": 1, "copy": 0, "prompt": "a"},
-    ]
-    assert sheet_labels(records) == ["a", "copy 1", "a"]
+def test_every_kind_of_png_text_is_read(tmp_path):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("plain", "a")
+    info.add_text("zipped", "b" * 200, zip=True)
+    info.add_itxt("wide", "狐", zip=True)
+    Image.fromarray(PIXELS).save(tmp_path / "x.png", pnginfo=info)
+    assert read_texts(tmp_path / "x.png").chunks == {"plain": "a", "zipped": "b" * 200, "wide": "狐"}

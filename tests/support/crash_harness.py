@@ -36,7 +36,7 @@ warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")  # jax was
 
 import jax  # noqa: E402
 
-import tpusd.gallery.run  # noqa: E402
+import tpusd.gallery.thumbnails  # noqa: E402
 import tpusd.runs.executors.local  # noqa: E402
 import tpusd.runs.writer  # noqa: E402
 from support.runs import StandInPipeline, config, prepare  # noqa: E402
@@ -56,7 +56,7 @@ MODES = ("kill", "torn", "once", "forever")
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", guidance_scale: 1}]'
 SIZE = ("height=8", "width=8")
 SHAPES = {"run": (1, 1), "resume": (2, 1), "random": (2, 2)}  # copies, batch size
-POOLS = (tpusd.runs.writer, tpusd.runs.executors.local, tpusd.gallery.run)
+POOLS = (tpusd.runs.writer, tpusd.runs.executors.local, tpusd.gallery.thumbnails)
 HYDRA = {"overrides.yaml": ["seed=0"]}
 
 

@@ -1,25 +1,43 @@
-"""The images of a run or a sweep, to export."""
+"""The images of a run or a sweep, to export, and what writes them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.sweep import run_directories
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An image to export. `run`: the name of its run in a sweep, else empty."""
+    """An image to export.
+
+    run: the name of its run in a sweep; empty for a single run's image.
+    file: where it is.
+    record: its manifest line.
+    """
 
     run: str
     file: Path
     record: ImageRecord
 
 
-def exported_images(path: Path) -> Iterator[Exported]:
-    """Every image of the manifests, row by row and copy by copy."""
-    from tpusd.records.sweep import run_directories
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """shard_size: images in one tar file."""
 
+    shard_size: int = 1000
+
+
+class Exporter(Protocol):
+    """Writes images into the empty directory `output`; returns their number. Raises UserError and OSError."""
+
+    def __call__(self, images: Iterator[Exported], output: Path, options: Options, /) -> int: ...
+
+
+def exported_images(path: Path) -> Iterator[Exported]:
+    """Every image of the manifests, by row and copy. path: a run directory or a sweep's."""
     for name, directory in run_directories(path):
         records = sorted(read_manifest(directory), key=lambda record: record.key)
         for record in records:

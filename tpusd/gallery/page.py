@@ -1,7 +1,7 @@
-"""Configs and manifest lines -> the HTML page of a run or a sweep: one file that asks nothing of any network.
+"""Configs and manifest lines -> the HTML page of a run or a sweep: one file that loads nothing from any network.
 
-The page's program is assets/page/; here is what it is told, as JSON. Nothing of a prompt reaches the markup, and the
-page's own policy runs no script but the one whose digest it names. Knows nothing of where files are but for names.
+The page's program is in assets/page/, and gets its data as JSON. No part of a prompt reaches the markup, and the page's
+policy runs only the script whose digest it names. Of files it knows only the names.
 """
 
 import base64
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
@@ -24,7 +24,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A swept field, and its values as the command line says them."""
+    """A swept field, and its values as they are on the command line."""
 
     key: str
     values: tuple[str, ...]
@@ -32,7 +32,12 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class PageRun:
-    """A run as it stands on a page. `at`: its value's index on each axis; `directory`: "" or ending in a slash."""
+    """A run on a page.
+
+    directory: "" or a name with a slash at its end.
+    records: its manifest.
+    at: the index of its value on each axis of the sweep.
+    """
 
     name: str
     directory: str
@@ -47,9 +52,14 @@ class PageRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """`facts`: (title, [(name, value)]) for the details; `failed`: (name, at, error) of runs that made nothing."""
+    """All that a page shows.
 
-    kind: str  # run | sweep
+    kind: run or sweep.
+    facts: for the details: (title, [(name, value)]); a value is any JSON value.
+    failed: (name, at, error) of the runs that made no image.
+    """
+
+    kind: Literal["run", "sweep"]
     title: str
     summary: str
     runs: Sequence[PageRun]
@@ -70,16 +80,32 @@ def render(page: Page) -> str:
         "DATA": _json_in_html(page_data(page)),
     }
     pieces = (ASSETS / "page.html").read_text(encoding="utf-8").split("@")
-    # The template's odd pieces are the names between two @; values are never looked into again.
+    # The template's odd pieces are names between two @. A value is inserted as it is: no name in it is replaced.
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def page_data(page: Page) -> dict[str, Any]:
-    """What the page's program reads. Images are columns, so that 10,000 of them stay small."""
+    """What the page's program reads, as JSON values."""
+    rows, images = _rows_and_images(page.runs)
+    return {
+        "kind": page.kind,
+        "title": page.title,
+        "summary": page.summary,
+        "axes": [{"key": axis.key, "values": axis.values} for axis in page.axes],
+        "jobs": [_job(run) for run in page.runs],
+        "failed": [{"name": name, "at": at, "error": error} for name, at, error in page.failed],
+        "rows": rows,
+        "images": images,
+        "facts": page.facts,
+    }
+
+
+def _rows_and_images(runs: Sequence[PageRun]) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
+    """The different prompt rows of all runs, and a column for each field of the images: 10,000 of them stay small."""
     rows: dict[str, int] = {}
     row_values: list[dict[str, Any]] = []
     images: dict[str, list[Any]] = {name: [] for name in ("job", "row", "copy", "tokens", "truncated", "sha256")}
-    for number, run in enumerate(page.runs):
+    for number, run in enumerate(runs):
         own_rows = run.config.prompts.rows
         known: dict[int, int] = {}  # row of the run -> row of the page
         for record in sorted(run.records, key=lambda record: record.key):
@@ -97,21 +123,11 @@ def page_data(page: Page) -> dict[str, Any]:
             images["tokens"].append(record.num_tokens)
             images["truncated"].append(int(record.truncated))
             images["sha256"].append(record.sha256)
-    return {
-        "kind": page.kind,
-        "title": page.title,
-        "summary": page.summary,
-        "axes": [{"key": axis.key, "values": axis.values} for axis in page.axes],
-        "jobs": [_job(run) for run in page.runs],
-        "failed": [{"name": name, "at": at, "error": error} for name, at, error in page.failed],
-        "rows": row_values,
-        "images": images,
-        "facts": page.facts,
-    }
+    return row_values, images
 
 
 def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
-    """run.json as the details show it: a title a group, nested names joined by dots."""
+    """run.json as the details show it: a title for each group; dots join nested names."""
     groups: dict[str, list[tuple[str, Any]]] = {"Run": []}
     for name, value in run.items():
         if isinstance(value, Mapping):
@@ -122,8 +138,8 @@ def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
 
 
 def _job(run: PageRun) -> dict[str, Any]:
+    """A run, as the page's program reads it."""
     config = run.config
-    steps = config.sampler.num_inference_steps
     return {
         "name": run.name,
         "directory": run.directory,
@@ -145,19 +161,20 @@ def _job(run: PageRun) -> dict[str, Any]:
             "precision": config.precision.name,
             "sampler": config.sampler.name,
             "sampler_text": _sampler_text(config),
-            "num_inference_steps": steps,
+            "num_inference_steps": config.sampler.num_inference_steps,
         },
     }
 
 
 def _sampler_text(config: RunConfig) -> str:
-    """The sampler and the options that its choice in conf/ has otherwise."""
+    """The sampler, and its options that differ from its choice in conf/."""
     options = [line.removeprefix("sampler.") for line in config_overrides(config) if line.startswith("sampler.")]
     return ", ".join([config.sampler.name, *(line for line in options if not line.startswith("num_inference_steps="))])
 
 
 def _row(row: Row, index: int) -> dict[str, Any]:
-    values = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
+    """A prompt row, as the page's program reads it. index: its place in the prompt set."""
+    values: dict[str, Any] = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
     own = {"negative_prompt": row.negative_prompt, "seed": row.seed, "guidance_scale": row.guidance_scale}
     values |= {name: value for name, value in own.items() if value is not None}
     return values | ({"extra": dict(row.extra)} if row.extra else {})
@@ -172,7 +189,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
 
 
 def _json_in_html(values: Any) -> str:
-    """JSON that no HTML parser sees an end tag or a comment in."""
+    """JSON in which an HTML parser finds no end tag and no comment."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -1,40 +1,55 @@
-"""What makes a sweep pleasant to look at and easy to load, all of it made from its runs' directories.
+"""A sweep's results, all of them made from its runs' directories.
 
 index.html    the page: any swept field on either axis
 grid.png      the same, as one labelled picture for papers and slides
-index.jsonl   a line an image: its manifest line, its run, and the swept values
+index.jsonl   a line for each image: its manifest line, its run, and the swept values
 """
 
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
-from tpusd.gallery.run import summary, write_thumbnails
+from tpusd.gallery.run import summary
+from tpusd.gallery.thumbnails import write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.run_json import images_per_second, latest, read_run_if_valid
 from tpusd.records.saved import read_saved
 from tpusd.records.sweep import Sweep, SweepRun
+from tpusd.storage.pictures import open_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_GRID = 12  # columns and rows of grid.png; the page has them all
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class _FinishedRun:
+    """A run of the sweep that has images. records: its manifest, by row and copy; facts: its run.json."""
+
     run: SweepRun
     config: SavedConfig
     records: list[ImageRecord]
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Axes:
+    """Which field is on which axis of grid.png; None: no field on x, the prompts on y. fixed: the others' values."""
+
+    x: str | None
+    y: str | None
+    fixed: Mapping[str, str]
+
+
 def write_sweep_results(path: Path, sweep: Sweep) -> Path:
-    """Everything above for the sweep at `path`; returns its page. Raises UserError and OSError."""
+    """Writes all of them into the sweep's directory `path`; returns its page. Raises UserError and OSError."""
     runs = list(_read_runs(path, sweep))
     storage.write_chunks(path / INDEX, _index_lines(runs))
     storage.write_file(path / PAGE, render(_page(path, sweep, runs)).encode())
@@ -44,7 +59,7 @@ def write_sweep_results(path: Path, sweep: Sweep) -> Path:
     return path / PAGE
 
 
-def _read_runs(path: Path, sweep: Sweep) -> Iterator[_Run]:
+def _read_runs(path: Path, sweep: Sweep) -> Iterator[_FinishedRun]:
     for run in sweep.runs:
         directory = path / run.name
         if storage.file_size(directory / CONFIG) is None:
@@ -52,101 +67,111 @@ def _read_runs(path: Path, sweep: Sweep) -> Iterator[_Run]:
         records = sorted(read_manifest(directory), key=lambda record: record.key)
         if records:
             config = read_saved(directory)
-            yield _Run(run=run, config=config, records=records, facts=latest(read_run_if_valid(directory)))
+            yield _FinishedRun(run=run, config=config, records=records, facts=latest(read_run_if_valid(directory)))
 
 
-def _index_lines(runs: Sequence[_Run]) -> Iterator[bytes]:
-    """Swept fields that a manifest line has by that name are as it says; others are added, as the command line says."""
-    for one in runs:
-        for record in one.records:
+def _index_lines(runs: Sequence[_FinishedRun]) -> Iterator[bytes]:
+    """Manifest lines, and the swept fields that they lack, with the values of the command line."""
+    for finished in runs:
+        name, at = finished.run.name, finished.run.at
+        for record in finished.records:
             values = record.values()
-            line = {"run": one.run.name} | values | {"file_name": f"{one.run.name}/{record.file_name}"}
-            line |= {key: value for key, value in one.run.at.items() if key not in values}
-            yield json.dumps(line | {"overrides": one.run.overrides}, ensure_ascii=False).encode() + b"\n"
+            line = {"run": name} | values | {"file_name": f"{name}/{record.file_name}"}
+            line |= {key: value for key, value in at.items() if key not in values}
+            yield json.dumps(line | {"overrides": finished.run.overrides}, ensure_ascii=False).encode() + b"\n"
 
 
-def _page(path: Path, sweep: Sweep, runs: Sequence[_Run]) -> Page:
+def _page(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> Page:
     axes = tuple(Axis(key=key, values=values) for key, values in sweep.axes.items())
 
     def at(run: SweepRun) -> tuple[int, ...]:
         return tuple(axis.values.index(run.at[axis.key]) for axis in axes)
 
-    num_images = sum(len(one.records) for one in runs)
-    there = {one.run.name for one in runs}
+    def on_page(finished: _FinishedRun) -> PageRun:
+        name = finished.run.name
+        return PageRun(
+            name=name,
+            directory=f"{name}/",
+            config=finished.config,
+            records=finished.records,
+            has_thumbnails=write_thumbnails(path / name, finished.config, finished.records),
+            at=at(finished.run),
+            state=str(finished.facts.get("state", "?")),
+            rate=images_per_second(finished.facts),
+            error=finished.run.error,
+        )
+
+    num_images = sum(len(finished.records) for finished in runs)
+    names = {finished.run.name for finished in runs}
     about = summary(runs[0].config, {**runs[0].facts, "session": {}}, num_images) if runs else "no images"
     return Page(
         kind="sweep",
         title=path.name,
         summary=f"{len(runs)} runs · {about}",
         axes=axes,
-        runs=[
-            PageRun(
-                name=one.run.name,
-                directory=f"{one.run.name}/",
-                config=one.config,
-                records=one.records,
-                has_thumbnails=write_thumbnails(path / one.run.name, one.config, one.records),
-                at=at(one.run),
-                state=str(one.facts.get("state", "?")),
-                rate=images_per_second(one.facts),
-                error=one.run.error,
-            )
-            for one in runs
-        ],
+        runs=[on_page(finished) for finished in runs],
         facts=facts_of({name: v for name, v in runs[0].facts.items() if name != "session"}) if runs else [],
-        failed=[(run.name, at(run), run.error) for run in sweep.runs if run.name not in there and run.error],
+        failed=[(run.name, at(run), run.error) for run in sweep.runs if run.name not in names and run.error],
     )
 
 
-def _grid(path: Path, sweep: Sweep, runs: Sequence[_Run]) -> bytes | None:
-    """The two longest axes, or the one and the prompts; of all else the first value."""
-    from PIL import Image
+def _grid(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> bytes | None:
+    """grid.png: the two longest axes, or the only one and the prompts; of every other field its first value.
 
+    None if no run with these first values has images.
+    """
     from tpusd.gallery.drawing import encode_sheet
     from tpusd.gallery.grid import labelled_grid
 
-    if not runs:
+    axes = _grid_axes(sweep)
+    kept = [run for run in runs if all(run.run.at[key] == value for key, value in axes.fixed.items())]
+    files = _grid_files(path, kept, axes)
+    if not files:
         return None
-    keys = sorted((key for key in sweep.axes), key=lambda key: -len(sweep.axes[key]))[:2]
-    x = keys[0] if keys else None
-    y = keys[1] if len(keys) > 1 else None
-    fixed = {key: sweep.axes[key][0] for key in sweep.axes if key not in (x, y)}
-    kept = [one for one in runs if all(one.run.at[key] == value for key, value in fixed.items())]
-    cells: dict[tuple[str, str], Path] = {}
-    for one in kept:
-        first_copies = {record.row: record for record in reversed(one.records)}
-        for row in sorted(first_copies) if y is None else [min(first_copies)]:
-            record = first_copies[row]
-            place = (one.run.at[x] if x else "", one.run.at[y] if y else record.prompt)
-            cells.setdefault(place, path / one.run.name / record.file_name)
-    columns = [value for value in (sweep.axes[x] if x else [""]) if any(c == value for c, _ in cells)][:MAX_GRID]
-    rows = (
-        list(dict.fromkeys(r for _, r in cells))
-        if y is None
-        else [v for v in sweep.axes[y] if any(r == v for _, r in cells)]
-    )
-    rows = rows[:MAX_GRID]
-
-    def picture(column: str, row: str) -> Image.Image | None:
-        file = cells.get((column, row))
-        if file is None:
-            return None
-        with Image.open(io.BytesIO(storage.read_file(file))) as image:
-            return image.convert("RGB")
-
+    columns = _in_use(sweep.axes[axes.x] if axes.x else ("",), {column for column, _ in files})
+    prompts = dict.fromkeys(row for _, row in files)
+    rows = _in_use(sweep.axes[axes.y] if axes.y else prompts, {row for _, row in files})
     sheet = labelled_grid(
-        [[picture(column, row) for column in columns] for row in rows],
+        [[_picture(files.get((column, row))) for column in columns] for row in rows],
         column_labels=columns,
         row_labels=rows,
-        column_title=x or "",
-        row_title=y or "",
-        note=_grid_note(kept, fixed, y),
+        column_title=axes.x or "",
+        row_title=axes.y or "",
+        note=_grid_note(kept, axes),
     )
     return encode_sheet(sheet)
 
 
-def _grid_note(kept: Sequence[_Run], fixed: Mapping[str, str], y: str | None) -> str:
-    if not kept:
-        return ""
-    parts = [f"{key.rsplit('.', 1)[-1]} = {value}" for key, value in fixed.items()]
-    return " · ".join([*([kept[0].records[0].prompt] if y else []), *parts])
+def _grid_axes(sweep: Sweep) -> _Axes:
+    keys = sorted(sweep.axes, key=lambda key: -len(sweep.axes[key]))
+    x, y = (*keys[:2], None, None)[:2]
+    return _Axes(x=x, y=y, fixed={key: values[0] for key, values in sweep.axes.items() if key not in (x, y)})
+
+
+def _grid_files(path: Path, runs: Sequence[_FinishedRun], axes: _Axes) -> dict[tuple[str, str], Path]:
+    """(column, row) -> the image there: the first copy of the first prompt, or of each if the prompts are the rows."""
+    files: dict[tuple[str, str], Path] = {}
+    for finished in runs:
+        at = finished.run.at
+        first_copies = {record.row: record for record in reversed(finished.records)}
+        for index in sorted(first_copies) if axes.y is None else [min(first_copies)]:
+            record = first_copies[index]
+            place = at[axes.x] if axes.x else "", at[axes.y] if axes.y else record.prompt
+            files.setdefault(place, path / finished.run.name / record.file_name)
+    return files
+
+
+def _in_use(values: Iterable[str], used: Container[str]) -> list[str]:
+    return [value for value in values if value in used][:MAX_GRID]
+
+
+def _picture(file: Path | None) -> "Image.Image | None":
+    if file is None:
+        return None
+    with open_picture(file) as image:
+        return image.convert("RGB")
+
+
+def _grid_note(runs: Sequence[_FinishedRun], axes: _Axes) -> str:
+    fixed = [f"{key.rsplit('.', 1)[-1]} = {value}" for key, value in axes.fixed.items()]
+    return " · ".join([*([runs[0].records[0].prompt] if axes.y else []), *fixed])

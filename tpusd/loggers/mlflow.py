@@ -1,11 +1,12 @@
-"""MLflow."""
+"""Reports a run to MLflow, which reads where to write from MLFLOW_*."""
+
+import os
 
 from tpusd.loggers.base import PROJECT, LoggedRun
+from tpusd.records.layout import CONFIG, MANIFEST
 
 
 def log_to_mlflow(run: LoggedRun) -> None:
-    import os
-
     import mlflow
 
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ and "MLFLOW_EXPERIMENT_ID" not in os.environ:
@@ -15,5 +16,5 @@ def log_to_mlflow(run: LoggedRun) -> None:
         mlflow.log_metrics({name.replace("/", "."): value for name, value in run.metrics.items()})
         for record in run.images:
             mlflow.log_artifact(str(run.path / record.file_name), artifact_path="images")
-        for name in ("config.yaml", "manifest.jsonl"):
+        for name in (CONFIG, MANIFEST):
             mlflow.log_artifact(str(run.path / name))

@@ -1,44 +1,52 @@
-"""A finished run told to TensorBoard, Weights & Biases or MLflow: its config, its rates, and some of its images.
+"""The loggers by name, and a finished run reported to those that its config asks for.
 
 They are optional: `loggers=[tensorboard]` asks for one, and its package is imported when the run is done. A logger that
-fails costs a warning, never an image. Where W&B and MLflow write to is set as they say (WANDB_*, MLFLOW_*);
-TensorBoard's files stand in the run directory.
+fails costs a line on stderr, never an image. A new logger is a file beside this and a line in LOGGERS.
 """
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tpusd.config.schema import RunConfig, config_values
 from tpusd.errors import UserError
-from tpusd.loggers.base import LoggedRun
+from tpusd.loggers.base import LoggedRun, Logger
 from tpusd.loggers.mlflow import log_to_mlflow
 from tpusd.loggers.tensorboard import log_to_tensorboard
 from tpusd.loggers.wandb import log_to_wandb
 from tpusd.records.manifest import read_manifest
+from tpusd.records.run_json import images_per_second, latest
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # logger -> the module it needs
+LOGGERS: Mapping[str, Logger] = {
+    "tensorboard": Logger(package="tensorboard", log=log_to_tensorboard),
+    "wandb": Logger(package="wandb", log=log_to_wandb),
+    "mlflow": Logger(package="mlflow", log=log_to_mlflow),
+}
 MAX_IMAGES = 32
 
 
 def check_loggers(loggers: Sequence[str]) -> None:
-    """Raises UserError where a package is missing: before anything is loaded, not after the last image."""
-    for logger in loggers:
-        if importlib.util.find_spec(PACKAGES[logger]) is None:
-            raise UserError(f"loggers=[{logger}]: {PACKAGES[logger]} is not installed; pip install 'tpusd[{logger}]'")
+    """Raises UserError if a package is missing: before anything is loaded, not after the last image."""
+    for name in loggers:
+        package = LOGGERS[name].package
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"loggers=[{name}]: {package} is not installed; pip install 'tpusd[{name}]'")
 
 
 def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
-    """Tells every logger of the config of the run at `path`; one that fails is a line on stderr. facts: run.json's."""
+    """Reports a run to each logger of its config; one that fails is a line on stderr.
+
+    path: the run directory.
+    config: as saved there.
+    facts: its run.json.
+    """
     if not config.loggers:
         return
-    from tpusd.records.run_json import images_per_second, latest
-
     records = sorted(read_manifest(path), key=lambda record: record.key)
-    told = latest(facts)
-    seconds, rate = told["session"].get("seconds", {}), images_per_second(told)
+    session = latest(facts)
+    seconds, rate = session["session"].get("seconds", {}), images_per_second(session)
     metrics = {f"seconds/{name}": float(value) for name, value in seconds.items()} | {"images": float(len(records))}
     metrics |= {} if rate is None else {"images_per_second": rate}
     run = LoggedRun(
@@ -48,18 +56,11 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
         metrics=metrics,
         images=records[:MAX_IMAGES],
     )
-    for logger in config.loggers:
+    for name in config.loggers:
         try:
-            LOGGERS[logger](run)
-        except Exception as error:  # of somebody else's program, and the images are safe
-            print(f"tpusd: loggers=[{logger}]: failed: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-
-
-LOGGERS: Mapping[str, Callable[[LoggedRun], None]] = {
-    "tensorboard": log_to_tensorboard,
-    "wandb": log_to_wandb,
-    "mlflow": log_to_mlflow,
-}
+            LOGGERS[name].log(run)
+        except Exception as error:  # of another program; the images are safe
+            print(f"tpusd: loggers=[{name}]: failed: {' '.join(str(error).split())[:200]}", file=sys.stderr)
 
 
 def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

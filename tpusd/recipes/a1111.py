@@ -1,13 +1,15 @@
-"""A1111's settings -> a config of ours, and a line for each thing that cannot carry over. Knows nothing of files."""
+"""The reader of A1111's pictures, and of programs that write as it does: infotext -> a like picture at best.
+
+Knows nothing of files.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
-from tpusd.config.limits import MAX_SEED
 from tpusd.errors import show
-from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext
+from tpusd.recipes.base import PARAMETERS, PictureTexts, Recipe
+from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing, sampler_options
+from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext, read_infotext
 
 # The first ten digits of a checkpoint file's sha256, as A1111 writes them -> the choice of conf/model with its weights.
 MODEL_HASHES = {
@@ -17,105 +19,103 @@ MODEL_HASHES = {
     "ad2a33c361": "sd21",
     "31e35c80fc": "sdxl",
 }
-PLACEHOLDER = "MODEL_DIRECTORY"  # stands for weights that only the user can name
 _SAMPLERS = {name: own for own, name in SAMPLER_NAMES.items()}
 _OPTIONS = {name: option for option, name in SCHEDULE_TYPES.items()}
 _DEFAULT_SCHEDULES = ("Automatic", "Uniform", "Normal")
 _READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "RNG", "Version"}
-_WEIGHTED = re.compile(r"(?<!\\)[(\[].*?(?<!\\)[)\]]|\bBREAK\b|\bAND\b", re.DOTALL)
-_NETWORK = re.compile(r"<(\w+):[^>]*>")
+# The innermost brackets, so that the time of a search is in proportion to the text.
+_WEIGHTED = re.compile(r"(?<!\\)[(\[](?:\\.|[^()\[\]\\])*[)\]]|\bBREAK\b|\bAND\b", re.DOTALL)
+_NETWORK = re.compile(r"<\w+:[^<>]*>")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CarriedOver:
-    """`overrides`: of `python -m tpusd.run`, as field -> value; `left_out`: what they cannot say, a line each."""
-
-    overrides: Mapping[str, Any]
-    left_out: tuple[str, ...]
-
-
-def carry_over(infotext: Infotext) -> CarriedOver:
-    """What of an A1111 picture can be asked of tpusd: a like picture at best, for its noise has another source."""
-    settings, overrides, left_out = infotext.settings, {}, []
-    for part in (_model, _sampler, _numbers):
-        values, lines = part(settings)
-        overrides |= values
-        left_out += lines
-    prompt = {"prompt": infotext.prompt}
-    if infotext.negative_prompt:
-        prompt["negative_prompt"] = infotext.negative_prompt
-    overrides["prompts.rows"] = [prompt]
-    left_out += _of_prompts(infotext.prompt, infotext.negative_prompt)
-    left_out += [
-        f"{show(name)}: {show(value)}: has no counterpart" for name, value in settings.items() if name not in _READ
-    ]
-    if settings.get("RNG") != "JAX":
-        generator = show(settings.get("RNG", "GPU"))
-        left_out.append(f"RNG: {generator}: from the same seed tpusd draws other noise, so the picture differs")
-    return CarriedOver(overrides=overrides, left_out=tuple(left_out))
-
-
-def _model(settings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    digits, name = settings.get("Model hash", ""), settings.get("Model")
-    if digits in MODEL_HASHES:
-        return {"model": MODEL_HASHES[digits]}, []
-    words = f"{show(name or 'not said')}{f' (hash {show(digits)})' if digits else ''}"
-    return (
-        {"model": "local", "model.path": PLACEHOLDER},
-        [f"Model: {words}: put the directory of these weights in the place of {PLACEHOLDER}, or choose another model="],
+def read_a1111(texts: PictureTexts) -> Recipe | None:
+    infotext = read_infotext(texts.chunks.get(PARAMETERS) or texts.user_comment or "")
+    if not infotext.settings:
+        return None
+    carried = carry_over(infotext)
+    return Recipe(
+        source=infotext.settings.get("Version", "A1111"),
+        values={"Prompt": infotext.prompt, "Negative prompt": infotext.negative_prompt} | dict(infotext.settings),
+        overrides=carried.overrides,
+        left_out=carried.left_out,
     )
 
 
-def _sampler(settings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def carry_over(infotext: Infotext) -> CarryOver:
+    """What of the picture tpusd can make: a similar picture at best, for A1111 draws its noise in another way."""
+    settings, carried = infotext.settings, CarryOver()
+    _model(settings, carried)
+    _sampler(settings, carried)
+    carried.steps("Steps", _number(settings.get("Steps")))
+    carried.guidance("CFG scale", _number(settings.get("CFG scale")))
+    carried.seed("Seed", _number(settings.get("Seed")))
+    _size(settings, carried)
+    carried.prompts(infotext.prompt, infotext.negative_prompt)
+    _words(infotext, carried)
+    carried.leave_out_each(
+        (f"{show(name)}: {show(value)}" for name, value in settings.items() if name not in _READ),
+        "has no counterpart",
+    )
+    generator = settings.get("RNG", "GPU")
+    if generator != "JAX":
+        carried.leave_out("RNG", generator, "from the same seed tpusd draws other noise, so the picture differs")
+    return carried
+
+
+def _model(settings: Mapping[str, str], carried: CarryOver) -> None:
+    digits, name = settings.get("Model hash", ""), settings.get("Model")
+    if digits in MODEL_HASHES:
+        carried.set("model", MODEL_HASHES[digits])
+    else:
+        carried.model("Model", f"{show(name or '')} (hash {show(digits)})".lstrip() if digits else name or NOT_GIVEN)
+
+
+def _sampler(settings: Mapping[str, str], carried: CarryOver) -> None:
     name, schedule = settings.get("Sampler", ""), settings.get("Schedule type", "Automatic")
-    for ending in _OPTIONS:  # before version 1.9 the schedule stood in the sampler's name
+    for ending in _OPTIONS:  # before version 1.9 the sampler's name ended in the schedule's
         if name.endswith(f" {ending}"):
             name, schedule = name.removesuffix(f" {ending}"), ending
-    if name not in _SAMPLERS:
-        return {}, [f"Sampler: {show(name) or 'not said'}: is not one of {', '.join(_SAMPLERS)}; the default is taken"]
-    own = _SAMPLERS[name]
+    own = _SAMPLERS.get(name)
+    if own is None:
+        rule = f"is not one of {', '.join(_SAMPLERS)}; the default is taken"
+        carried.leave_out("Sampler", name or "(empty)", rule)
+        return
+    carried.set("sampler", own)
     if schedule in _DEFAULT_SCHEDULES:
-        return {"sampler": own}, []
+        return
     option = _OPTIONS.get(schedule)
-    if option is None or option not in _sampler_options(own):
-        return {"sampler": own}, [f"Schedule type: {show(schedule)}: sampler={own} has none like it"]
-    return {"sampler": own, f"sampler.{option}": True}, []
-
-
-def _sampler_options(sampler: str) -> set[str]:
-    from tpusd.config.compose import compose_jobs
-
-    (job,) = compose_jobs([f"sampler={sampler}"])
-    return set(job.values["sampler"])
-
-
-def _numbers(settings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    values, lines = {}, []
-    for name, field, kind in (
-        ("Steps", "sampler.num_inference_steps", int),
-        ("CFG scale", "guidance_scale", float),
-        ("Seed", "seed", int),
-    ):
-        try:
-            values[field] = kind(settings[name])
-        except KeyError:
-            lines.append(f"{name}: not said; the default is taken")
-        except ValueError:
-            lines.append(f"{name}: {show(settings[name])}: is no number; the default is taken")
-    if not 0 <= values.get("seed", 0) <= MAX_SEED:
-        lines.append(f"Seed: {values.pop('seed')}: is beyond {MAX_SEED}; the default is taken")
-    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", settings.get("Size", ""))
-    if size:
-        values |= {"width": int(size[1]), "height": int(size[2])}
+    if option is None or option not in sampler_options(own):
+        carried.leave_out("Schedule type", schedule, f"sampler={own} has no such schedule; its own is taken")
     else:
-        lines.append("Size: not said; the model's own is taken")
-    return values, lines
+        carried.set(f"sampler.{option}", True)
 
 
-def _of_prompts(*prompts: str) -> Iterator[str]:
+def _size(settings: Mapping[str, str], carried: CarryOver) -> None:
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", settings.get("Size", ""), flags=re.ASCII)
+    if size is None:
+        carried.leave_out("Size", "is not given; the model's own size is taken")
+        return
+    carried.size("Width", "width", int(size[1]))
+    carried.size("Height", "height", int(size[2]))
+
+
+def _words(infotext: Infotext, carried: CarryOver) -> None:
+    """What A1111 reads in a prompt that is not words."""
+    prompts = (infotext.prompt, infotext.negative_prompt)
     networks = {found[0] for prompt in prompts for found in _NETWORK.finditer(prompt)}
-    for network in sorted(networks):
-        yield f"{show(network)}: networks such as this are not loaded, and the text model reads it as words"
+    carried.leave_out_each(sorted(networks), "networks such as this are not loaded; the text model reads it as words")
     weighted = next((found[0] for prompt in prompts for found in _WEIGHTED.finditer(prompt)), None)
     if weighted is not None:
-        yield f"{show(weighted)}: brackets, BREAK and AND weigh words in A1111; the text model reads them as text"
+        carried.leave_out(weighted, "brackets, BREAK and AND weigh words in A1111; the text model reads them as text")
+
+
+def _number(text: str | None) -> int | float | str | Missing:
+    """A whole number stays exact; text that is not a number stays text, for the check that follows to refuse."""
+    if text is None:
+        return NOT_GIVEN
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -13,9 +13,9 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values
 
 PROGRAM = "python -m tpusd.run"
-# Groups, and the choice of each that stands for one of the user's own, all of whose fields are then set.
+# Groups, and the choice of each that a user's own choice is written as; its fields are then all set.
 STAND_INS = {"model": "local", "precision": "fp32", "sampler": "ddim"}
-# Of these a command says nothing: where a run goes, and how it goes about it, decide no pixel.
+# The top-level fields that decide pixels. A command leaves out the others: where a run goes, and how it is made.
 PIXEL_FIELDS = (
     "seed",
     "guidance_scale",
@@ -27,11 +27,11 @@ PIXEL_FIELDS = (
     "image_quality",
 )
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_WORDS = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}  # that Hydra or YAML take for something else
+_WORDS = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}  # which Hydra or YAML read as other values
 
 
 def config_overrides(config: RunConfig) -> list[str]:
-    """Everything that decides the pixels but for the prompt rows: groups, and the fields that differ from conf/."""
+    """Everything that decides the pixels, except the prompt rows: groups, and the fields that differ from conf/."""
     values = config_values(config)
     names = [(group, values[group]["name"]) for group in STAND_INS]
     known = _choices()
@@ -45,8 +45,11 @@ def config_overrides(config: RunConfig) -> list[str]:
 
 
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:
-    """What follows `config_overrides` to make one image alone: its row, at its place in the prompt set."""
-    own = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
+    """What follows `config_overrides` to make one image alone: its row, at its place in the prompt set.
+
+    row: of the prompt set. index: its place there. copy: which of the row's images.
+    """
+    own: dict[str, Any] = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
     own |= {"seed": row.seed, "guidance_scale": row.guidance_scale}
     row_value = {name: value for name, value in own.items() if value is not None}
     lines = [f"prompts.rows=[{hydra_value(row_value)}]"]
@@ -78,7 +81,7 @@ def hydra_value(value: Any) -> str:
 
 
 def _in_quotes(text: str) -> str:
-    """In double quotes a backslash is doubled before a quote alone. `${` is escaped: configs look nothing up."""
+    """In double quotes only a backslash before a quote is doubled. `${` is escaped, so that it stays text."""
     text = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", text)
     text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)
     return '"' + re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text) + '"'
@@ -86,10 +89,10 @@ def _in_quotes(text: str) -> str:
 
 def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        there = base.get(name)
+        usual = base.get(name)
         if isinstance(value, Mapping):
-            yield from _differences(f"{prefix}.{name}", value, there)
-        elif value != there and name != "sha256":  # a lock, and longer than all the rest
+            yield from _differences(f"{prefix}.{name}", value, usual or {})
+        elif value != usual and name != "sha256":  # a lock on the weights' files, and long
             yield f"{prefix}.{name}={hydra_value(value)}"
 
 
@@ -104,5 +107,6 @@ def _choices() -> dict[str, set[str]]:
 def _composed(choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     from tpusd.config.compose import compose_jobs
 
-    (job,) = compose_jobs([f"{group}={name}" for group, name in choices])
-    return job.values
+    jobs = compose_jobs([f"{group}={name}" for group, name in choices])
+    assert jobs is not None
+    return jobs[0].values

@@ -1,13 +1,14 @@
-"""The `parameters` text of A1111, Civitai and their like: written for our images, and read from anybody's.
+"""The `parameters` text of A1111, Civitai and similar programs: written for tpusd's images, and read from any picture.
 
-The rules are those of A1111's own reader: the last line holds the settings if at least three `Name: value` stand in it,
-joined by commas, and a value that holds a comma, a colon or a newline is a JSON string; what stands before is the
-prompt, up to a line that begins with `Negative prompt:`. Knows nothing of files or configs.
+The rules are those of A1111's own reader. The last line holds the settings if it has at least three of the form
+`Name: value`, joined by commas; a value that holds a comma, a colon or a newline is a JSON string. The lines before it
+are the prompt, and from a line that begins with `Negative prompt:` the negative prompt. Knows nothing of files or
+configs.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +31,14 @@ SAMPLER_NAMES = {
     "lcm": "LCM",
 }
 SCHEDULE_TYPES = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}
-_SETTING = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_NAME_ENDS = re.compile(r"[^\w \-/]")
+_VALUE = re.compile(r'\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_SETTINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Infotext:
-    """`settings`: name -> text, in the order that they stand in."""
+    """`settings`: name -> text, in their order in the text."""
 
     prompt: str
     negative_prompt: str
@@ -44,7 +46,11 @@ class Infotext:
 
 
 def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
-    """recipe: an image's manifest fields. Prompts are cut at `max_chars`, and NUL goes, which no text chunk holds."""
+    """The text of one image.
+
+    recipe: the image's manifest fields.
+    max_chars: of each prompt; the rest is cut off. NUL is left out, for no text chunk can hold it.
+    """
     settings = {
         "Steps": recipe["num_inference_steps"],
         "Sampler": SAMPLER_NAMES.get(recipe["sampler"], recipe["sampler"]),
@@ -68,20 +74,36 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
 def read_infotext(text: str) -> Infotext:
     """The inverse, for texts of any program. White space around lines is lost, as in A1111."""
     *lines, last = text.strip().split("\n")
-    if len(_SETTING.findall(last)) < _FEWEST_SETTINGS:
-        lines, last = [*lines, last], ""
+    settings = list(_settings(last))
+    if len(settings) < _FEWEST_SETTINGS:
+        lines, settings = [*lines, last], []
     parts: tuple[list[str], list[str]] = ([], [])
     negative = False
     for line in map(str.strip, lines):
         if line.startswith(NEGATIVE):
             negative, line = True, line[len(NEGATIVE) :].strip()
-        if parts[negative] or line:  # leading empty lines go
+        if parts[negative] or line:  # leading empty lines are dropped
             parts[negative].append(line)
     return Infotext(
         prompt="\n".join(parts[False]),
         negative_prompt="\n".join(parts[True]),
-        settings={name: _unquoted(value) for name, value in _SETTING.findall(last)},
+        settings={name: _unquoted(value) for name, value in settings},
     )
+
+
+def _settings(line: str) -> Iterator[tuple[str, str]]:
+    """The pairs that A1111's expression finds in a line: `\\s*(\\w[\\w \\-/]+):` and then `_VALUE`.
+
+    That expression takes time with the square of a line without colons; this search, in proportion to the line.
+    """
+    position = 0
+    while (colon := line.find(":", position)) >= 0:
+        name = _NAME_ENDS.split(line[position:colon])[-1].lstrip(" -/")
+        position = colon + 1
+        value = _VALUE.match(line, position) if len(name) > 1 else None
+        if value is not None:
+            yield name, value[1]
+            position = value.end()
 
 
 def _quoted(value: Any) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tpusd import storage
 from tpusd.records.manifest import ImageRecord
+from tpusd.storage.pictures import PictureError, open_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +135,11 @@ def read_pixels(path: Path, record: ImageRecord) -> np.ndarray | None:
     try:
         if storage.file_size(file) is None or storage.file_sha256(file) != record.sha256:
             return None
-        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+        with open_picture(file) as image:
             if image.size != (record.width, record.height):
                 return None
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, PictureError):
         return None
 
 

@@ -13,6 +13,7 @@ from tpusd.records.manifest import key_of, manifest_lines, parse_line, recipe_va
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import read_saved
 from tpusd.storage import os_errors_as_user_errors
+from tpusd.storage.pictures import PictureError, open_picture
 
 
 def faults(path: Path) -> Iterator[str]:
@@ -85,8 +86,6 @@ def _recipe_faults(config: SavedConfig, key: tuple[int, int], values: Mapping[st
 
 def _file_faults(path: Path, values: Mapping[str, Any]) -> Iterator[str]:
     """The image of one line."""
-    from PIL import Image
-
     file = path / values["file_name"]
     try:
         size = storage.file_size(file)
@@ -98,10 +97,12 @@ def _file_faults(path: Path, values: Mapping[str, Any]) -> Iterator[str]:
         if storage.file_sha256(file) != values.get("sha256"):
             yield "its sha256 is not the manifest's"
             return
-        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+        with open_picture(file) as image:
             if image.size != (values.get("width"), values.get("height")):
                 yield f"is {image.width}x{image.height}, and the manifest says otherwise"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except PictureError as error:
+        yield error.reason
+    except OSError as error:
         yield f"cannot be read: {show(str(error))}"
 
 

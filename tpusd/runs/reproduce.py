@@ -13,8 +13,8 @@ from typing import Any
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.gallery.contact_sheet import contact_sheet
 from tpusd.gallery.drawing import encode_sheet
+from tpusd.gallery.grid import contact_sheet
 from tpusd.plan.specs import parse_name, planned
 from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, side_by_side
 from tpusd.records.layout import MAKE_ROOM

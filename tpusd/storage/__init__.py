@@ -6,6 +6,7 @@ A further kind of store is a module like `local` that does what `base.Store` say
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tpusd.errors import UserError, show_path
 from tpusd.storage import local
@@ -23,6 +24,7 @@ __all__ = [
     "list_directory",
     "make_directory",
     "make_parents",
+    "open_file",
     "os_errors_as_user_errors",
     "read_file",
     "read_lines",
@@ -54,6 +56,10 @@ def write_new_file(path: Path, data: bytes) -> None:
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
     return store_of(path).read_file(path, max_bytes)
+
+
+def open_file(path: Path) -> BinaryIO:
+    return store_of(path).open_file(path)
 
 
 def read_lines(path: Path, max_bytes: int) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ in part. A local directory can do more: see `tpusd.storage.local` for files that
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 
 class Store(Protocol):
@@ -24,6 +24,10 @@ class Store(Protocol):
 
     def read_file(self, path: Path, max_bytes: int | None = None) -> bytes:
         """The whole object. Raises OSError (EFBIG) where it holds more than `max_bytes`."""
+        ...
+
+    def open_file(self, path: Path) -> BinaryIO:
+        """The object, opened for reading."""
         ...
 
     def read_lines(self, path: Path, max_bytes: int) -> Iterator[bytes]:

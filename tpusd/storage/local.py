@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
 
@@ -183,6 +184,11 @@ def read_file(path: Path, max_bytes: int | None = None) -> bytes:
     if max_bytes is not None and len(data) > max_bytes:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return data
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError for a link, a pipe and a device too."""
+    return os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
 
 
 def file_sha256(path: Path) -> str:

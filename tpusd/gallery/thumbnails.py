@@ -1,0 +1,43 @@
+"""The thumbnails of a run's page: .thumbs/, a WebP for each image that is larger than one."""
+
+import io
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tpusd import storage
+from tpusd.config.schema import SavedConfig
+from tpusd.records.layout import THUMBNAILS
+from tpusd.records.manifest import ImageRecord
+from tpusd.storage.pictures import open_picture
+
+SIZE = 256  # pixels of the longer side; the page shows images up to this size themselves
+QUALITY = 80
+NUM_ENCODERS = 4
+
+
+def write_thumbnails(path: Path, config: SavedConfig, records: Iterable[ImageRecord]) -> bool:
+    """Makes those that are missing, and returns whether the run has any: small images need none."""
+    if max(config.height, config.width) <= SIZE:
+        return False
+    directory = path / THUMBNAILS
+    if not storage.exists(directory):
+        storage.make_directory(directory)
+    with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="thumbnails") as pool:
+        for _ in pool.map(lambda record: _write_thumbnail(path, path / record.file_name), records):
+            pass
+    return True
+
+
+def _write_thumbnail(path: Path, file: Path) -> None:
+    from PIL import Image
+
+    target = path / THUMBNAILS / f"{file.stem}.webp"
+    if storage.file_size(target):
+        return
+    with open_picture(file) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY)
+    storage.write_file(target, buffer.getvalue())

@@ -1,0 +1,139 @@
+"""What the readers of other programs' pictures share: fields of a config, and a line for what cannot carry over.
+
+Every field that it sets is one that tpusd accepts. Knows nothing of any one program.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tpusd.config.limits import MAX_GUIDANCE, MAX_SEED, MAX_SIZE, MAX_STEPS, SIZE_STEP
+from tpusd.config.rows import MAX_PROMPT_CHARS
+from tpusd.errors import show
+from tpusd.recipes.command import hydra_value
+
+MODEL_PLACEHOLDER = "MODEL_DIRECTORY"  # for weights that only the user can name
+PROMPT_PLACEHOLDER = "PROMPT"
+MAX_LINES = 20  # of one kind
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")  # no command line can hold NUL, and half a surrogate pair is not Unicode
+
+Value = str | int | float | bool | list[dict[str, str]]  # of a field
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A value that a picture does not have, and why: a predicate, as in `is not given`."""
+
+    why: str
+
+
+NOT_GIVEN = Missing("is not given")
+
+
+class CarryOver:
+    """Collects a config, field by field, and the lines about what the config cannot say."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Value] = {}
+        self._left_out: list[str] = []
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return tuple(f"{name}={hydra_value(value)}" for name, value in self._fields.items())
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        return tuple(self._left_out)
+
+    def set(self, field: str, value: Value) -> None:
+        self._fields[field] = value
+
+    def leave_out(self, *parts: object) -> None:
+        """A line: what, its value if it has one, and the rule or the consequence."""
+        *names, rule = parts
+        self._left_out.append(": ".join([*map(show, names), str(rule)]))
+
+    def leave_out_each(self, names: Iterable[str], rule: str) -> None:
+        """A line for each name, and one line for those after the first few."""
+        every = list(dict.fromkeys(names))
+        for name in every[:MAX_LINES]:
+            self.leave_out(name, rule)
+        if len(every) > MAX_LINES:
+            self.leave_out(f"{len(every) - MAX_LINES} more", rule)
+
+    def steps(self, name: str, value: object) -> None:
+        self._number(name, value, "sampler.num_inference_steps", 1, MAX_STEPS, whole=True)
+
+    def guidance(self, name: str, value: object) -> None:
+        self._number(name, value, "guidance_scale", 0, MAX_GUIDANCE, whole=False)
+
+    def seed(self, name: str, value: object) -> None:
+        self._number(name, value, "seed", 0, MAX_SEED, whole=True)
+
+    def size(self, name: str, field: str, value: object) -> None:
+        """field: height or width, in pixels. Other programs round a size down to whole latents, and so does this."""
+        if isinstance(value, int) and value % SIZE_STEP and SIZE_STEP <= value <= MAX_SIZE:
+            rounded = value - value % SIZE_STEP
+            self.leave_out(name, value, f"is not a multiple of {SIZE_STEP}; {field}={rounded} is taken")
+            value = rounded
+        self._number(name, value, field, SIZE_STEP, MAX_SIZE, whole=True, otherwise="the model's own size is taken")
+
+    def model(self, name: str, value: object) -> None:
+        """Weights that the user has to name."""
+        self.set("model", "local")
+        self.set("model.path", MODEL_PLACEHOLDER)
+        self.leave_out(
+            name,
+            value.why if isinstance(value, Missing) else value,
+            f"put the directory of these weights in the place of {MODEL_PLACEHOLDER}, or choose another model=",
+        )
+
+    def prompts(self, prompt: str, negative_prompt: str) -> None:
+        row = {"prompt": self._text("prompt", prompt)}
+        if not row["prompt"].strip():
+            row["prompt"] = PROMPT_PLACEHOLDER
+            self.leave_out("prompt", f"is empty; put one in the place of {PROMPT_PLACEHOLDER}")
+        if negative_prompt:
+            row["negative_prompt"] = self._text("negative prompt", negative_prompt)
+        self.set("prompts.rows", [row])
+
+    def _text(self, name: str, text: str) -> str:
+        kept = _NOT_TEXT.sub("", text)
+        if kept != text:
+            self.leave_out(name, "holds characters that are not text; they are left out")
+        if len(kept) > MAX_PROMPT_CHARS:
+            self.leave_out(name, f"has {len(kept)} characters; only the first {MAX_PROMPT_CHARS} are taken")
+        return kept[:MAX_PROMPT_CHARS]
+
+    def _number(
+        self,
+        name: str,
+        value: object,
+        field: str,
+        low: int,
+        high: float,
+        *,
+        whole: bool,
+        otherwise: str = "the default is taken",
+    ) -> None:
+        """Sets `field`, or says why not."""
+        kinds = (int,) if whole else (int, float)
+        if isinstance(value, Missing):
+            self.leave_out(name, f"{value.why}; {otherwise}")
+        elif isinstance(value, bool) or not isinstance(value, kinds):
+            self.leave_out(name, value, f"is not a {'whole ' if whole else ''}number; {otherwise}")
+        elif not low <= value <= high:  # false for nan too
+            self.leave_out(name, value, f"must be from {low} to {high if whole else f'{high:g}'}; {otherwise}")
+        else:
+            self.set(field, value if whole else float(value))
+
+
+@functools.cache
+def sampler_options(sampler: str) -> frozenset[str]:
+    """The options that a choice of conf/sampler has."""
+    from tpusd.config.compose import compose_jobs
+
+    jobs = compose_jobs([f"sampler={sampler}"])
+    assert jobs is not None
+    return frozenset(jobs[0].values["sampler"])

@@ -1,0 +1,57 @@
+"""The reader of tpusd's own pictures: the whole recipe as JSON, so the command makes the very picture again."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig, make_config
+from tpusd.errors import UserError, show
+from tpusd.recipes import xmp
+from tpusd.recipes.base import OWN, PictureTexts, Recipe
+from tpusd.recipes.command import config_overrides, image_overrides
+
+COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
+
+
+def read_own(texts: PictureTexts) -> Recipe | None:
+    """Raises UserError for a recipe that is not a valid one."""
+    values = recipe_values(texts)
+    if values is None:
+        return None
+    config, row = _config(values)
+    overrides = config_overrides(config) + image_overrides(row, config.first_row, config.first_copy)
+    return Recipe(source="tpusd", values=values, overrides=tuple(overrides), left_out=())
+
+
+def recipe_values(texts: PictureTexts) -> dict[str, Any] | None:
+    """The recipe's JSON as it was written, unchecked. None if the picture has none."""
+    text = texts.chunks.get(OWN) or xmp.recipe_in(texts.xmp or "")
+    try:
+        value = None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
+    """Anybody may have written the file that the recipe comes from, so it goes through the checks of every config."""
+    try:
+        row = {"prompt": recipe["prompt"], "negative_prompt": recipe["negative_prompt"], "seed": recipe["row_seed"]}
+        values = {name: recipe[name] for name in COPIED} | {
+            "first_row": recipe["row"],
+            "first_copy": recipe["copy"],
+            "model": recipe["model_settings"],
+            "precision": recipe["precision_settings"],
+            "sampler": recipe["sampler_settings"],
+            "prompts": {"name": "recipe", "rows": [row]},
+        }
+        if row["seed"] is not None:
+            values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
+        config = make_config(values)
+        assert config.prompts.rows is not None
+        return config, config.prompts.rows[0]
+    except KeyError as error:
+        raise UserError(f"its recipe lacks {show(str(error))}; it cannot be made again") from None
+    except UserError as error:
+        raise UserError(f"its recipe is invalid: {error}") from None
