@@ -217,6 +217,7 @@ def test_pictures_without_a_recipe_or_with_a_hostile_one_are_one_line(tmp_path, 
         ({"tpusd": json.dumps(own | {"prompt": ["x"]})}, "must be"),
         ({"tpusd": json.dumps(own | {"prompt": None})}, "must be"),
         ({"tpusd": json.dumps(own | {"model_settings": {"_target_": "os.system"}})}, "no such field"),
+        ({"tpusd": json.dumps(own | {"sampler_settings": {"name": "turbo"}})}, "sampler.name=turbo: no such sampler"),
         ({"tpusd": json.dumps(own | {"row_seed": "a"})}, "must be"),
         ({"tpusd": json.dumps(own | {"row": 10**30})}, "first_row"),
     ):

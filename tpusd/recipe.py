@@ -16,6 +16,7 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError, show, show_path
 from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.samplers.registry import find_sampler
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
@@ -92,6 +93,7 @@ def _own_config(path: Path, recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
         if row["seed"] is not None:
             values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
         config = make_config(values)
+        find_sampler(config.sampler.name)
         assert config.prompts.rows is not None
         return config, config.prompts.rows[0]
     except KeyError as error:

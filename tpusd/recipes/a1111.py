@@ -7,7 +7,8 @@ from typing import Any
 
 from tpusd.config.limits import MAX_SEED
 from tpusd.errors import show
-from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext
+from tpusd.recipes.infotext import SCHEDULE_TYPES, Infotext
+from tpusd.samplers.registry import samplers
 
 # The first ten digits of a checkpoint file's sha256, as A1111 writes them -> the choice of conf/model with its weights.
 MODEL_HASHES = {
@@ -18,7 +19,6 @@ MODEL_HASHES = {
     "31e35c80fc": "sdxl",
 }
 PLACEHOLDER = "MODEL_DIRECTORY"  # stands for weights that only the user can name
-_SAMPLERS = {name: own for own, name in SAMPLER_NAMES.items()}
 _OPTIONS = {name: option for option, name in SCHEDULE_TYPES.items()}
 _DEFAULT_SCHEDULES = ("Automatic", "Uniform", "Normal")
 _READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "RNG", "Version"}
@@ -71,22 +71,16 @@ def _sampler(settings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     for ending in _OPTIONS:  # before version 1.9 the schedule stood in the sampler's name
         if name.endswith(f" {ending}"):
             name, schedule = name.removesuffix(f" {ending}"), ending
-    if name not in _SAMPLERS:
-        return {}, [f"Sampler: {show(name) or 'not said'}: is not one of {', '.join(_SAMPLERS)}; the default is taken"]
-    own = _SAMPLERS[name]
+    known = {sampler.a1111: sampler for sampler in samplers().values()}
+    if name not in known:
+        return {}, [f"Sampler: {show(name) or 'not said'}: is not one of {', '.join(known)}; the default is taken"]
+    sampler = known[name]
     if schedule in _DEFAULT_SCHEDULES:
-        return {"sampler": own}, []
+        return {"sampler": sampler.name}, []
     option = _OPTIONS.get(schedule)
-    if option is None or option not in _sampler_options(own):
-        return {"sampler": own}, [f"Schedule type: {show(schedule)}: sampler={own} has none like it"]
-    return {"sampler": own, f"sampler.{option}": True}, []
-
-
-def _sampler_options(sampler: str) -> set[str]:
-    from tpusd.config.compose import compose_jobs
-
-    (job,) = compose_jobs([f"sampler={sampler}"])
-    return set(job.values["sampler"])
+    if option is None or option not in sampler.defaults:
+        return {"sampler": sampler.name}, [f"Schedule type: {show(schedule)}: sampler={sampler.name} has none like it"]
+    return {"sampler": sampler.name, f"sampler.{option}": True}, []
 
 
 def _numbers(settings: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
