@@ -21,8 +21,8 @@ from tpusd.samplers.table import make_table
 
 # The keys of `sampler` in a config.yaml of 0.1.0 and in the recipe of its images, in order.
 KEYS = (
-    "name num_inference_steps prediction_type timestep_spacing steps_offset rescale_betas_zero_snr set_alpha_to_one eta "
-    "variance_type use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas sigma_min sigma_max "
+    "name num_inference_steps prediction_type timestep_spacing steps_offset rescale_betas_zero_snr set_alpha_to_one "
+    "eta variance_type use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_lu_lambdas sigma_min sigma_max "
     "final_sigmas_type interpolation_type solver_order solver_type lower_order_final euler_at_final lambda_min_clipped "
     "predict_x0 disable_corrector original_inference_steps timestep_scaling"
 ).split()
