@@ -29,7 +29,9 @@ class SamplerOptions:
     set_alpha_to_one: Annotated[bool | None, "ends at the clean sample, not at the lowest trained noise"] = None
     eta: Annotated[float | None, "the share of fresh noise in each step, 0 to 1"] = None
     variance_type: Annotated[str | None, "the variance of the fresh noise"] = None
-    use_karras_sigmas: Annotated[bool | None, "the sigma schedule of Karras et al. 2022"] = None
+    use_karras_sigmas: Annotated[bool | None, "the sigmas of Karras et al. 2022; at most one of the four schedules"] = (
+        None
+    )
     use_exponential_sigmas: Annotated[bool | None, "sigmas in equal ratios"] = None
     use_beta_sigmas: Annotated[bool | None, "sigmas from the quantiles of a beta distribution"] = None
     use_lu_lambdas: Annotated[bool | None, "sigmas in equal ratios, with rounded timesteps"] = None
