@@ -7,12 +7,14 @@ A marker stands alone on its line, or inside a line for a list: <!-- table: samp
 """
 
 import argparse
+import functools
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -72,10 +74,10 @@ def sampler_names() -> str:
 
 def samplers_table() -> str:
     """A row for each sampler. Steps are those of its choice in conf/, and model calls those that they cost."""
-    default = compose_jobs([])[0].values["sampler"]["name"]
+    default = _chosen()["name"]
     rows = []
     for name, sampler in samplers().items():
-        steps = compose_jobs([f"sampler={name}"])[0].values["sampler"]["num_inference_steps"]
+        steps = _chosen(f"sampler={name}")["num_inference_steps"]
         table = make_table(SamplerSettings(name=name, num_inference_steps=steps), SchedulerConfig())
         noise = "with `eta`" if "eta" in sampler.defaults else "yes" if table.rows[:, NOISE].any() else "no"
         options = [f"`{option}={value!r}`" for option, value in sampler.diffusers_options.items()]
@@ -91,6 +93,15 @@ def samplers_table() -> str:
             ]
         )
     return markdown_table(["`sampler=`", "diffusers class", "A1111", "Steps", "Model calls", "Noise", "Paper"], rows)
+
+
+@functools.cache
+def _chosen(*overrides: str) -> Mapping[str, Any]:
+    """The sampler group of a command line, as plain values."""
+    jobs = compose_jobs(overrides)
+    assert jobs is not None
+    values: Mapping[str, Any] = jobs[0].values["sampler"]
+    return values
 
 
 def sampler_options_table() -> str:
