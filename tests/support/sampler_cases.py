@@ -102,6 +102,11 @@ CASES = {
         noise=True,
         zero_alpha=True,
     ),
+    "tcd": Case(
+        [{"eta": 0.0}, {"eta": 1.0}, {"eta": 0.8, "original_inference_steps": 333}, {"rescale_betas_zero_snr": True}],
+        noise=True,
+        zero_alpha=True,
+    ),
 }
 NAMES = tuple(CASES)
 
