@@ -3,9 +3,9 @@
     python tools/record_sampler_goldens.py tcd      records these samplers, and keeps the records of the others
     python tools/record_sampler_goldens.py          records all of them
 
-Needs diffusers 0.42.1 and torch. Writes tests/data/sampler_goldens.json.gz: the timesteps and the sample for each sampler,
-option and number of steps. The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in
-tests/support/sampler_cases.py.
+Needs diffusers 0.42.1 and torch. Writes the timesteps and the sample for each sampler, option and number of steps to
+tests/data/sampler_goldens.json.gz. The model, start and noise are those of `golden_model`, `golden_start` and
+`golden_noise` in tests/support/sampler_cases.py.
 """
 
 import gzip
