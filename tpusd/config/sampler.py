@@ -29,9 +29,7 @@ class SamplerOptions:
     set_alpha_to_one: Annotated[bool | None, "ends at the clean sample, not at the lowest trained noise"] = None
     eta: Annotated[float | None, "the share of fresh noise in each step, 0 to 1"] = None
     variance_type: Annotated[str | None, "the variance of the fresh noise"] = None
-    use_karras_sigmas: Annotated[bool | None, "the sigmas of Karras et al. 2022; at most one of the four schedules"] = (
-        None
-    )
+    use_karras_sigmas: Annotated[bool | None, "the sigmas of Karras et al. 2022"] = None
     use_exponential_sigmas: Annotated[bool | None, "sigmas in equal ratios"] = None
     use_beta_sigmas: Annotated[bool | None, "sigmas from the quantiles of a beta distribution"] = None
     use_lu_lambdas: Annotated[bool | None, "sigmas in equal ratios, with rounded timesteps"] = None
@@ -43,9 +41,7 @@ class SamplerOptions:
     solver_type: Annotated[str | None, "the form of the solver"] = None
     lower_order_final: Annotated[bool | None, "lowers the order of the last steps"] = None
     euler_at_final: Annotated[bool | None, "takes the last step with order 1"] = None
-    lambda_min_clipped: Annotated[float | None, "the lowest log of alpha / sigma; -5.1 suits the cosine schedule"] = (
-        None
-    )
+    lambda_min_clipped: Annotated[float | None, "the lowest log of alpha / sigma"] = None
     predict_x0: Annotated[bool | None, "solves for the clean sample, not for the noise"] = None
     disable_corrector: Annotated[tuple[int, ...] | None, "the steps without a corrector, as in [0, 1]"] = None
     original_inference_steps: Annotated[int | None, "the number of timesteps in the distillation"] = None

@@ -1,6 +1,6 @@
 """The samplers, found in the modules of this package: each module lists its own in `SAMPLERS`.
 
-To add a sampler, write a module beside this one. Importing the registry loads none of them, nor NumPy.
+To add a sampler, write a module beside this one. Importing the registry imports no sampler and no NumPy.
 """
 
 import functools
