@@ -1,16 +1,18 @@
 """Records what PyTorch diffusers' schedulers make of a closed-form model, for tests that run without PyTorch.
 
-    python tools/record_sampler_goldens.py          (diffusers 0.42.1, torch)
+    python tools/record_sampler_goldens.py tcd      records these samplers, and keeps the records of the others
+    python tools/record_sampler_goldens.py          records all of them
 
-Writes tests/data/sampler_goldens.json.gz: for each sampler, option and number of steps the timesteps and the sample.
-The model, start and noise are those of `golden_model`, `golden_start` and `golden_noise` in
-tests/support/sampler_cases.py.
+Needs diffusers 0.42.1 and torch. Writes the timesteps and the sample for each sampler, option and number of steps to
+tests/data/sampler_goldens.json.gz. The model, start and noise are those of `golden_model`, `golden_start` and
+`golden_noise` in tests/support/sampler_cases.py.
 """
 
 import gzip
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import diffusers
@@ -45,18 +47,24 @@ def record(name: str, options: dict, steps: int, config: dict) -> dict:
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    """argv: the samplers to record; all of them if there are none."""
     warnings.simplefilter("ignore")
     config = json.loads(CONFIG.read_text())
-    records = [
-        record(name, options, steps, config | {"prediction_type": prediction_type})
-        for name in NAMES
-        for options, steps, prediction_type in golden_cases(name)
-    ]
+    kept = json.loads(gzip.decompress(TARGET.read_bytes()))["records"] if argv else []
+    records = []
+    for name in NAMES:
+        if argv and name not in argv:
+            records += [old for old in kept if old["name"] == name]
+            continue
+        records += [
+            record(name, options, steps, config | {"prediction_type": prediction_type})
+            for options, steps, prediction_type in golden_cases(name)
+        ]
     whole = {"diffusers": diffusers.__version__, "torch": torch.__version__.split("+")[0], "records": records}
     TARGET.write_bytes(gzip.compress(json.dumps(whole).encode(), mtime=0))
     print(f"{TARGET.relative_to(ROOT)}: {len(records)} records, {TARGET.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

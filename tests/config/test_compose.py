@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpusd.config.compose import compose_jobs, conf_directory
+from tpusd.config.compose import compose_jobs, conf_directory, group_choices
 from tpusd.config.schema import field_names, make_config
 from tpusd.errors import UserError
 
@@ -189,3 +189,66 @@ def test_tab_completion_offers_choices_and_fields(tmp_path):
 
 def test_conf_is_found_at_the_top_or_inside_the_package():
     assert (conf_directory() / "config.yaml").is_file()
+
+
+# The keys after `name` and `num_inference_steps` in the files of 0.1.0: its runs keep the composed config in .hydra/.
+SPACED = "prediction_type timestep_spacing steps_offset"
+SIGMAS = f"{SPACED} use_karras_sigmas use_exponential_sigmas use_beta_sigmas"
+DPMPP = (
+    f"{SIGMAS} use_lu_lambdas solver_order solver_type lower_order_final euler_at_final final_sigmas_type "
+    "lambda_min_clipped rescale_betas_zero_snr"
+)
+SAMPLER_KEYS = {
+    "pndm": f"{SPACED} set_alpha_to_one",
+    "ddim": f"eta {SPACED} set_alpha_to_one rescale_betas_zero_snr",
+    "ddpm": f"{SPACED} variance_type rescale_betas_zero_snr",
+    "euler": f"{SIGMAS} sigma_min sigma_max final_sigmas_type interpolation_type rescale_betas_zero_snr",
+    "euler_ancestral": f"{SPACED} rescale_betas_zero_snr",
+    "heun": SIGMAS,
+    "lms": SIGMAS,
+    "dpmpp_2m": DPMPP,
+    "dpmpp_2m_sde": DPMPP,
+    "unipc": (
+        f"{SIGMAS} sigma_min sigma_max solver_order solver_type lower_order_final predict_x0 disable_corrector "
+        "final_sigmas_type rescale_betas_zero_snr"
+    ),
+    "deis": f"{SIGMAS} solver_order lower_order_final",
+    "lcm": "prediction_type original_inference_steps timestep_scaling rescale_betas_zero_snr",
+}
+
+
+@pytest.mark.parametrize("name", list(SAMPLER_KEYS))
+def test_sampler_choice_has_the_fields_of_0_1_0_in_their_order(name):
+    values = compose_jobs([f"sampler={name}"])[0].values["sampler"]
+    assert list(values) == ["name", "num_inference_steps", *SAMPLER_KEYS[name].split()]
+    assert values["name"] == name and {key for key in values if values[key] is not None} - {"eta"} == {
+        "name",
+        "num_inference_steps",
+    }
+
+
+@pytest.mark.parametrize("name", group_choices()["model"])
+def test_model_choice_has_the_fields_of_0_1_0_in_their_order(name):
+    values = compose_jobs([f"model={name}"])[0].values["model"]
+    assert " ".join(values) == "name asset path repo revision variant sha256 guidance_scale"
+    assert values["name"] == name and (values["guidance_scale"] == 7.5) == (name not in ("tiny", "sdxl"))
+
+
+def test_shared_fields_are_no_choice(tmp_path):
+    shared = {file.stem for file in conf_directory().glob("_*.yaml")}
+    assert shared >= {"_model", "_sampler"} and not shared & set(group_choices())
+    assert not any(name.startswith("_") for names in group_choices().values() for name in names)
+    with pytest.raises(UserError, match="^model=_model: no such model"):
+        compose_jobs(["model=_model"])
+    asked = {"COMP_LINE": "tpusd run model=", "COMP_POINT": "16"}
+    completed = python("-m", "tpusd.cli", "-sc", "query=bash", cwd=tmp_path, **asked).stdout.split()
+    assert completed == [f"model={name}" for name in group_choices()["model"]]
+    shown = python("-m", "tpusd.run", "--help", cwd=tmp_path).stdout
+    assert f"model: {', '.join(group_choices()['model'])}\n" in shown and "_model" not in shown
+
+
+def test_model_of_the_users_own_may_start_from_the_shared_fields(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("defaults: [/_model@_here_, _self_]\nname: mine\npath: /x\n")
+    values = compose_jobs([f"--config-dir={tmp_path}", "model=mine"])[0].values["model"]
+    assert values == compose_jobs(["model=local"])[0].values["model"] | {"name": "mine", "path": "/x"}

@@ -17,13 +17,14 @@ import numpy as np  # noqa: E402
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
 from support.checkpoints import tiny  # noqa: E402
 from support.runs import config  # noqa: E402
-from support.sampler_cases import NAMES, OPTIONS, steps_of  # noqa: E402
+from support.sampler_cases import CASES, NAMES, steps_of  # noqa: E402
 from support.scheduler_reference import given_noise, make_scheduler  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, open_checkpoint  # noqa: E402
 from tpusd.engine import noise as keys  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
 from tpusd.plan.specs import ImageSpec  # noqa: E402
+from tpusd.samplers.registry import samplers  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import SamplerSettings, make_table  # noqa: E402
 
@@ -94,7 +95,7 @@ def reference(layout, name, options, steps, guidance_rescale=0.0):
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             guidance_rescale=guidance_rescale,
-            eta=options.get("eta", 0.0),
+            eta=options.get("eta", samplers()[name].defaults.get("eta", 0.0)),
             height=SIZE,
             width=SIZE,
             output_type="np",
@@ -152,7 +153,7 @@ def cases_of(layout, name):
         return make_table(SamplerSettings(name=name, num_inference_steps=20, **options), config).rows
 
     cases = [(name, {}, steps) for steps in (5, 20, 50)]
-    for i, options in enumerate(OPTIONS[name]):
+    for i, options in enumerate(CASES[name].options):
         steps = steps_of(name, options)
         if options.get("rescale_betas_zero_snr"):
             cases += [(name, options, n) for n in steps if layout == "sd2"]

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpusd.errors import UserError
 from tpusd.recipes.infotext import read_infotext, write_infotext
 
 RECIPE = {
@@ -52,6 +53,11 @@ def a1111(text):
 
 def written(**changes):
     return write_infotext(RECIPE | changes, max_chars=80_000)
+
+
+def test_an_unknown_sampler_has_no_name_in_a1111():
+    with pytest.raises(UserError, match="sampler.name=turbo: no such sampler"):
+        written(sampler="turbo")
 
 
 def test_a1111_reads_every_field_back():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.sampler_cases import NAMES, run_in_float64
+from support.sampler_cases import NAMES, UNLOGGED, run_in_float64
 
 import tpusd
 from tpusd.engine import noise as keys
@@ -39,7 +39,7 @@ def run(tables, state, image_keys, start, stop):
         return model(x, t[:, None, None, None])
 
     return run_steps(
-        predict, state, tables, start, stop, noise=lambda k: keys.step_noise(image_keys, k, (3, *SHAPE[:2]))
+        predict, state, tables, start, stop, noise=lambda k: keys.step_noise(image_keys, k, (3, *SHAPE[:2])), **UNLOGGED
     )[0]
 
 
@@ -115,7 +115,9 @@ def test_nothing_compiles_again_for_another_sampler_steps_or_bounds():
 def test_image_rests_after_its_last_row_whatever_the_model_says():
     state = LoopState(*(jnp.full((1, *SHAPE), value, jnp.float32) for value in (-0.0, 1e-40, np.nan, np.inf, -7.0)))
     table = jnp.zeros((1, 8, COLUMNS), jnp.float32)
-    after, _ = run_steps(lambda x, t: jnp.full_like(x, jnp.nan), state, table, 0, 8, noise=lambda k: state.y)
+    after, _ = run_steps(
+        lambda x, t: jnp.full_like(x, jnp.nan), state, table, 0, 8, noise=lambda k: state.y, **UNLOGGED
+    )
     for old, new in zip(state, after, strict=True):
         np.testing.assert_array_equal(np.asarray(old).view(np.uint32), np.asarray(new).view(np.uint32))
 
@@ -127,7 +129,9 @@ def test_what_a_row_does_not_use_cannot_spoil_it():
     state = start._replace(h3=jnp.full((1, *SHAPE), jnp.inf), y=jnp.full((1, *SHAPE), jnp.nan))
 
     def end(state):
-        return run_steps(lambda x, t: 0.1 * x, state, table, 0, 1, noise=lambda k: jnp.full((1, *SHAPE), jnp.nan))[0].x
+        return run_steps(
+            lambda x, t: 0.1 * x, state, table, 0, 1, noise=lambda k: jnp.full((1, *SHAPE), jnp.nan), **UNLOGGED
+        )[0].x
 
     assert np.isfinite(end(state)).all()
     np.testing.assert_array_equal(end(state), end(start))
@@ -143,7 +147,7 @@ def test_noise_is_drawn_only_where_some_image_asks_for_it():
     @jax.jit
     def go(tables):
         state = LoopState.start(jnp.ones((2, *SHAPE)))
-        return run_steps(lambda x, t: 0.1 * x, state, tables, 0, 12, noise=noise)[0].x
+        return run_steps(lambda x, t: 0.1 * x, state, tables, 0, 12, noise=noise, **UNLOGGED)[0].x
 
     stochastic, plain = made("euler_ancestral", 4), made("euler", 12)
     go(np.stack([plain.padded()] * 2)).block_until_ready()
@@ -163,7 +167,7 @@ def test_model_is_asked_at_the_timesteps_of_each_table():
 
     tables = [made("lms", 3), made("ddim", 3)]
     state = LoopState.start(jnp.ones((2, *SHAPE)))
-    run_steps(predict, state, np.stack([t.padded() for t in tables]), 0, 3, noise=lambda k: state.x)
+    run_steps(predict, state, np.stack([t.padded() for t in tables]), 0, 3, noise=lambda k: state.x, **UNLOGGED)
     jax.effects_barrier()
     np.testing.assert_array_equal(np.stack(asked, 1), np.stack([t.rows[:, T] for t in tables]).astype(np.float32))
 

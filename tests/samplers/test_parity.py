@@ -11,11 +11,12 @@ pytest.importorskip("diffusers")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from support.sampler_cases import NAMES, PREDICTION_TYPES, options_of, run_in_float64, steps_of  # noqa: E402
+from support.sampler_cases import CASES, NAMES, UNLOGGED, options_of, run_in_float64, steps_of  # noqa: E402
 from support.scheduler_reference import make_scheduler, sample  # noqa: E402
 
 import tpusd  # noqa: E402
 from tpusd.samplers.loop import LoopState, run_steps  # noqa: E402
+from tpusd.samplers.registry import samplers  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import SamplerSettings, make_table  # noqa: E402
 
@@ -38,13 +39,11 @@ def cases(name):
     """(prediction type, options, steps)."""
     return [
         (prediction, options, steps)
-        for prediction in PREDICTION_TYPES[name]
+        for prediction in samplers()[name].prediction_types
         for options in options_of(name)
         for steps in steps_of(name, options)
-        # The reference divides by zero: an epsilon model is asked where nothing is left of the picture.
-        if not (
-            name in ("ddim", "ddpm", "lcm") and prediction == "epsilon" and options.get("rescale_betas_zero_snr", False)
-        )
+        # The reference divides by zero: the first step of an epsilon model begins at pure noise.
+        if not (CASES[name].zero_alpha and prediction == "epsilon" and options.get("rescale_betas_zero_snr", False))
     ]
 
 
@@ -110,7 +109,7 @@ def run_all():
         def draw(k):
             return jnp.broadcast_to(noise[k], starts.shape)
 
-        return run_steps(predict, LoopState.start(starts), tables, 0, stop, noise=draw)[0].x
+        return run_steps(predict, LoopState.start(starts), tables, 0, stop, noise=draw, **UNLOGGED)[0].x
 
     size = 64
 

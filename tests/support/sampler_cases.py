@@ -1,29 +1,14 @@
-"""Every sampler with every option that its diffusers class shares, and a table run in plain NumPy float64."""
+"""Every sampler with every option that its diffusers class shares, and a table run in plain NumPy float64.
+
+A new sampler is one row of CASES; every test of samplers, options and images follows from it.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
+from tpusd.samplers.registry import samplers
 from tpusd.samplers.rows import C_IN, P_OUT, P_X, PUSH, TERMS, T, X, Y
-
-DIFFUSERS_CLASSES = {
-    "pndm": "PNDMScheduler",
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "dpmpp_2m": "DPMSolverMultistepScheduler",
-    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-    "lcm": "LCMScheduler",
-}
-NAMES = tuple(DIFFUSERS_CLASSES)
-STOCHASTIC = ("ddpm", "euler_ancestral", "dpmpp_2m_sde", "lcm")
-PREDICTION_TYPES = {name: ("epsilon", "v_prediction", "sample") for name in NAMES} | {
-    "pndm": ("epsilon", "v_prediction"),
-    "euler_ancestral": ("epsilon", "v_prediction"),
-}
 
 _SPACINGS = [{"timestep_spacing": spacing} for spacing in ("leading", "linspace", "trailing")]
 _SIGMAS = [{f"use_{kind}_sigmas": True} for kind in ("karras", "exponential", "beta")]
@@ -39,60 +24,104 @@ _DPMPP = [
     *({"lambda_min_clipped": -1.5} | spacing for spacing in _SPACINGS),
     {"solver_order": 3, "use_karras_sigmas": True},
 ]
-OPTIONS = {
-    "pndm": [*_SPACINGS, {"set_alpha_to_one": True}, {"steps_offset": 0}],
-    "ddim": [*_SPACINGS, *_ZERO_SNR, {"set_alpha_to_one": True}, {"steps_offset": 3}, {"eta": 0.3}, {"eta": 1.0}],
-    "ddpm": [
-        *_SPACINGS,
-        *_ZERO_SNR,
-        {"steps_offset": 0},
-        {"variance_type": "fixed_large"},
-        {"variance_type": "fixed_small_log"},
-    ],
-    "euler": [
-        *_SPACINGS,
-        *_SIGMAS,
-        *({"timestep_spacing": "leading"} | sigmas for sigmas in _SIGMAS),
-        *_ZERO_SNR,
-        *_TO_SIGMA_MIN,
-        *_BOUNDS,
-        {"interpolation_type": "log_linear"},
-        {"interpolation_type": "log_linear", "use_karras_sigmas": True},
-    ],
-    "euler_ancestral": [*_SPACINGS, *_ZERO_SNR, {"timestep_spacing": "leading", "steps_offset": 0}],
-    "heun": [*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "trailing"} | sigmas for sigmas in _SIGMAS)],
-    "lms": [*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "leading"} | sigmas for sigmas in _SIGMAS)],
-    "dpmpp_2m": [*_SPACINGS, *_SIGMAS, *_ZERO_SNR, *_TO_SIGMA_MIN, *_ORDERS, *_DPMPP],
-    "dpmpp_2m_sde": [*_SPACINGS, *_SIGMAS, *_ZERO_SNR, *_TO_SIGMA_MIN, *_ORDERS, *_DPMPP],
-    "unipc": [
-        *_SPACINGS,
-        *_SIGMAS,
-        *_ZERO_SNR,
-        *_TO_SIGMA_MIN,
-        *_BOUNDS,
-        *(orders for orders in _ORDERS if orders["lower_order_final"]),
-        *(orders | {"final_sigmas_type": "sigma_min"} for orders in _ORDERS),
-        {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
-        {"solver_type": "bh1", "final_sigmas_type": "sigma_min", "solver_order": 3},
-        {"predict_x0": False, "final_sigmas_type": "sigma_min"},
-        {"predict_x0": False, "final_sigmas_type": "sigma_min", "solver_order": 3},
-        {"disable_corrector": (0, 1)},
-    ],
-    "deis": [*_SPACINGS, *_SIGMAS, *_ORDERS, {"solver_order": 3, "use_karras_sigmas": True}],
-    "lcm": [{"original_inference_steps": 100}, {"timestep_scaling": 3.0}, {"rescale_betas_zero_snr": True}],
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sampler's row: the options to compare with diffusers, besides the defaults.
+
+    noise: whether the sampler adds fresh noise by default. zero_alpha: whether it takes zero terminal SNR exactly, so
+    that its first step divides by zero with an epsilon model. whole_timesteps: whether diffusers cuts timesteps between
+    the trained ones to whole ones, where 50 beta sigmas have two steps on one timestep and end in an IndexError.
+    """
+
+    options: list[dict]
+    noise: bool = False
+    zero_alpha: bool = False
+    whole_timesteps: bool = False
+
+
+CASES = {
+    "pndm": Case([*_SPACINGS, {"set_alpha_to_one": True}, {"steps_offset": 0}]),
+    "ddim": Case(
+        [*_SPACINGS, *_ZERO_SNR, {"set_alpha_to_one": True}, {"steps_offset": 3}, {"eta": 0.3}, {"eta": 1.0}],
+        zero_alpha=True,
+    ),
+    "ddpm": Case(
+        [
+            *_SPACINGS,
+            *_ZERO_SNR,
+            {"steps_offset": 0},
+            {"variance_type": "fixed_large"},
+            {"variance_type": "fixed_small_log"},
+        ],
+        noise=True,
+        zero_alpha=True,
+    ),
+    "euler": Case(
+        [
+            *_SPACINGS,
+            *_SIGMAS,
+            *({"timestep_spacing": "leading"} | sigmas for sigmas in _SIGMAS),
+            *_ZERO_SNR,
+            *_TO_SIGMA_MIN,
+            *_BOUNDS,
+            {"interpolation_type": "log_linear"},
+            {"interpolation_type": "log_linear", "use_karras_sigmas": True},
+        ]
+    ),
+    "euler_ancestral": Case([*_SPACINGS, *_ZERO_SNR, {"timestep_spacing": "leading", "steps_offset": 0}], noise=True),
+    "heun": Case([*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "trailing"} | sigmas for sigmas in _SIGMAS)]),
+    "lms": Case([*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "leading"} | sigmas for sigmas in _SIGMAS)]),
+    "dpmpp_2m": Case([*_SPACINGS, *_SIGMAS, *_ZERO_SNR, *_TO_SIGMA_MIN, *_ORDERS, *_DPMPP], whole_timesteps=True),
+    "dpmpp_2m_sde": Case(
+        [*_SPACINGS, *_SIGMAS, *_ZERO_SNR, *_TO_SIGMA_MIN, *_ORDERS, *_DPMPP], noise=True, whole_timesteps=True
+    ),
+    "unipc": Case(
+        [
+            *_SPACINGS,
+            *_SIGMAS,
+            *_ZERO_SNR,
+            *_TO_SIGMA_MIN,
+            *_BOUNDS,
+            *(orders for orders in _ORDERS if orders["lower_order_final"]),
+            *(orders | {"final_sigmas_type": "sigma_min"} for orders in _ORDERS),
+            {"solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+            {"solver_type": "bh1", "final_sigmas_type": "sigma_min", "solver_order": 3},
+            {"predict_x0": False, "final_sigmas_type": "sigma_min"},
+            {"predict_x0": False, "final_sigmas_type": "sigma_min", "solver_order": 3},
+            {"disable_corrector": (0, 1)},
+        ],
+        whole_timesteps=True,
+    ),
+    "deis": Case(
+        [*_SPACINGS, *_SIGMAS, *_ORDERS, {"solver_order": 3, "use_karras_sigmas": True}], whole_timesteps=True
+    ),
+    "lcm": Case(
+        [{"original_inference_steps": 100}, {"timestep_scaling": 3.0}, {"rescale_betas_zero_snr": True}],
+        noise=True,
+        zero_alpha=True,
+    ),
+    "tcd": Case(
+        [{"eta": 0.0}, {"eta": 1.0}, {"eta": 0.8, "original_inference_steps": 333}, {"rescale_betas_zero_snr": True}],
+        noise=True,
+        zero_alpha=True,
+    ),
 }
+NAMES = tuple(CASES)
 
 
 def options_of(name: str) -> list[dict]:
-    return [{}, *OPTIONS[name]]
+    return [{}, *CASES[name].options]
 
 
 def steps_of(name: str, options: dict) -> tuple[int, ...]:
-    """5, 20 and 50 as far as there is a reference."""
-    if name in ("dpmpp_2m", "dpmpp_2m_sde", "unipc", "deis") and options.get("use_beta_sigmas"):
-        # At 50 the first two whole timesteps are one; diffusers then starts at the second and runs over the end.
-        return (5, 20)
-    return (5, 20, 50)
+    """5, 20 and 50, if diffusers can make them."""
+    return (5, 20) if CASES[name].whole_timesteps and options.get("use_beta_sigmas") else (5, 20, 50)
+
+
+# The arguments of run_steps for a loop that records nothing.
+UNLOGGED = {"record": lambda k, x, log: log, "log": ()}
 
 
 def run_in_float64(table, model, x: np.ndarray, noise) -> np.ndarray:
@@ -107,14 +136,14 @@ def run_in_float64(table, model, x: np.ndarray, noise) -> np.ndarray:
     return x
 
 
-# What tools/record_sampler_goldens.py records, and test_samplers_recorded.py compares with.
+# What tools/record_sampler_goldens.py records, and tests/samplers/test_recorded.py compares with.
 
 
 def golden_cases(name: str) -> list[tuple[dict, int, str]]:
     """(options, steps, prediction type): each option at 7 steps, the defaults at 1, 20 and 50 and for each type."""
     cases = [({}, steps, "epsilon") for steps in (1, 20, 50)]
-    cases += [({}, 7, kind) for kind in PREDICTION_TYPES[name]]
-    for options in OPTIONS[name]:
+    cases += [({}, 7, kind) for kind in samplers()[name].prediction_types]
+    for options in CASES[name].options:
         cases.append((options, 7, "v_prediction" if options.get("rescale_betas_zero_snr") else "epsilon"))
     return cases
 

@@ -6,15 +6,14 @@ from contextlib import contextmanager
 import diffusers
 import torch
 
-from support.sampler_cases import DIFFUSERS_CLASSES
+from tpusd.samplers.registry import samplers
 
 
 def make_scheduler(name: str, config: dict, options: dict):
-    """`X.from_config(config, **options)`; eta belongs to DDIM's step, not to its config."""
+    """`X.from_config(config, **options)`; eta is an argument of a step, not of the config."""
     own = {key: list(value) if isinstance(value, tuple) else value for key, value in options.items() if key != "eta"}
-    if name == "dpmpp_2m_sde":
-        own["algorithm_type"] = "sde-dpmsolver++"
-    return getattr(diffusers, DIFFUSERS_CLASSES[name]).from_config(config, **own)
+    sampler = samplers()[name]
+    return getattr(diffusers, sampler.diffusers).from_config(config, **own, **sampler.diffusers_options)
 
 
 @contextmanager

@@ -1,59 +1,64 @@
-"""A sampler and its options, as a config names them."""
+"""A sampler and its options, as a config and a checkpoint's scheduler_config.json name them. Knows no sampler.
+
+`tpusd/samplers/registry.py` knows which samplers exist and which options each has.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 Spacing = Literal["leading", "linspace", "trailing"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large"]
 FinalSigmas = Literal["zero", "sigma_min"]
 Interpolation = Literal["linear", "log_linear"]
-SamplerName = Literal[
-    "pndm",
-    "ddim",
-    "ddpm",
-    "euler",
-    "euler_ancestral",
-    "heun",
-    "lms",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "unipc",
-    "deis",
-    "lcm",
-]
+SolverType = Literal["midpoint", "heun", "bh1", "bh2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """A sampler and its options, named as diffusers names them. docs/samplers.md says which sampler has which.
+class SamplerOptions:
+    """The options of all samplers, with the names that diffusers gives them; None: not set.
 
-    None: as the checkpoint's scheduler_config.json says, else the default of the diffusers class.
+    docs/samplers.md prints the text beside each type.
     """
 
-    name: SamplerName
+    prediction_type: Annotated[PredictionType | None, "what the model predicts"] = None
+    timestep_spacing: Annotated[Spacing | None, "how the timesteps are spread over the trained ones"] = None
+    steps_offset: Annotated[int | None, "added to every timestep; only with `leading`"] = None
+    rescale_betas_zero_snr: Annotated[bool | None, "rescales the schedule, so that it begins at pure noise"] = None
+    set_alpha_to_one: Annotated[bool | None, "ends at the clean sample, not at the lowest trained noise"] = None
+    eta: Annotated[float | None, "the share of fresh noise in each step, 0 to 1"] = None
+    variance_type: Annotated[str | None, "the variance of the fresh noise"] = None
+    use_karras_sigmas: Annotated[bool | None, "the sigmas of Karras et al. 2022"] = None
+    use_exponential_sigmas: Annotated[bool | None, "sigmas in equal ratios"] = None
+    use_beta_sigmas: Annotated[bool | None, "sigmas from the quantiles of a beta distribution"] = None
+    use_lu_lambdas: Annotated[bool | None, "sigmas in equal ratios, with rounded timesteps"] = None
+    sigma_min: Annotated[float | None, "the lowest sigma of one of these schedules"] = None
+    sigma_max: Annotated[float | None, "the highest sigma of one of these schedules"] = None
+    final_sigmas_type: Annotated[FinalSigmas | None, "where the last step ends"] = None
+    interpolation_type: Annotated[Interpolation | None, "how sigmas between trained timesteps are found"] = None
+    solver_order: Annotated[int | None, "the order of the solver"] = None
+    solver_type: Annotated[str | None, "the form of the solver"] = None
+    lower_order_final: Annotated[bool | None, "lowers the order of the last steps"] = None
+    euler_at_final: Annotated[bool | None, "takes the last step with order 1"] = None
+    lambda_min_clipped: Annotated[float | None, "the lowest log of alpha / sigma"] = None
+    predict_x0: Annotated[bool | None, "solves for the clean sample, not for the noise"] = None
+    disable_corrector: Annotated[tuple[int, ...] | None, "the steps without a corrector, as in [0, 1]"] = None
+    original_inference_steps: Annotated[int | None, "the number of timesteps in the distillation"] = None
+    timestep_scaling: Annotated[float | None, "scales the timestep in the boundary condition"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ChosenSampler:
+    name: str
     num_inference_steps: int = 50
-    prediction_type: PredictionType | None = None
-    timestep_spacing: Spacing | None = None
-    steps_offset: int | None = None
-    rescale_betas_zero_snr: bool | None = None
-    set_alpha_to_one: bool | None = None
-    eta: float | None = None
-    variance_type: Literal["fixed_small", "fixed_small_log", "fixed_large"] | None = None
-    use_karras_sigmas: bool | None = None
-    use_exponential_sigmas: bool | None = None
-    use_beta_sigmas: bool | None = None
-    use_lu_lambdas: bool | None = None
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    final_sigmas_type: FinalSigmas | None = None
-    interpolation_type: Interpolation | None = None
-    solver_order: int | None = None
-    solver_type: Literal["midpoint", "heun", "bh1", "bh2"] | None = None
-    lower_order_final: bool | None = None
-    euler_at_final: bool | None = None
-    lambda_min_clipped: float | None = None
-    predict_x0: bool | None = None
-    disable_corrector: tuple[int, ...] | None = None
-    original_inference_steps: int | None = None
-    timestep_scaling: float | None = None
+
+
+# A dataclass takes the fields of its last base first: name and num_inference_steps stand before the options in every
+# config.yaml and in the recipe of every image.
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings(SamplerOptions, _ChosenSampler):
+    """A sampler, its number of steps and its options; None: the checkpoint's value, else the sampler's default."""
+
+    variance_type: Annotated[VarianceType | None, "the variance of the fresh noise"] = None
+    solver_type: Annotated[SolverType | None, "the form of the solver"] = None

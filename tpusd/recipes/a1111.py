@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from tpusd.errors import show
 from tpusd.recipes.base import PARAMETERS, PictureTexts, Recipe
-from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing, sampler_options
-from tpusd.recipes.infotext import SAMPLER_NAMES, SCHEDULE_TYPES, Infotext, read_infotext
+from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing
+from tpusd.recipes.infotext import SCHEDULE_TYPES, Infotext, read_infotext
+from tpusd.samplers.registry import samplers
 
 # The first ten digits of a checkpoint file's sha256, as A1111 writes them -> the choice of conf/model with its weights.
 MODEL_HASHES = {
@@ -19,7 +20,6 @@ MODEL_HASHES = {
     "ad2a33c361": "sd21",
     "31e35c80fc": "sdxl",
 }
-_SAMPLERS = {name: own for own, name in SAMPLER_NAMES.items()}
 _OPTIONS = {name: option for option, name in SCHEDULE_TYPES.items()}
 _DEFAULT_SCHEDULES = ("Automatic", "Uniform", "Normal")
 _READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "RNG", "Version"}
@@ -75,17 +75,17 @@ def _sampler(settings: Mapping[str, str], carried: CarryOver) -> None:
     for ending in _OPTIONS:  # before version 1.9 the sampler's name ended in the schedule's
         if name.endswith(f" {ending}"):
             name, schedule = name.removesuffix(f" {ending}"), ending
-    own = _SAMPLERS.get(name)
-    if own is None:
-        rule = f"is not one of {', '.join(_SAMPLERS)}; the default is taken"
-        carried.leave_out("Sampler", name or "(empty)", rule)
+    known = {sampler.a1111: sampler for sampler in samplers().values()}
+    if name not in known:
+        carried.leave_out("Sampler", name or "(empty)", f"is not one of {', '.join(known)}; the default is taken")
         return
-    carried.set("sampler", own)
+    sampler = known[name]
+    carried.set("sampler", sampler.name)
     if schedule in _DEFAULT_SCHEDULES:
         return
     option = _OPTIONS.get(schedule)
-    if option is None or option not in sampler_options(own):
-        carried.leave_out("Schedule type", schedule, f"sampler={own} has no such schedule; its own is taken")
+    if option is None or option not in sampler.defaults:
+        carried.leave_out("Schedule type", schedule, f"sampler={sampler.name} has no such schedule; its own is taken")
     else:
         carried.set(f"sampler.{option}", True)
 

@@ -3,7 +3,6 @@
 Every field that it sets is one that tpusd accepts. Knows nothing of any one program.
 """
 
-import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -127,13 +126,3 @@ class CarryOver:
             self.leave_out(name, value, f"must be from {low} to {high if whole else f'{high:g}'}; {otherwise}")
         else:
             self.set(field, value if whole else float(value))
-
-
-@functools.cache
-def sampler_options(sampler: str) -> frozenset[str]:
-    """The options that a choice of conf/sampler has."""
-    from tpusd.config.compose import compose_jobs
-
-    jobs = compose_jobs([f"sampler={sampler}"])
-    assert jobs is not None
-    return frozenset(jobs[0].values["sampler"])

@@ -14,8 +14,9 @@ from tpusd.config.limits import MAX_COPIES
 from tpusd.config.rows import MAX_PROMPT_CHARS
 from tpusd.errors import UserError, show
 from tpusd.recipes.base import GRAPH, PictureTexts, Recipe
-from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing, Value, sampler_options
+from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing, Value
 from tpusd.recipes.graph import Graph, Node, Source, read_graph
+from tpusd.samplers.registry import samplers
 
 # ComfyUI's samplers -> a choice of conf/sampler, and the options with which it is the same method.
 SAMPLERS: Mapping[str, tuple[str, Mapping[str, Value]]] = {
@@ -146,7 +147,7 @@ class _Reading:
             self.carried.leave_out("scheduler", _described(scheduler), rule)
             return {}
         options = SCHEDULERS[scheduler]
-        if not options.keys() <= sampler_options(sampler):
+        if not options.keys() <= samplers()[sampler].defaults.keys():
             rule = f"sampler={sampler} has no such schedule; its own is taken"
             self.carried.leave_out("scheduler", scheduler, rule)
             return {}

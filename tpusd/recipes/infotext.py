@@ -13,23 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpusd import __version__
+from tpusd.samplers.registry import find_sampler
 
 NEGATIVE = "Negative prompt:"
-# How A1111 and its readers call the samplers; others go by their own name.
-SAMPLER_NAMES = {
-    "pndm": "PLMS",
-    "ddim": "DDIM",
-    "ddpm": "DDPM",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "lms": "LMS",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "lcm": "LCM",
-}
 SCHEDULE_TYPES = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}
 _NAME_ENDS = re.compile(r"[^\w \-/]")
 _VALUE = re.compile(r'\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -53,7 +39,7 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
     """
     settings = {
         "Steps": recipe["num_inference_steps"],
-        "Sampler": SAMPLER_NAMES.get(recipe["sampler"], recipe["sampler"]),
+        "Sampler": find_sampler(recipe["sampler"]).a1111,
         "CFG scale": f"{recipe['guidance_scale']:g}",
         "Seed": recipe["seed"],
         "Size": f"{recipe['width']}x{recipe['height']}",

@@ -10,6 +10,7 @@ from tpusd.errors import UserError, show
 from tpusd.recipes import xmp
 from tpusd.recipes.base import OWN, PictureTexts, Recipe
 from tpusd.recipes.command import config_overrides, image_overrides
+from tpusd.samplers.registry import find_sampler
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
@@ -49,6 +50,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
         if row["seed"] is not None:
             values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
         config = make_config(values)
+        find_sampler(config.sampler.name)
         assert config.prompts.rows is not None
         return config, config.prompts.rows[0]
     except KeyError as error:

@@ -12,6 +12,7 @@ from tpusd.errors import UserError, show, show_path
 from tpusd.records.directory import check_run_directory
 from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
+from tpusd.samplers.registry import find_sampler
 
 GROUPS = ("model", "precision", "sampler")  # whose saved choice is the start of an override such as sampler.eta=1
 # These fields do not decide a pixel, so a run may continue with other values of them.
@@ -44,6 +45,7 @@ def read_saved(path: Path) -> SavedConfig:
     values = read_config(path)
     try:
         config = make_config(values)
+        find_sampler(config.sampler.name)
         if config.prompts.rows is not None:
             check_columns(config.prompts.rows)
     except UserError as error:

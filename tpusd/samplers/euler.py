@@ -5,39 +5,28 @@ The kept prediction is the derivative (x - x0) / sigma of Karras et al. 2022, eq
 
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.polynomial import Polynomial
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.errors import UserError
 from tpusd.samplers.grid import euler_grid
 from tpusd.samplers.predictions import to_derivative
+from tpusd.samplers.registry import OptionValue, Sampler
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import resolve
 
-_SPACING = {"prediction_type": "epsilon", "timestep_spacing": "linspace", "steps_offset": 0}
-_SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-EULER = {
-    **_SPACING,
-    **_SIGMAS,
-    "rescale_betas_zero_snr": False,
-    "sigma_min": None,
-    "sigma_max": None,
-    "final_sigmas_type": "zero",
-    "interpolation_type": "linear",
-}
-EULER_ANCESTRAL = {**_SPACING, "rescale_betas_zero_snr": False}
-HEUN = {**_SPACING, **_SIGMAS}
-LMS = {**_SPACING, **_SIGMAS}
 LMS_ORDER = 4
 
 
-def euler(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+class _ModelTerms(TypedDict):
+    c_in: float
+    pred: tuple[float, float]
+
+
+def euler(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Euler's method on the probability flow: Karras et al. 2022, algorithm 1 with one order and no churn."""
-    options = resolve(settings, config, EULER)
     timesteps, sigmas, init_scale = euler_grid(settings, config, options)
     rows = [
         row(t=t, **_model(sigma, options), x={"x": 1.0, "pred": following - sigma})
@@ -46,16 +35,11 @@ def euler(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     return table(rows, init_scale)
 
 
-def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig) -> Table:
-    """Euler steps that go too far down and come back up with fresh noise: k-diffusion's `euler_ancestral`.
+def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
+    """Euler steps to a lower sigma, and fresh noise back up to the next: k-diffusion's `euler_ancestral`.
 
     With sigma_down**2 + sigma_up**2 = sigma_next**2 it has the variances of Song et al. 2021 at eta 1.
     """
-    options = resolve(settings, config, EULER_ANCESTRAL)
-    if options.prediction_type == "sample":
-        raise UserError(
-            "sampler.prediction_type=sample: euler_ancestral takes epsilon or v_prediction; use sampler=ddpm"
-        )
     timesteps, sigmas, init_scale = euler_grid(settings, config, options)
     rows = []
     for t, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True):
@@ -65,9 +49,8 @@ def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig) -> Table
     return table(rows, init_scale)
 
 
-def heun(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+def heun(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Heun's method, two model calls a step and one for the last: Karras et al. 2022, algorithm 1 without churn."""
-    options = resolve(settings, config, HEUN)
     timesteps, sigmas, init_scale = euler_grid(settings, config, options, beta_range=(0.00085, 0.012))
     rows = []
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
@@ -79,9 +62,8 @@ def heun(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     return table(rows, init_scale)
 
 
-def lms(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+def lms(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Linear multistep of order 4 on uneven sigmas: k-diffusion's `lms`, with exact integrals of the polynomials."""
-    options = resolve(settings, config, LMS)
     timesteps, sigmas, init_scale = euler_grid(settings, config, options)
     rows = []
     for i, t in enumerate(timesteps):
@@ -92,8 +74,8 @@ def lms(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     return table(rows, init_scale)
 
 
-def _model(sigma: float, options: SimpleNamespace) -> dict[str, Any]:
-    """What a row says of the model: it is shown the sample at unit variance, and its output becomes the derivative."""
+def _model(sigma: float, options: SimpleNamespace) -> _ModelTerms:
+    """The model sees the sample at unit variance; its output becomes the derivative."""
     return {"c_in": 1 / math.sqrt(sigma**2 + 1), "pred": to_derivative(sigma, options.prediction_type)}
 
 
@@ -101,4 +83,55 @@ def _lagrange_integral(known: np.ndarray, j: int, start: float, stop: float) -> 
     """The integral from start to stop of the polynomial that is 1 at known[j] and 0 at the others."""
     others = np.delete(known, j)
     antiderivative = (Polynomial.fromroots(others) if len(others) else Polynomial([1.0])).integ()
-    return (antiderivative(stop) - antiderivative(start)) / np.prod(known[j] - others)
+    return float((antiderivative(stop) - antiderivative(start)) / np.prod(known[j] - others))
+
+
+_SPACING: dict[str, OptionValue] = {"prediction_type": "epsilon", "timestep_spacing": "linspace", "steps_offset": 0}
+_SIGMAS: dict[str, OptionValue] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+SAMPLERS = (
+    Sampler(
+        name="euler",
+        a1111="Euler",
+        table=euler,
+        defaults={
+            **_SPACING,
+            **_SIGMAS,
+            "rescale_betas_zero_snr": False,
+            "sigma_min": None,
+            "sigma_max": None,
+            "final_sigmas_type": "zero",
+            "interpolation_type": "linear",
+        },
+        diffusers="EulerDiscreteScheduler",
+        paper="[Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1",
+    ),
+    Sampler(
+        name="euler_ancestral",
+        a1111="Euler a",
+        table=euler_ancestral,
+        defaults={**_SPACING, "rescale_betas_zero_snr": False},
+        prediction_types=("epsilon", "v_prediction"),
+        diffusers="EulerAncestralDiscreteScheduler",
+        paper="k-diffusion",
+    ),
+    Sampler(
+        name="heun",
+        a1111="Heun",
+        table=heun,
+        defaults={**_SPACING, **_SIGMAS},
+        diffusers="HeunDiscreteScheduler",
+        paper="[Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1",
+    ),
+    Sampler(
+        name="lms",
+        a1111="LMS",
+        table=lms,
+        defaults={**_SPACING, **_SIGMAS},
+        diffusers="LMSDiscreteScheduler",
+        paper="k-diffusion",
+    ),
+)

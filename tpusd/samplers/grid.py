@@ -1,31 +1,53 @@
-"""Where a sampler asks the model: the timesteps and noise levels that its options choose from the trained ones. NumPy.
+"""The timesteps and noise levels of a sampler's model calls, which its options choose from the trained ones. NumPy.
 
-Three families, as diffusers has them: DDIM's whole timesteps, Euler's sigmas between them, and the grid of the
-exponential solvers (DPM-Solver, UniPC, DEIS), which starts one step earlier and takes its ends from the whole schedule.
+Four families, as in diffusers: DDIM's whole timesteps; the timesteps of a distillation (LCM, TCD); Euler's sigmas
+between the timesteps; and the grid of the exponential solvers (DPM-Solver, UniPC, DEIS), which starts one step earlier
+and takes its ends from the whole schedule.
 """
 
 import math
 from types import SimpleNamespace
+from typing import Unpack
 
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.samplers import schedule
-from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.schedule import BetaDefaults, SchedulerConfig
 
 
 def whole_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
-    """Whole timesteps, falling, (n,)."""
+    """Whole timesteps, falling, (n,). Raises UserError for timesteps that the model does not know."""
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     timesteps = schedule.whole_timesteps(spacing, n, config.train_timesteps, options.steps_offset)
     return _checked(timesteps, config, options)
 
 
+def distilled_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
+    """Whole timesteps, falling, (n,): evenly chosen among the original_inference_steps of a distillation."""
+    n, most = settings.num_inference_steps, options.original_inference_steps
+    if not 1 <= most <= config.train_timesteps:
+        raise UserError(f"sampler.original_inference_steps={most}: must be from 1 to {config.train_timesteps}")
+    if n > most:
+        raise UserError(
+            f"sampler.num_inference_steps={n}: {settings.name} chooses among sampler.original_inference_steps={most} "
+            "timesteps; 4 to 8 steps are usual"
+        )
+    distilled = np.arange(most, 0, -1) * (config.train_timesteps // most) - 1
+    return np.asarray(distilled[np.floor(np.linspace(0, most, n, endpoint=False)).astype(np.int64)])
+
+
 def euler_grid(
-    settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace, **beta_defaults
+    settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Timesteps (n,), fractional ones too; sigmas (n + 1,), the last where the last step leads; init_scale."""
+    """The grid of the samplers in Karras' variable.
+
+    Returns:
+        Timesteps (n,), which may be fractional.
+        Sigmas (n + 1,): the level of each model call, and the level at which the last step ends.
+        init_scale: the factor on the initial noise.
+    """
     n = settings.num_inference_steps
     trained = _trained(config, options, **beta_defaults)
     if options.timestep_spacing == "linspace":
@@ -41,17 +63,17 @@ def euler_grid(
         sigmas, timesteps = chosen, schedule.timesteps_of(chosen, trained)
     sigmas = np.append(sigmas, _last(options, trained[0]))[: n + 1]
     high = sigmas[0]
-    # Noise at the level of the first step; with `leading`, which starts lower, of the whole sample.
+    # The noise of the first step; with `leading`, which starts at a lower level, the deviation of the whole sample.
     return timesteps, sigmas, math.sqrt(high**2 + 1) if options.timestep_spacing == "leading" else high
 
 
 def solver_grid(
     settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole timesteps (n,) and sigmas (n + 1,), the last of which is where the last step leads."""
+    """Whole timesteps (n,) and sigmas (n + 1,), the last of which is the level at which the last step ends."""
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     trained = _trained(config, options)
-    # Levels whose log of signal to noise lies under the clip are left out; `trained` rises.
+    # Leave out the levels whose log of signal to noise is under the clip; `trained` rises.
     last = len(trained) - int(np.sum(-np.log(trained) < getattr(options, "lambda_min_clipped", -math.inf)))
     if last < 2:
         raise UserError(
@@ -74,26 +96,26 @@ def solver_grid(
         return timesteps, np.append(schedule.sigmas_at(timesteps, trained), _last(options, trained[0]))
     timesteps = schedule.timesteps_of(chosen, trained)
     if options.use_karras_sigmas or getattr(options, "use_lu_lambdas", False):
-        # dpmpp alone does not round where the schedule is the cosine.
+        # Only dpmpp does not round the cosine schedule.
         if not (hasattr(options, "lambda_min_clipped") and config.beta_schedule == "squaredcos_cap_v2"):
             timesteps = timesteps.round()
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
 
 
-def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults) -> np.ndarray:
+def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]) -> np.ndarray:
     """Sigma of every trained timestep, rising."""
     rescale = getattr(options, "rescale_betas_zero_snr", False)
     return schedule.to_sigmas(config.alphas_cumprod(rescale=rescale, **beta_defaults))
 
 
 def _chosen_sigmas(options: SimpleNamespace, low: float, high: float, n: int) -> np.ndarray | None:
-    """Sigmas (n,) of the schedule that the options ask for, from high to low; None where they ask for none."""
+    """Sigmas (n,) of the schedule that the options choose, from high to low; None if they choose no schedule."""
     own_low, own_high = getattr(options, "sigma_min", None), getattr(options, "sigma_max", None)
     low, high = low if own_low is None else own_low, high if own_high is None else own_high
     if not 0 < low <= high < math.inf:
         raise UserError(
-            f"sampler.sigma_min={low:g} sampler.sigma_max={high:g}: must be above 0, and the first not over the second"
+            f"sampler.sigma_min={low:g} sampler.sigma_max={high:g}: must be above 0, and sigma_min at most sigma_max"
         )
     makers = {
         "use_karras_sigmas": schedule.karras_sigmas,
@@ -104,7 +126,7 @@ def _chosen_sigmas(options: SimpleNamespace, low: float, high: float, n: int) ->
     for name, make in makers.items():
         if getattr(options, name, False):
             sigmas = make(low, high, n)
-            sigmas[n - 1 :] = low if n > 1 else high  # to the last bit, so that a step from low to low is none
+            sigmas[n - 1 :] = low if n > 1 else high  # exactly, so that a step from low to low has length 0
             return sigmas
     if (own_low, own_high) != (None, None):
         given = "sigma_min" if own_low is not None else "sigma_max"
@@ -116,7 +138,7 @@ def _chosen_sigmas(options: SimpleNamespace, low: float, high: float, n: int) ->
 
 
 def _last(options: SimpleNamespace, lowest: float) -> float:
-    """Where the last step leads."""
+    """The level at which the last step ends."""
     return lowest if getattr(options, "final_sigmas_type", "zero") == "sigma_min" else 0.0
 
 

@@ -5,10 +5,17 @@ import jax.numpy as jnp
 
 
 def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Array, rescale: jax.Array) -> jax.Array:
-    """uncond + scale * (cond - uncond) (b,h,w,c), float32; scale, rescale (b,). Ho & Salimans 2022, equation 6.
+    """uncond + scale * (cond - uncond): Ho & Salimans 2022, equation 6.
 
-    rescale: the share of the guided output that is brought back to cond's standard deviation (Lin et al. 2023,
-    section 3.4). Statistics are per image.
+    Args:
+        uncond: the model's output for the negative prompt, (b,h,w,c).
+        cond: the model's output for the prompt, (b,h,w,c).
+        scale: guidance_scale, (b,).
+        rescale: the share of the output that gets cond's standard deviation, 0 to 1, (b,). Lin et al. 2023,
+            section 3.4; each image has its own deviation.
+
+    Returns:
+        The guided output, (b,h,w,c) float32.
     """
     uncond, cond = uncond.astype(jnp.float32), cond.astype(jnp.float32)
     scale, rescale = scale[:, None, None, None], rescale[:, None, None, None]
@@ -19,4 +26,5 @@ def classifier_free_guidance(uncond: jax.Array, cond: jax.Array, scale: jax.Arra
         factor = rescale * (deviation[0] / deviation[1]) + (1 - rescale)
         return jnp.where(rescale == 0, guided, guided * factor)  # a flat prediction has no deviation to divide by
 
-    return jax.lax.cond(jnp.any(rescale != 0), rescaled, lambda: guided)
+    out: jax.Array = jax.lax.cond(jnp.any(rescale != 0), rescaled, lambda: guided)
+    return out

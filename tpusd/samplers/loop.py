@@ -1,11 +1,11 @@
 """The one loop that runs every sampler: each image follows its own table of coefficients.
 
-Knows nothing of schedules or of samplers; the columns of a row are described in rows.py.
+Knows no schedule and no sampler; rows.py describes the columns of a row.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from tpusd.samplers.rows import C_IN, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
 from tpusd.samplers.rows import T as TIMESTEP
 
-LANES = 128  # of a TPU's vector unit, which the four channels of a sample would fill with a thirty-second each
+LANES = 128  # of a TPU's vector unit; the four channels of a sample alone would fill 4 of them
+
+Log = TypeVar("Log")  # any pytree: what the caller records after each row
 
 
 class LoopState(NamedTuple):
-    """All that a sampler remembers between steps, float32 (b,h,w,c) each."""
+    """The state of a sampler between steps, float32 (b,h,w,c) each."""
 
     x: jax.Array  # the sample
     y: jax.Array  # one saved register
@@ -40,15 +42,23 @@ def run_steps(
     stop: jax.Array | int,
     *,
     noise: Callable[[jax.Array], jax.Array],
-    record: Callable[[jax.Array, jax.Array, Any], Any] = lambda k, x, log: log,
-    log: Any = (),
-) -> tuple[LoopState, Any]:
-    """Rows [start, stop) of each image's table (b, rows, COLUMNS) float32. start, stop: whole numbers, may be traced.
+    record: Callable[[jax.Array, jax.Array, Log], Log],
+    log: Log,
+) -> tuple[LoopState, Log]:
+    """Runs rows [start, stop) of each image's table.
 
-    predict(x (b,h,w,c) float32, t (b,) float32): the model's output after guidance. noise(k): standard normal
-    (b,h,w,c) of row k, called where some image's row k asks for noise. record(k, x, log): the log after row k; x has
-    the sample in its order but another shape, (b,...). An image whose row is a padding row keeps its state bit for bit,
-    whatever the model says. Returns the state and the log.
+    Args:
+        predict: x (b,h,w,c) float32 and t (b,) float32 -> the model's output after guidance, (b,h,w,c).
+        state: the state before row `start`.
+        table: (b, rows, COLUMNS) float32. A padding row leaves the state of its image exactly as it is.
+        start: the first row, a whole number, which may be traced.
+        stop: the row after the last one, a whole number, which may be traced.
+        noise: k -> standard normal (b,h,w,c) of row k; called only if some image's row k uses noise.
+        record: k, x and the log -> the log after row k. x holds the samples in their order, in another shape (b,...).
+        log: the log before row `start`.
+
+    Returns:
+        The state and the log after the last row.
     """
 
     b, *shape = state.x.shape
@@ -57,7 +67,7 @@ def run_steps(
     def flat(x: jax.Array) -> jax.Array:
         return x.astype(jnp.float32).reshape(b, -1, lanes)
 
-    def step(k: jax.Array, carry: tuple[LoopState, Any]) -> tuple[LoopState, Any]:
+    def step(k: jax.Array, carry: tuple[LoopState, Log]) -> tuple[LoopState, Log]:
         state, log = carry
         row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
         column = row[:, :, None, None]
@@ -84,6 +94,6 @@ def run_steps(
 
 
 def _dot(coefficients: jax.Array, seen: tuple[jax.Array, ...]) -> jax.Array:
-    """coefficients (b, TERMS, 1, 1). What a row does not use cannot spoil it, infinite or not."""
+    """coefficients (b, TERMS, 1, 1). A term with coefficient 0 has no effect, even if it is infinite."""
     terms = [jnp.where(coefficients[:, i] == 0, 0, coefficients[:, i] * v) for i, v in enumerate(seen)]
     return sum(terms[1:], start=terms[0])

@@ -1,7 +1,7 @@
 """The exponential multistep solvers: DPM-Solver++ in its deterministic and its stochastic form, and DEIS.
 
 Per step from sigma_s to sigma_t, with alpha = 1 / sqrt(1 + sigma**2) and lambda = -log(sigma): h = lambda_t - lambda_s,
-m0, m1, m2 are the predictions, the latest first.
+m0, m1 and m2 are the predictions, the latest first.
 """
 
 import math
@@ -14,11 +14,11 @@ import numpy as np
 from tpusd.config.sampler import SamplerSettings
 from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.predictions import to_epsilon, to_x0
+from tpusd.samplers.registry import OptionValue, Sampler
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import resolve
 
-SOLVER = {
+SOLVER: dict[str, OptionValue] = {
     "prediction_type": "epsilon",
     "timestep_spacing": "linspace",
     "steps_offset": 0,
@@ -28,25 +28,14 @@ SOLVER = {
     "solver_order": 2,
     "lower_order_final": True,
 }
-DPMPP = {
-    **SOLVER,
-    "rescale_betas_zero_snr": False,
-    "use_lu_lambdas": False,
-    "final_sigmas_type": "zero",
-    "solver_type": "midpoint",
-    "euler_at_final": False,
-    "lambda_min_clipped": -math.inf,
-}
 ORDERS = (1, 2, 3)
-DPMPP_CHOICES = {"solver_type": ("midpoint", "heun"), "solver_order": ORDERS}
-DEIS_CHOICES = {"solver_order": ORDERS}
-FEW_STEPS = 15  # under which lower_order_final is heeded
+FEW_STEPS = 15  # lower_order_final has an effect under this number of steps
 PREDICTIONS = ("pred", "h1", "h2", "h3")
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the grid. `earlier`: the sigmas before `start`, the latest first, as many as the order asks for."""
+    """A step of the grid. `earlier`: the sigmas before `start`, the latest first, one fewer than the order."""
 
     start: float
     stop: float
@@ -70,22 +59,19 @@ def alpha(sigma: float) -> float:
     return 1 / math.sqrt(sigma**2 + 1)
 
 
-def dpmpp_2m(settings: SamplerSettings, config: SchedulerConfig) -> Table:
-    """DPM-Solver++ multistep on the clean sample: Lu et al. 2022b, algorithm 2; of order 2 unless told otherwise."""
-    options = resolve(settings, config, DPMPP, DPMPP_CHOICES)
+def dpmpp_2m(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
+    """DPM-Solver++ multistep on the clean sample: Lu et al. 2022b, algorithm 2."""
     return _multistep(settings, config, options, to_x0, lambda step: _dpmpp(step, options.solver_type))
 
 
-def dpmpp_2m_sde(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+def dpmpp_2m_sde(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """DPM-Solver++ on the reverse stochastic equation: Lu et al. 2022b, appendix A; k-diffusion's `dpmpp_2m_sde`."""
-    options = resolve(settings, config, DPMPP, DPMPP_CHOICES)
     return _multistep(settings, config, options, to_x0, lambda step: _sde_dpmpp(step, options.solver_type))
 
 
-def deis(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+def deis(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Diffusion exponential integrator, multistep in log rho, to the lowest sigma: Zhang & Chen 2022, section 3.3."""
-    options = resolve(settings, config, SOLVER, DEIS_CHOICES)
-    options.final_sigmas_type, options.euler_at_final = "sigma_min", False
+    options = SimpleNamespace(**vars(options), final_sigmas_type="sigma_min", euler_at_final=False)
     return _multistep(settings, config, options, to_epsilon, _deis)
 
 
@@ -124,7 +110,7 @@ def _dpmpp(step: Step, solver_type: str) -> dict[str, float]:
 
 
 def _sde_dpmpp(step: Step, solver_type: str) -> dict[str, float]:
-    """As _dpmpp with twice the rate, and the noise that makes up for it."""
+    """_dpmpp at twice the rate, with noise that restores the variance."""
     alpha_t, alpha_s = step.alphas
     h, phi = 2 * step.h, -math.expm1(-2 * step.h)
     x = {
@@ -162,7 +148,7 @@ def _first_difference(step: Step) -> tuple[float, ...]:
 
 
 def _second_difference(step: Step) -> tuple[float, ...]:
-    """Weights of m0, m1, m2 in h**2 times the second derivative, halved, as diffusers writes it."""
+    """Weights of m0, m1, m2 in half of h**2 times the second derivative, as in diffusers."""
     r0 = math.log(step.earlier[0] / step.start) / step.h
     r1 = math.log(step.earlier[1] / step.earlier[0]) / step.h
     near, far = np.array([1 / r0, -1 / r0, 0]), np.array([0, 1 / r1, -1 / r1])
@@ -183,7 +169,49 @@ def _log_lagrange_integral(known: tuple[float, ...], j: int, start: float, stop:
         if len(others) == 0:
             return sigma
         if len(others) == 1:
-            return sigma * (u - 1 - others[0])
-        return sigma * (u**2 - 2 * u + 2 - others.sum() * (u - 1) + others.prod())
+            return sigma * (u - 1 - float(others[0]))
+        return sigma * (u**2 - 2 * u + 2 - float(others.sum()) * (u - 1) + float(others.prod()))
 
     return (antiderivative(stop) - antiderivative(start)) / float(np.prod(math.log(known[j]) - others))
+
+
+_DPMPP: dict[str, OptionValue] = {
+    **SOLVER,
+    "rescale_betas_zero_snr": False,
+    "use_lu_lambdas": False,
+    "final_sigmas_type": "zero",
+    "solver_type": "midpoint",
+    "euler_at_final": False,
+    "lambda_min_clipped": -math.inf,
+}
+_DPMPP_CHOICES: dict[str, tuple[OptionValue, ...]] = {"solver_type": ("midpoint", "heun"), "solver_order": ORDERS}
+SAMPLERS = (
+    Sampler(
+        name="dpmpp_2m",
+        a1111="DPM++ 2M",
+        table=dpmpp_2m,
+        defaults=_DPMPP,
+        choices=_DPMPP_CHOICES,
+        diffusers="DPMSolverMultistepScheduler",
+        paper="[Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2",
+    ),
+    Sampler(
+        name="dpmpp_2m_sde",
+        a1111="DPM++ 2M SDE",
+        table=dpmpp_2m_sde,
+        defaults=_DPMPP,
+        choices=_DPMPP_CHOICES,
+        diffusers="DPMSolverMultistepScheduler",
+        diffusers_options={"algorithm_type": "sde-dpmsolver++"},
+        paper="[Lu et al. 2022](https://arxiv.org/abs/2211.01095), appendix A",
+    ),
+    Sampler(
+        name="deis",
+        a1111="DEIS",
+        table=deis,
+        defaults=SOLVER,
+        choices={"solver_order": ORDERS},
+        diffusers="DEISMultistepScheduler",
+        paper="[Zhang & Chen 2022](https://arxiv.org/abs/2204.13902)",
+    ),
+)

@@ -1,20 +1,14 @@
 """PNDM in its PLMS form, the sampler of the first Stable Diffusion."""
 
 import math
+from types import SimpleNamespace
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.errors import UserError
 from tpusd.samplers.grid import whole_grid
+from tpusd.samplers.registry import Sampler
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import resolve
 
-DEFAULTS = {
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "steps_offset": 0,
-    "set_alpha_to_one": False,
-}
 # Adams-Bashforth of orders 1 to 4 on the model's outputs, the latest first. Liu et al. 2022, equation 12.
 ADAMS_BASHFORTH = {
     1: (1.0,),
@@ -24,15 +18,12 @@ ADAMS_BASHFORTH = {
 }
 
 
-def pndm(settings: SamplerSettings, config: SchedulerConfig) -> Table:
-    """Pseudo linear multistep: Liu et al. 2022, algorithm 2, with the first step taken again from its own end.
+def pndm(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
+    """Pseudo linear multistep: Liu et al. 2022, algorithm 2, with a second, corrected first step.
 
-    That correction is one model call more than steps. The kept variable is the model's output as it is; where that is
-    a velocity, the mean of the last ones is turned into epsilon at the present sample, as diffusers does it.
+    The correction costs one more model call. The kept variable is the model's own output. Where that output is a
+    velocity, the mean of the last ones becomes epsilon at the present sample, as in diffusers.
     """
-    options = resolve(settings, config, DEFAULTS)
-    if options.prediction_type == "sample":
-        raise UserError("sampler.prediction_type=sample: pndm takes epsilon or v_prediction; use sampler=ddim")
     alphas = config.alphas_cumprod()
     ratio = config.train_timesteps // settings.num_inference_steps
 
@@ -51,12 +42,12 @@ def pndm(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     first = falling[0]
     rows = [row(t=first, x=step(first, first - ratio, "x", {"pred": 1.0}), y={"x": 1.0})]
     if len(falling) > 1:
-        # The first step again, from the sample that y has kept, with the mean of the outputs at both its ends.
+        # Repeat the first step from the sample that y holds, with the mean of the outputs at its two ends.
         second = falling[1]
         mean = {"pred": 1 / 2, "h1": 1 / 2}
         rows.append(row(t=second, x=step(second + ratio, second, "y", mean), push=False))
     for count, t in enumerate(falling[1:], start=2):
-        weights = dict(zip(("pred", "h1", "h2", "h3"), ADAMS_BASHFORTH[min(count, 4)], strict=False))
+        weights: dict[str, float] = dict(zip(("pred", "h1", "h2", "h3"), ADAMS_BASHFORTH[min(count, 4)], strict=False))
         rows.append(row(t=t, x=step(t, t - ratio, "x", weights)))
     return table(rows)
 
@@ -65,3 +56,22 @@ def _transfer(a: float, previous: float) -> tuple[float, float]:
     """From alpha product `a` to `previous`: coefficients of sample and epsilon. Liu et al. 2022, equation 11."""
     scale = math.sqrt(previous / a)
     return scale, -(previous - a) / (a * math.sqrt(1 - previous) + math.sqrt(a * (1 - a) * previous))
+
+
+SAMPLERS = (
+    Sampler(
+        name="pndm",
+        a1111="PLMS",
+        table=pndm,
+        defaults={
+            "prediction_type": "epsilon",
+            "timestep_spacing": "leading",
+            "steps_offset": 0,
+            "set_alpha_to_one": False,
+        },
+        prediction_types=("epsilon", "v_prediction"),
+        diffusers="PNDMScheduler",
+        diffusers_options={"skip_prk_steps": True},
+        paper="[Liu et al. 2022](https://arxiv.org/abs/2202.09778)",
+    ),
+)

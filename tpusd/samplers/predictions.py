@@ -1,6 +1,6 @@
-"""A model's output -> the variable that a sampler keeps: pairs of coefficients (of the sample, of the output).
+"""A model's output -> the variable that a sampler keeps, as two coefficients: of the sample and of the output.
 
-a: the share of the clean sample's variance, so that the sample is sqrt(a) x0 + sqrt(1 - a) epsilon. sigma: the noise in
+a: the share of the clean sample's variance: the sample is sqrt(a) x0 + sqrt(1 - a) epsilon. sigma: the noise in
 Karras' variable, x0 + sigma * epsilon.
 """
 
@@ -14,8 +14,8 @@ def to_x0(a: float, prediction_type: str) -> tuple[float, float]:
     if prediction_type == "epsilon":
         if a == 0:
             raise UserError(
-                "sampler.rescale_betas_zero_snr=True: the first step is pure noise, in which an epsilon model can see "
-                "nothing; use a v_prediction model, or leave it out"
+                "sampler.rescale_betas_zero_snr=True: the first step is pure noise, from which an epsilon model "
+                "predicts nothing; use a v_prediction model, or leave it out"
             )
         return 1 / math.sqrt(a), -math.sqrt((1 - a) / a)
     return (math.sqrt(a), -math.sqrt(1 - a)) if prediction_type == "v_prediction" else (0.0, 1.0)

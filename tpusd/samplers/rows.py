@@ -1,4 +1,4 @@
-"""What a row of a sampler's table means, and how a table is put together. NumPy alone.
+"""The table of a sampler: what a row means, and how rows become a table. NumPy.
 
 A row is one model call:
 
@@ -19,18 +19,18 @@ TERMS = len(SEEN)
 HISTORY = 3
 C_IN, T, P_X, P_OUT, PUSH, X, Y = 0, 1, 2, 3, 4, 5, 5 + TERMS
 COLUMNS = Y + TERMS
-NOISE = X + SEEN.index("noise")  # the only place where noise comes in
+NOISE = X + SEEN.index("noise")  # the coefficient of the noise, which only x takes
 MAX_ROWS = 2048  # Heun makes two calls a step, and 1000 steps are allowed
 
 
 @dataclass(frozen=True)
 class Table:
-    """rows: float64 (n, COLUMNS), a model call each. init_scale: the factor on the initial standard normal noise."""
+    """rows: float64 (n, COLUMNS), one a model call. init_scale: the factor on the initial standard normal noise."""
 
     rows: np.ndarray
     init_scale: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assert self.rows.ndim == 2 and self.rows.shape[1] == COLUMNS, self.rows.shape
         assert 0 < len(self.rows) <= MAX_ROWS, len(self.rows)
         assert np.isfinite(self.rows).all() and np.isfinite(self.init_scale)
@@ -40,11 +40,11 @@ class Table:
 
     @property
     def timesteps(self) -> np.ndarray:
-        """What the model is asked at, (n,)."""
+        """The timestep of each model call, (n,)."""
         return self.rows[:, T]
 
     def padded(self) -> np.ndarray:
-        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end leave an image as it is."""
+        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end do not change an image."""
         padded = np.zeros((MAX_ROWS, COLUMNS), np.float32)
         padded[: len(self.rows)] = self.rows
         return padded
@@ -59,7 +59,16 @@ def row(
     c_in: float = 1.0,
     push: bool = True,
 ) -> np.ndarray:
-    """One row. x, y: coefficients by the names in SEEN (y None: keeps what it holds); pred: p_x and p_out."""
+    """One row of a table, (COLUMNS,).
+
+    Args:
+        t: the timestep of the model call.
+        x: the coefficients of the new x, by the names in SEEN.
+        y: the coefficients of the new y; None: y does not change.
+        pred: p_x and p_out.
+        c_in: the factor on x before the model call.
+        push: whether the prediction joins the history.
+    """
     made = np.zeros(COLUMNS)
     made[[C_IN, T, P_X, P_OUT, PUSH]] = c_in, t, *pred, push
     for start, terms in ((X, x), (Y, {"y": 1.0} if y is None else y)):
@@ -69,4 +78,5 @@ def row(
 
 
 def table(rows: Sequence[np.ndarray], init_scale: float = 1.0) -> Table:
+    """rows: (COLUMNS,) each. init_scale: the factor on the initial standard normal noise."""
     return Table(np.stack(rows), float(init_scale))

@@ -1,34 +1,46 @@
-"""A checkpoint's scheduler_config.json, and the noise schedules that come of it. NumPy; no JAX.
+"""A checkpoint's scheduler_config.json, and the noise schedules that it describes. NumPy; no JAX.
 
-The cumulative product of alphas is rounded to float32 where diffusers rounds it, because whole timesteps are chosen by
-comparing with it; everything after it is float64. sigma is sqrt((1 - a) / a) for the cumulative product a. Knows
-nothing of samplers: what a file leaves out stays None here, because each sampler has its own default for it.
+The cumulative product of alphas is rounded to float32, as in diffusers, because comparisons with it choose the whole
+timesteps; everything after it is float64. sigma is sqrt((1 - a) / a) for the cumulative product a. Knows no sampler: a
+field that the file does not have stays None here, because each sampler has its own default for it.
 """
 
 import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from tpusd.config.sampler import BetaSchedule, FinalSigmas, Interpolation, PredictionType, Spacing
+from tpusd.config.sampler import BetaSchedule, SamplerOptions, Spacing
 from tpusd.errors import UserError
 
 MAX_TRAIN_TIMESTEPS = 100_000
 KARRAS_RHO = 7.0  # Karras et al. 2022, section 5
 BETA_SIGMAS = (0.6, 0.6)  # the two shape parameters of Lee et al. 2024, "Beta Sampling is All You Need"
-NEARLY_ZERO_ALPHA = 2.0**-24  # stands for the zero of a zero-terminal-SNR schedule where sigma would be infinite
+NEARLY_ZERO_ALPHA = 2.0**-24  # replaces the zero of a zero-terminal-SNR schedule, at which sigma would be infinite
+NEVER_PUBLISHED = "eta"  # diffusers takes it as an argument of a step, and ignores it in a file
 # Fields that change the result and are not implemented, with the values that switch them off.
 _ONLY = {"thresholding": (False, None), "use_flow_sigmas": (False, None), "timestep_type": ("discrete", None)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class SchedulerConfig:
-    """The fields of scheduler_config.json that reach a table; None: the file does not say.
+class BetaDefaults(TypedDict, total=False):
+    """A sampler's own noise schedule, for checkpoints whose file gives no other."""
 
-    clip_sample is left out: latents are not confined to -1..1, and StableDiffusionPipeline switches it off as well.
+    beta_range: tuple[float, float]
+    beta_schedule: str
+
+
+# LCMScheduler and TCDScheduler have Stable Diffusion's schedule as their default.
+STABLE_DIFFUSION_BETAS: BetaDefaults = {"beta_range": (0.00085, 0.012), "beta_schedule": "scaled_linear"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulerConfig(SamplerOptions):
+    """The fields of scheduler_config.json that change a table; None: the file does not have the field.
+
+    clip_sample is ignored: latents are not limited to -1..1, and StableDiffusionPipeline switches it off too.
     """
 
     num_train_timesteps: int | None = None
@@ -36,33 +48,10 @@ class SchedulerConfig:
     beta_end: float | None = None
     beta_schedule: BetaSchedule | None = None
     trained_betas: tuple[float, ...] | None = None
-    prediction_type: PredictionType | None = None
-    timestep_spacing: Spacing | None = None
-    steps_offset: int | None = None
-    rescale_betas_zero_snr: bool | None = None
-    set_alpha_to_one: bool | None = None
-    variance_type: str | None = None
-    use_karras_sigmas: bool | None = None
-    use_exponential_sigmas: bool | None = None
-    use_beta_sigmas: bool | None = None
-    use_lu_lambdas: bool | None = None
-    sigma_min: float | None = None
-    sigma_max: float | None = None
-    final_sigmas_type: FinalSigmas | None = None
-    interpolation_type: Interpolation | None = None
-    solver_order: int | None = None
-    solver_type: str | None = None
-    lower_order_final: bool | None = None
-    euler_at_final: bool | None = None
-    lambda_min_clipped: float | None = None
-    predict_x0: bool | None = None
-    disable_corrector: tuple[int, ...] | None = None
-    original_inference_steps: int | None = None
-    timestep_scaling: float | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SchedulerConfig":
-        """Raises UserError for a field that is not implemented or that holds no such value."""
+        """values: the file's JSON. Raises UserError for a field that is not implemented and for an invalid value."""
         name = values.get("_class_name")
         if isinstance(name, str) and ("FlowMatch" in name or "EDM" in name):
             raise UserError(f"_class_name={name}: flow matching and EDM models are not implemented")
@@ -71,7 +60,7 @@ class SchedulerConfig:
                 raise UserError(f"{key}={values[key]!r}: is not implemented")
         taken = {}
         for key, hint in typing.get_type_hints(cls).items():
-            if values.get(key) is not None:
+            if values.get(key) is not None and key != NEVER_PUBLISHED:
                 taken[key] = _checked(key, typing.get_args(hint)[0], values[key])  # hint: X | None
         made = cls(**taken)
         made.alphas_cumprod()
@@ -86,7 +75,7 @@ class SchedulerConfig:
     ) -> np.ndarray:
         """The share of the clean sample's variance at each trained timestep, float64 (num_train_timesteps,).
 
-        rescale: to zero terminal SNR. beta_range and beta_schedule: what a sampler takes where the file does not say.
+        rescale: to zero terminal SNR. beta_range, beta_schedule: the sampler's own, for what the file does not have.
         """
         betas = make_betas(
             self.beta_schedule or beta_schedule,
@@ -99,9 +88,27 @@ class SchedulerConfig:
 
 
 def make_betas(
-    schedule: str, beta_start: float, beta_end: float, num_train_timesteps: int, trained_betas: tuple | None = None
+    schedule: str,
+    beta_start: float,
+    beta_end: float,
+    num_train_timesteps: int,
+    trained_betas: tuple[float, ...] | None = None,
 ) -> np.ndarray:
-    """The variances that the forward process adds, (num_train_timesteps,). Ho et al. 2020, section 2."""
+    """The variances that the forward process adds. Ho et al. 2020, section 2.
+
+    Args:
+        schedule: a BetaSchedule; not used with `trained_betas`.
+        beta_start: the first variance.
+        beta_end: the last variance.
+        num_train_timesteps: the number of variances.
+        trained_betas: the variances themselves.
+
+    Returns:
+        float64 (num_train_timesteps,), rounded to float32.
+
+    Raises:
+        UserError: a variance is not between 0 and 1, or `trained_betas` has another length.
+    """
     if trained_betas is not None:
         betas = np.array(trained_betas, np.float64)
         if len(betas) != num_train_timesteps:
@@ -130,38 +137,38 @@ def rescaled(betas: np.ndarray) -> np.ndarray:
 
 
 def whole_timesteps(spacing: Spacing, steps: int, num_train_timesteps: int, offset: int) -> np.ndarray:
-    """Whole timesteps, falling, (steps,). Lin et al. 2023, table 2. offset: only `leading` has one."""
+    """Whole timesteps, falling, (steps,). Lin et al. 2023, table 2. offset: for `leading` only."""
     if spacing == "linspace":
         return np.linspace(0, num_train_timesteps - 1, steps).round()[::-1].astype(np.int64)
     if spacing == "leading":
         return np.arange(steps)[::-1] * (num_train_timesteps // steps) + offset
-    # diffusers' arange gives one more, at -1, for some numbers of steps.
+    # For some numbers of steps diffusers' arange gives one more timestep, -1.
     return np.round(np.arange(num_train_timesteps, 0, -num_train_timesteps / steps)).astype(np.int64)[:steps] - 1
 
 
 def to_sigmas(alphas_cumprod: np.ndarray) -> np.ndarray:
-    """sqrt((1 - a) / a), rising with the timestep; a zero in `alphas_cumprod` counts as 2**-24, as in diffusers."""
+    """sqrt((1 - a) / a), rising with the timestep; a zero in `alphas_cumprod` becomes 2**-24, as in diffusers."""
     a = np.where(alphas_cumprod == 0, NEARLY_ZERO_ALPHA, alphas_cumprod)
     return _float32(np.sqrt((1 - a) / a))
 
 
 def sigmas_at(timesteps: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """Between the trained timesteps sigma is interpolated linearly. trained: sigma of every trained timestep."""
-    return np.interp(timesteps, np.arange(len(trained)), trained)
+    """Sigma at each timestep, linear between the trained ones. trained: sigma of every trained timestep, rising."""
+    return np.asarray(np.interp(timesteps, np.arange(len(trained)), trained))
 
 
 def timesteps_of(sigmas: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """The timestep, fractional, at which the model was trained for each sigma: linear in log sigma."""
+    """The fractional timestep of each sigma, linear in log sigma. trained: sigma of every trained timestep, rising."""
     log_trained, log_sigmas = _float32(np.log(trained)), np.log(np.maximum(sigmas, 1e-10))
     low = np.clip(np.searchsorted(log_trained, log_sigmas, side="right") - 1, 0, len(trained) - 2)
     weight = np.clip((log_trained[low] - log_sigmas) / (log_trained[low] - log_trained[low + 1]), 0, 1)
-    return (1 - weight) * low + weight * (low + 1)
+    return np.asarray((1 - weight) * low + weight * (low + 1))
 
 
 def karras_sigmas(low: float, high: float, n: int) -> np.ndarray:
     """From `high` down to `low`, (n,). Karras et al. 2022, equation 5."""
-    ramp = np.linspace(0, 1, n)
-    return (high ** (1 / KARRAS_RHO) + ramp * (low ** (1 / KARRAS_RHO) - high ** (1 / KARRAS_RHO))) ** KARRAS_RHO
+    start, stop = high ** (1 / KARRAS_RHO), low ** (1 / KARRAS_RHO)
+    return np.asarray((start + np.linspace(0, 1, n) * (stop - start)) ** KARRAS_RHO)
 
 
 def exponential_sigmas(low: float, high: float, n: int) -> np.ndarray:
@@ -171,13 +178,13 @@ def exponential_sigmas(low: float, high: float, n: int) -> np.ndarray:
 
 def beta_sigmas(low: float, high: float, n: int) -> np.ndarray:
     """From `high` down to `low`, close at both ends, (n,): quantiles of a beta distribution. Lee et al. 2024."""
-    from scipy.special import betaincinv  # slow to import, and seldom needed
+    from scipy.special import betaincinv  # slow to import, and rarely needed
 
-    return low + betaincinv(*BETA_SIGMAS, 1 - np.linspace(0, 1, n)) * (high - low)
+    return np.asarray(low + betaincinv(*BETA_SIGMAS, 1 - np.linspace(0, 1, n)) * (high - low))
 
 
 def _linspace(start: float, end: float, n: int) -> np.ndarray:
-    """np.linspace with torch's float32 rounding of bounds and step, counted from the nearer end."""
+    """np.linspace with torch's rounding: float32 bounds and step, counted from the nearer end."""
     if n == 1:
         return np.array([np.float32(start)], np.float64)
     low, high = np.float32(start), np.float32(end)
@@ -190,7 +197,7 @@ def _float32(values: np.ndarray) -> np.ndarray:
 
 
 def _checked(name: str, hint: Any, value: Any) -> Any:
-    """A value from a stranger's file as the type that the field asks for."""
+    """A value from an untrusted file, as the type of its field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         if value not in args:
@@ -200,7 +207,7 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) <= MAX_TRAIN_TIMESTEPS:
             return tuple(_checked(name, args[0], item) for item in value)
     elif hint is float:
-        # Minus infinity is how lambda_min_clipped says "not at all".
+        # In lambda_min_clipped, minus infinity means no clip.
         if isinstance(value, int | float) and not isinstance(value, bool) and (abs(value) < 1e30 or value == -math.inf):
             return float(value)
     elif hint is int:
@@ -209,4 +216,4 @@ def _checked(name: str, hint: Any, value: Any) -> Any:
             return value
     elif isinstance(value, hint):
         return value
-    raise UserError(f"{name}={str(value)[:80]!r}: is no value that it can have")
+    raise UserError(f"{name}={str(value)[:80]!r}: is not a valid value")

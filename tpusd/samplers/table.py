@@ -1,33 +1,23 @@
-"""Sampler settings and a checkpoint's schedule -> the table that the loop runs. Pure NumPy, so asked early."""
+"""Sampler settings and a checkpoint's schedule -> the table that the loop runs. NumPy; no JAX."""
 
 import math
 
 from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
-from tpusd.samplers import ddim, euler, lcm, multistep, pndm, unipc
+from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
 from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.settings import resolve
 
 __all__ = ["COLUMNS", "MAX_ROWS", "SamplerSettings", "Table", "make_table"]
 
-_SAMPLERS = {
-    "pndm": pndm.pndm,
-    "ddim": ddim.ddim,
-    "ddpm": ddim.ddpm,
-    "euler": euler.euler,
-    "euler_ancestral": euler.euler_ancestral,
-    "heun": euler.heun,
-    "lms": euler.lms,
-    "dpmpp_2m": multistep.dpmpp_2m,
-    "dpmpp_2m_sde": multistep.dpmpp_2m_sde,
-    "unipc": unipc.unipc,
-    "deis": multistep.deis,
-    "lcm": lcm.lcm,
-}
-
 
 def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> Table:
-    """Raises UserError for settings that do not suit each other or the checkpoint."""
+    """The coefficients of every step.
+
+    Raises UserError for an unknown sampler, and for settings that contradict each other or the checkpoint.
+    """
+    sampler = find_sampler(settings.name)
     steps, most = settings.num_inference_steps, scheduler_config.train_timesteps
     if not 1 <= steps <= most:
         raise UserError(
@@ -38,4 +28,4 @@ def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> 
     for option, value in vars(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"sampler.{option}={value}: must be a finite number; leave it out for the default")
-    return _SAMPLERS[settings.name](settings, scheduler_config)
+    return sampler.table(settings, scheduler_config, resolve(settings, scheduler_config, sampler))

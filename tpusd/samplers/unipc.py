@@ -1,6 +1,7 @@
-"""UniPC: a multistep predictor, and a corrector that uses the model's answer at the predicted sample once more."""
+"""UniPC: a multistep predictor, and a corrector that uses the model's output at the predicted sample again."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -9,29 +10,16 @@ from tpusd.errors import UserError
 from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.multistep import ORDERS, PREDICTIONS, SOLVER, alpha
 from tpusd.samplers.predictions import to_epsilon, to_x0
+from tpusd.samplers.registry import Sampler
 from tpusd.samplers.rows import Table, row, table
 from tpusd.samplers.schedule import SchedulerConfig
-from tpusd.samplers.settings import resolve
-
-DEFAULTS = {
-    **SOLVER,
-    "rescale_betas_zero_snr": False,
-    "sigma_min": None,
-    "sigma_max": None,
-    "final_sigmas_type": "zero",
-    "solver_type": "bh2",
-    "predict_x0": True,
-    "disable_corrector": (),
-}
-CHOICES = {"solver_type": ("bh1", "bh2"), "solver_order": ORDERS}
 
 
-def unipc(settings: SamplerSettings, config: SchedulerConfig) -> Table:
+def unipc(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Unified predictor-corrector: Zhao et al. 2023, algorithms 5 to 8.
 
-    A row corrects the sample that its own model call was asked at, keeps it in y, and predicts from it.
+    A row corrects the sample of its own model call, keeps the corrected one in y, and predicts from it.
     """
-    options = resolve(settings, config, DEFAULTS, CHOICES)
     if options.final_sigmas_type == "zero" and not options.predict_x0:
         raise UserError("sampler.predict_x0=False: ends at a noise above zero; add sampler.final_sigmas_type=sigma_min")
     if options.final_sigmas_type == "zero" and not options.lower_order_final and options.solver_order > 1:
@@ -58,10 +46,13 @@ def unipc(settings: SamplerSettings, config: SchedulerConfig) -> Table:
     return table(rows)
 
 
-def _step(sigmas: np.ndarray, i: int, order: int, options, *, corrector: bool) -> tuple[float, float, np.ndarray]:
-    """From sigmas[i] to sigmas[i + 1]: weights of the sample, of the prediction at the end, and of those known before.
+def _step(
+    sigmas: np.ndarray, i: int, order: int, options: SimpleNamespace, *, corrector: bool
+) -> tuple[float, float, np.ndarray]:
+    """The weights of the step from sigmas[i] to sigmas[i + 1]. Zhao et al. 2023, equations 3 and 9 (8 for the noise).
 
-    The weights of the known ones (order,) are the latest first. Zhao et al. 2023, equations 3 and 9 (8 for the noise).
+    Returns the weight of the sample, the weight of the prediction at the end of the step, and the weights (order,) of
+    the earlier predictions, the latest first.
     """
     start, stop = sigmas[i], sigmas[i + 1]
     weights = np.zeros(order)
@@ -72,12 +63,12 @@ def _step(sigmas: np.ndarray, i: int, order: int, options, *, corrector: bool) -
     on_sample, scale = (stop / start * ratio, alpha(stop)) if options.predict_x0 else (ratio, stop * alpha(stop))
     b_h = signed if options.solver_type == "bh1" else math.expm1(signed)
     weights[0] = -scale * math.expm1(signed)
-    # Differences to the latest prediction, each over its distance in lambda; the corrector has one more, at the end.
+    # Differences from the latest prediction, over their distance in lambda; the corrector adds one at the end.
     distances = [math.log(start / sigmas[i - k]) / h for k in range(1, order)]
-    rhos = _rhos([*distances, 1.0], signed, b_h) if corrector and order > 1 else None
-    if rhos is None:
-        rhos = [0.5] if order <= 2 else _rhos(distances, signed, b_h)
-    new = -scale * b_h * rhos[-1] if corrector else 0.0
+    nodes = [*distances, 1.0] if corrector else distances
+    # The first node alone has the weight 1/2, as in diffusers.
+    rhos = np.array([0.5]) if len(nodes) <= 1 else _rhos(nodes, signed, b_h)
+    new = -scale * b_h * float(rhos[-1]) if corrector else 0.0
     weights[0] -= new
     for k, distance in enumerate(distances):
         difference = -scale * b_h * rhos[k] / distance
@@ -95,3 +86,25 @@ def _rhos(distances: list[float], h: float, b_h: float) -> np.ndarray:
         b.append(phi * math.factorial(k) / b_h)
         phi = phi / h - 1 / math.factorial(k + 1)
     return np.linalg.solve(powers, np.array(b))
+
+
+SAMPLERS = (
+    Sampler(
+        name="unipc",
+        a1111="UniPC",
+        table=unipc,
+        defaults={
+            **SOLVER,
+            "rescale_betas_zero_snr": False,
+            "sigma_min": None,
+            "sigma_max": None,
+            "final_sigmas_type": "zero",
+            "solver_type": "bh2",
+            "predict_x0": True,
+            "disable_corrector": (),
+        },
+        choices={"solver_type": ("bh1", "bh2"), "solver_order": ORDERS},
+        diffusers="UniPCMultistepScheduler",
+        paper="[Zhao et al. 2023](https://arxiv.org/abs/2302.04867)",
+    ),
+)

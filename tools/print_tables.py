@@ -1,0 +1,161 @@
+"""Prints the tables of README.md and docs/ from the code, between the markers that name them.
+
+    python tools/print_tables.py            rewrites what has changed
+    python tools/print_tables.py --check    changes nothing; exit status 1 if a table is out of date
+
+A marker stands alone on its line, or inside a line for a list: <!-- table: samplers --> ... <!-- end -->
+"""
+
+import argparse
+import functools
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+from tpusd.config.compose import compose_jobs  # noqa: E402
+from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
+from tpusd.config.schema import MAX_STEPS  # noqa: E402
+from tpusd.samplers.registry import OptionValue, Sampler, samplers  # noqa: E402
+from tpusd.samplers.rows import NOISE  # noqa: E402
+from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
+from tpusd.samplers.table import make_table  # noqa: E402
+
+_MARKED = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+) -->)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
+_FEW = 3  # samplers to name as exceptions
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Prints the tables of README.md and docs/ from the code.")
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a table is out of date")
+    arguments = parser.parse_args(argv)
+    outdated = [path for path in documents(ROOT) if printed(before := path.read_text(encoding="utf-8")) != before]
+    for path in outdated:
+        print(f"{path.relative_to(ROOT)}: {'out of date' if arguments.check else 'rewritten'}")
+        if not arguments.check:
+            path.write_text(printed(path.read_text(encoding="utf-8")), encoding="utf-8")
+    if arguments.check and outdated:
+        print("run: python tools/print_tables.py")
+    return 1 if arguments.check and outdated else 0
+
+
+def documents(root: Path) -> list[Path]:
+    """The Markdown files that may hold tables."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def printed(text: str) -> str:
+    """The text of a Markdown file, with every marked table printed again. Raises KeyError for an unknown table."""
+
+    def replaced(found: re.Match[str]) -> str:
+        alone = found["text"].startswith("\n")
+        body = TABLES[found["name"]]()
+        return found["start"] + (f"\n{body}\n" if alone else body) + found["end"]
+
+    return _MARKED.sub(replaced, text)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head, *body = ("| " + " | ".join(line) + " |" for line in (header, *rows))
+    return "\n".join([head, "|---" * len(header) + "|", *body])
+
+
+def sampler_names() -> str:
+    """The names of all samplers, in one line."""
+    return _names(samplers())
+
+
+def samplers_table() -> str:
+    """A row for each sampler. Steps are those of its choice in conf/, and model calls those that they cost."""
+    default = _chosen()["name"]
+    rows = []
+    for name, sampler in samplers().items():
+        steps = _chosen(f"sampler={name}")["num_inference_steps"]
+        table = make_table(SamplerSettings(name=name, num_inference_steps=steps), SchedulerConfig())
+        noise = "with `eta`" if "eta" in sampler.defaults else "yes" if table.rows[:, NOISE].any() else "no"
+        options = [f"`{option}={value!r}`" for option, value in sampler.diffusers_options.items()]
+        rows.append(
+            [
+                f"`{name}`" + (" (default)" if name == default else ""),
+                ", ".join([f"`{sampler.diffusers}`", *options]),
+                sampler.a1111,
+                str(steps),
+                str(len(table)),
+                noise,
+                sampler.paper,
+            ]
+        )
+    return markdown_table(["`sampler=`", "diffusers class", "A1111", "Steps", "Model calls", "Noise", "Paper"], rows)
+
+
+@functools.cache
+def _chosen(*overrides: str) -> Mapping[str, Any]:
+    """The sampler group of a command line, as plain values."""
+    jobs = compose_jobs(overrides)
+    assert jobs is not None
+    values: Mapping[str, Any] = jobs[0].values["sampler"]
+    return values
+
+
+def sampler_options_table() -> str:
+    """A row for each option: its meaning, the values of each sampler with the default in bold, and who has it."""
+    rows = [["`num_inference_steps`", "the number of steps", f"1 to {MAX_STEPS}", "all"]]
+    hints = typing.get_type_hints(SamplerSettings, include_extras=True)
+    for option in (field.name for field in fields(SamplerOptions)):
+        hint, meaning = typing.get_args(hints[option])[:2]
+        having = [sampler for sampler in samplers().values() if option in sampler.defaults]
+        by_values: dict[str, list[str]] = {}
+        for sampler in having:
+            by_values.setdefault(_values(sampler, option, typing.get_args(hint)[0]), []).append(sampler.name)
+        usual = max(by_values, key=lambda text: len(by_values[text]))
+        values = [f"{_names(who)}: {text}" for text, who in by_values.items() if text != usual]
+        values.append(f"others: {usual}" if values else usual)
+        rows.append([f"`{option}`", meaning, "; ".join(values), _who([sampler.name for sampler in having])])
+    return markdown_table(["Option", "Meaning", "Values (bold: the default)", "Samplers"], rows)
+
+
+def _values(sampler: Sampler, option: str, hint: object) -> str:
+    """The values that a sampler takes for an option, with its default in bold."""
+    default = sampler.defaults[option]
+    known: Sequence[OptionValue] = (False, True) if hint is bool else typing.get_args(hint)
+    if option == "prediction_type":
+        known = sampler.prediction_types
+    elif option in sampler.choices:
+        known = sampler.choices[option]
+    elif typing.get_origin(hint) is tuple or not known:
+        known = (default,)
+    return ", ".join(f"**{_shown(value)}**" if value == default else _shown(value) for value in known)
+
+
+def _shown(value: OptionValue) -> str:
+    if value in (None, (), float("-inf")):
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _who(names: Sequence[str]) -> str:
+    others = [name for name in samplers() if name not in names]
+    if not others:
+        return "all"
+    return f"all except {_names(others)}" if len(others) <= _FEW else _names(names)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "samplers": samplers_table,
+    "sampler-options": sampler_options_table,
+    "sampler-names": sampler_names,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
