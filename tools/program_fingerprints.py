@@ -1,11 +1,11 @@
-"""The sha256 of every lowered program of Stable Diffusion 1.5, 2.1 and XL, as JSON: to compare two versions of the code.
+"""The sha256 of every lowered program of Stable Diffusion 1.5, 2.1 and XL, to compare two versions of the code.
 
     python tools/program_fingerprints.py > after.json
     python tools/program_fingerprints.py v2:2x2x1 v5e:2x4 > after-tpu.json    # needs libtpu (docs/tpu.md)
 
 Without an argument the programs are lowered for one CPU device, else for each TPU slice that is named. Nothing is
-compiled and no weights are read. Equal hashes mean: the compiler gets the same text, donated arguments included, and
-the same options.
+compiled and no weights are read. Prints a JSON object: cell -> sha256. Equal hashes mean: the compiler gets the same
+text, donated arguments included, and the same options.
 """
 
 import hashlib

@@ -42,7 +42,8 @@ class SDXL(LatentDiffusion):
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """The UNet also gets the pooled text and six numbers of size and crop (section 2.2)."""
         unet = entry(configs, UNET, UNetConfig)
-        yield Agreement("unet addition_embed_type", unet.addition_embed_type, "that of SDXL", "text_time")
+        added = unet.addition_embed_type
+        yield Agreement("unet addition_embed_type", added, "SDXL's addition_embed_type", "text_time")
         yield from super().agreements(configs)
         pooled = entry(configs, TEXT_ENCODER_2, CLIPTextConfig).projection_dim
         yield Agreement(

@@ -27,11 +27,9 @@ class StableDiffusion(LatentDiffusion):
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """The UNet gets nothing but the text's hidden states."""
-        unet = entry(configs, UNET, UNetConfig)
-        return [
-            Agreement("unet addition_embed_type", unet.addition_embed_type, "that of Stable Diffusion 1 and 2", None),
-            *super().agreements(configs),
-        ]
+        added = entry(configs, UNET, UNetConfig).addition_embed_type
+        yield Agreement("unet addition_embed_type", added, "Stable Diffusion's addition_embed_type", None)
+        yield from super().agreements(configs)
 
     def saved_index(self) -> dict[str, Any]:
         """Without the safety checker, which is not implemented."""
