@@ -5,7 +5,8 @@
 
 Without an argument the programs are lowered for one CPU device, else for each TPU slice that is named. Nothing is
 compiled and no weights are read. Prints a JSON object: cell -> sha256. Equal hashes mean: the compiler gets the same
-text, donated arguments included, and the same options.
+text, donated arguments included, and the same options. Source locations are left out: a TPU kernel's text has them in
+its body, and with them the place of this file system where the code is.
 """
 
 import hashlib
@@ -13,22 +14,26 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from tpusd.preflight.topology import open_topology, prepare_compiler
+
+if TYPE_CHECKING:
+    import jax
 
 BATCHES = {"sd15": (1, 4), "sd21": (1, 4), "sdxl": (1, 2)}
 PRECISIONS = ("bf16", "fp32")
 CPU = "cpu"
 
 
-def fingerprints(target: str, device_list: Sequence[object]) -> Iterator[tuple[str, str]]:
+def fingerprints(target: str, device_list: "Sequence[jax.Device]") -> Iterator[tuple[str, str]]:
     """(cell, sha256) of each program, a cell as in `cpu/sd15/bf16/4/denoise_unguided`."""
     from tpusd.checkpoints.published import find_architecture
     from tpusd.config.compose import compose_jobs
     from tpusd.config.schema import make_config
     from tpusd.engine.blueprint import Blueprint
     from tpusd.engine.devices import Devices
-    from tpusd.runs.prepare import image_size
+    from tpusd.plan.sizes import image_size
 
     devices = Devices(device_list)
     for model, batches in BATCHES.items():
@@ -58,6 +63,7 @@ def main() -> None:
         prepare_compiler()
     import jax
 
+    jax.config.update("jax_traceback_in_locations_limit", 0)  # no source locations
     found = {}
     for target in targets:
         devices = jax.local_devices(backend="cpu")[:1] if target == CPU else open_topology(target).devices

@@ -197,15 +197,17 @@ def test_the_images_of_a_new_family_do_not_depend_on_the_batch(checkpoint):
 
 def images(checkpoint, batch, *more):
     from tpusd.engine.pipeline import Pipeline
-    from tpusd.plan.batches import make_plan
+    from tpusd.plan.batches import pack
+    from tpusd.plan.specs import make_specs
 
     prepared = prepare_run(config(*fields(checkpoint, *more)))
-    size = dict(height=prepared.height, width=prepared.width)
+    size = dict(height=prepared.config.height, width=prepared.config.width)
     pipe = Pipeline.load(
         prepared.checkpoint, prepared.config.precision, **size, batch_size_per_device=batch, devices=jax.devices()[:1]
     )
     made = []
-    for group in make_plan(prepared.config, prepared.rows, batch, **size).batches:
+    specs = ((prepared, spec) for spec in make_specs(prepared.config))
+    for group in pack(specs, batch, lambda run, spec: run.num_calls(spec)):
         made += pipe.generate(group.specs, [prepared.table(spec.sampler) for spec in group.specs])
     return np.stack([image.pixels for image in made])
 

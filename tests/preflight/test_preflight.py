@@ -21,9 +21,9 @@ from tpusd.errors import UserError
 from tpusd.networks.target import V2, V3, V5E, V5P, V6E
 from tpusd.preflight import main
 from tpusd.preflight.chips import CHIPS
+from tpusd.preflight.compilation import Task, compile_program, largest_batch
 from tpusd.preflight.flops import count_flops
 from tpusd.preflight.hlo_cost import kernel_seconds, program_cost
-from tpusd.preflight.report import _compile, largest_batch
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml") if file.stem != "local")
@@ -171,7 +171,8 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
     topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
     with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
         spec = ProgramSpec(function=None, shared=(), split=())
-        _compile("denoise", spec, devices, topology, calls=1, trips=1, weights=0, hlo=None)
+        task = Task(name="denoise", spec=spec, calls=1, trips=1)
+        compile_program(task, devices, topology, weights=0, hlo=None)
     assert "\n" not in str(told.value)
 
 
