@@ -58,16 +58,15 @@ def our_seconds(model: str, batch: int, rounds: int) -> tuple[list[float], float
     from tpusd.engine.blueprint import Blueprint
     from tpusd.engine.devices import Devices
     from tpusd.preflight.flops import count_flops
-    from tpusd.samplers.table import make_table
 
     fields = [f"model={model}", "precision=bf16", "sampler=euler", f"sampler.num_inference_steps={STEPS[model]}"]
     (job,) = compose_jobs(fields)
     config = make_config(job.values)
     architecture = find_architecture(config.model)
-    size = architecture.unet_config.sample_size * architecture.vae_config.downscale
-    blueprint = Blueprint(architecture, config.precision, height=size, width=size, batch_size_per_device=batch)
+    height, width = architecture.family.image_size(architecture.configs)
+    blueprint = Blueprint(architecture, config.precision, height=height, width=width, batch_size_per_device=batch)
     devices = Devices(jax.local_devices()[:1])
-    table = make_table(config.sampler, architecture.scheduler_config)
+    table = architecture.family.schedule(config.sampler, architecture.scheduler_config, height, width)
 
     def random(leaf):
         """Small numbers of either sign, cheaply: as many as SDXL has are slow to draw on a host."""
@@ -75,14 +74,14 @@ def our_seconds(model: str, batch: int, rounds: int) -> tuple[list[float], float
         return jax.device_put(jnp.asarray(np.resize(tile, leaf.shape)).astype(leaf.dtype), devices.replicated)
 
     denoise, decode = blueprint.denoise(guided=True), blueprint.decode()
-    unet, vae = (jax.tree.map(random, blueprint.weights(part)) for part in ("unet", "vae"))
+    unet, vae = (jax.tree.map(random, blueprint.weights(program)) for program in ("denoise", "decode"))
     state, cond, uncond, guidance, *_ = denoise.split
     arguments = jax.tree.map(lambda s: np.full(s.shape, 0.5, s.dtype), (cond, uncond, guidance))
     keys = np.tile(np.array([0, 1], np.uint32), (batch, 1))
     scales = np.full(batch, table.init_scale, np.float32)
     split = devices.put_split((*arguments, np.stack([table.padded()] * batch), scales, keys))
     bounds = devices.put_shared((np.int32(0), np.int32(len(table))))
-    run_denoise, run_decode = (devices.compile(source).call for source in (denoise, decode))
+    run_denoise, run_decode = (devices.compile(spec).call for spec in (denoise, decode))
 
     def once() -> float:
         empty = devices.put_split(jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), state))
@@ -91,7 +90,7 @@ def our_seconds(model: str, batch: int, rounds: int) -> tuple[list[float], float
         jax.block_until_ready(run_decode(vae, latents))
         return time.monotonic() - start
 
-    work = [count_flops(source.function, *source.shared, *source.split) for source in (denoise, decode)]
+    work = [count_flops(spec.function, *spec.shared, *spec.split) for spec in (denoise, decode)]
     flops = (work[0].once + len(table) * work[0].per_trip + work[1].once) / batch
     once()
     return [once() for _ in range(rounds)], flops, jax.local_devices()[0].device_kind

@@ -19,6 +19,7 @@ from flax import nnx
 
 from tpusd.checkpoints.fill import fill
 from tpusd.checkpoints.formats.safetensors import Safetensors
+from tpusd.families.latent_diffusion import UNET_COMPONENT
 from tpusd.networks.abstract import abstract_model
 from tpusd.networks.unet import UNet2DConditionModel as OurUNet
 from tpusd.networks.unet import UNetConfig
@@ -49,7 +50,7 @@ def main() -> None:
         config = UNetConfig.from_dict(values)
         abstract = abstract_model(OurUNet, config, dtype=jnp.float32, param_dtype=jnp.float32)
         source = Safetensors((Path(scratch) / "diffusion_pytorch_model.safetensors",))
-        state = fill(abstract, "unet", source, dtype=jnp.float32, where=args.model)
+        state = fill(abstract, UNET_COMPONENT, source, dtype=jnp.float32, where=args.model)
     graph = nnx.split(abstract)[0]
     forward = jax.jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
     start = time.monotonic()

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tpusd.checkpoints.architecture import MODELS
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import parameters
 from tpusd.checkpoints.save import save_checkpoint
 from tpusd.checkpoints.tokenizer import open_tokenizer, write_byte_tokenizer
+from tpusd.families.sdxl import SDXL
+from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.networks.abstract import abstract_model
 from tpusd.networks.clip_text import CLIPTextConfig
 from tpusd.networks.unet import UNetConfig
@@ -75,7 +76,11 @@ def tiny_configs(layout: str) -> dict[str, object]:
 def make_tiny_checkpoint(directory: Path, *, layout: str = "sd1", dtype: str = "float32", seed: int = 0) -> None:
     """Writes the checkpoint. SD 2.x and SDXL's second tokenizer pad with `!`, as the published ones do."""
     rng = np.random.default_rng(seed)
-    parts = {part: (config, random_state(MODELS[part], config, rng)) for part, config in tiny_configs(layout).items()}
+    family = SDXL() if layout == "sdxl" else StableDiffusion()
+    networks = {
+        part: (config, random_state(family.components[part].network, config, rng))
+        for part, config in tiny_configs(layout).items()
+    }
     with tempfile.TemporaryDirectory() as scratch:
         write_byte_tokenizer(Path(scratch) / "tokenizer", pad_token="!" if layout == "sd2" else "<|endoftext|>")
         tokenizers = {"tokenizer": open_tokenizer(Directory(scratch), "tokenizer")}
@@ -83,7 +88,14 @@ def make_tiny_checkpoint(directory: Path, *, layout: str = "sd1", dtype: str = "
             write_byte_tokenizer(Path(scratch) / "tokenizer_2", pad_token="!")
             tokenizers["tokenizer_2"] = open_tokenizer(Directory(scratch), "tokenizer_2")
         prediction = {"prediction_type": "v_prediction" if layout == "sd2" else "epsilon"}
-        save_checkpoint(directory, **parts, **tokenizers, scheduler_config=SCHEDULER | prediction, dtype=dtype)
+        save_checkpoint(
+            directory,
+            family,
+            networks=networks,
+            tokenizers=tokenizers,
+            scheduler_config=SCHEDULER | prediction,
+            dtype=dtype,
+        )
 
 
 def random_state(cls, config, rng: np.random.Generator) -> nnx.State:

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from tpusd.checkpoints import save_checkpoint
+from tpusd.families.stable_diffusion import StableDiffusion
 from training import autoencoder
 from training.denoiser import SCHEDULER, load_autoencoder, load_model, load_scaling_factor, unet_config
 from training.text_encoder import text_config, tokenizer_in
@@ -25,10 +26,13 @@ def export(directory: Path, target: Path, dtype: str = "float16") -> None:
     vae_config = dataclasses.replace(autoencoder.CONFIG, scaling_factor=load_scaling_factor(root))
     save_checkpoint(
         target,
-        unet=(unet_config(), params["unet"]),
-        vae=(vae_config, vae),
-        text_encoder=(text_config(tokenizer.vocab_size), params["text_encoder"]),
-        tokenizer=tokenizer,
+        StableDiffusion(),
+        networks={
+            "unet": (unet_config(), params["unet"]),
+            "vae": (vae_config, vae),
+            "text_encoder": (text_config(tokenizer.vocab_size), params["text_encoder"]),
+        },
+        tokenizers={"tokenizer": tokenizer},
         scheduler_config=SCHEDULER,
         dtype=dtype,
     )

@@ -168,7 +168,7 @@ def test_links_within_the_directory_and_to_the_directory_are_followed(tmp_path):
     (root / "vae/config.json").rename(root / "vae/real.json")
     (root / "vae/config.json").symlink_to("real.json")
     (tmp_path / "link").symlink_to(root)
-    assert opened(tmp_path / "link").kind == "sd"
+    assert opened(tmp_path / "link").family.name == "stable_diffusion"
 
 
 def cache_layout(tmp_path):
@@ -187,7 +187,7 @@ def cache_layout(tmp_path):
 
 def test_links_of_the_hubs_cache_are_followed(tmp_path):
     root, _ = cache_layout(tmp_path)
-    assert opened(root).kind == "sd"
+    assert opened(root).family.name == "stable_diffusion"
 
 
 def test_the_hubs_layout_does_not_open_the_rest_of_the_machine(tmp_path):
@@ -207,7 +207,7 @@ def test_devices_pipes_and_loops_are_refused(tmp_path):
             assert name.split("/")[0] in error_of(root)
             os.rmdir(root / name) if (root / name).is_dir() else os.unlink(root / name)
             (root / name).write_bytes(data)
-    assert opened(root).kind == "sd"
+    assert opened(root).family.name == "stable_diffusion"
 
 
 def test_code_named_by_a_checkpoint_is_not_run(tmp_path):

@@ -13,6 +13,7 @@ from support.checkpoints import tiny
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.errors import UserError
+from tpusd.families.stable_diffusion import StableDiffusion
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
@@ -207,6 +208,6 @@ def test_shards_of_the_chosen_variant_are_downloaded(hub):
     ]
     half = [f"{stem}.fp16-00001-of-00001.safetensors", f"{stem}.safetensors.index.fp16.json"]
     rest = [name for name in hub.files if not name.startswith(stem)]
-    assert set(shards) == set(needed_files([*rest, *shards, *half], None, "x")) - set(rest)
+    assert set(shards) == set(needed_files([*rest, *shards, *half], StableDiffusion(), None, "x")) - set(rest)
     half_rest = [n.replace(".safetensors", ".fp16.safetensors") for n in rest]
-    assert set(half) == set(needed_files([*half_rest, *shards, *half], "fp16", "x")) - set(half_rest)
+    assert set(half) == set(needed_files([*half_rest, *shards, *half], StableDiffusion(), "fp16", "x")) - set(half_rest)

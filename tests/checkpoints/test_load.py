@@ -14,6 +14,7 @@ from support.checkpoints import TEXT, UNET, VAE, assert_equal, copy, edit, error
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint, save_checkpoint
 from tpusd.checkpoints.fill import parameters
 from tpusd.checkpoints.names import destination_name
+from tpusd.families.sdxl import SDXL
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -37,7 +38,7 @@ def renamed(rename):
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_every_layout_is_filled_with_the_values_in_the_files(layout):
     checkpoint = opened(tiny(layout))
-    assert checkpoint.kind == ("sdxl" if layout == "sdxl" else "sd")
+    assert checkpoint.family.name == ("sdxl" if layout == "sdxl" else "stable_diffusion")
     for part in checkpoint.parts:
         stored = load_file(tiny(layout) / checkpoint.weights[part][1])
         state = load_weights(checkpoint, part, param_dtype=jnp.float32)
@@ -201,9 +202,10 @@ def test_a_parameter_stored_under_two_names_is_refused(tmp_path):
 
 def test_names_that_only_look_like_a_row_of_the_table_stay():
     same = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight"
-    assert destination_name("unet", "torch", same) == same
-    assert destination_name("vae", "torch", "encoder.conv_in.weight") == "encoder.conv_in.weight"
-    assert destination_name("unet", "flax", "time_embedding.linear_1.kernel") == "time_embedding.linear_1.weight"
+    assert destination_name(SDXL.components["unet"], "torch", same) == same
+    assert destination_name(SDXL.components["vae"], "torch", "encoder.conv_in.weight") == "encoder.conv_in.weight"
+    flax = "time_embedding.linear_1.kernel"
+    assert destination_name(SDXL.components["unet"], "flax", flax) == "time_embedding.linear_1.weight"
 
 
 def test_parameters_go_where_the_sharding_says():
@@ -216,16 +218,24 @@ def test_parameters_go_where_the_sharding_says():
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_saving_and_loading_gives_the_same_again(tmp_path, layout):
     checkpoint = opened(tiny(layout))
-    parts = {p: (checkpoint.config(p), load_weights(checkpoint, p, param_dtype=jnp.float32)) for p in checkpoint.parts}
-    tokenizers = dict(zip(("tokenizer", "tokenizer_2"), checkpoint.tokenizers, strict=False))
+    states = {part: load_weights(checkpoint, part, param_dtype=jnp.float32) for part in checkpoint.parts}
+    networks = {part: (checkpoint.configs[part], state) for part, state in states.items()}
+    tokenizers = dict(zip(checkpoint.family.tokenizers, checkpoint.tokenizers, strict=True))
     for _ in range(2):  # the second time over the first
-        save_checkpoint(tmp_path / "new", **parts, **tokenizers, scheduler_config=checkpoint.scheduler_values)
+        save_checkpoint(
+            tmp_path / "new",
+            checkpoint.family,
+            networks=networks,
+            tokenizers=tokenizers,
+            scheduler_config=checkpoint.scheduler_values,
+            options=checkpoint.options,
+        )
     again = opened(tmp_path / "new")
-    assert again.kind == checkpoint.kind
+    assert again.family is checkpoint.family and again.options == checkpoint.options
     assert again.scheduler_values == checkpoint.scheduler_values
     for part in checkpoint.parts:
-        assert again.config(part) == checkpoint.config(part)
-        assert_equal(load_weights(again, part, param_dtype=jnp.float32), parts[part][1])
+        assert again.configs[part] == checkpoint.configs[part]
+        assert_equal(load_weights(again, part, param_dtype=jnp.float32), states[part])
 
 
 def test_the_packaged_checkpoint_opens_and_is_small():
@@ -239,7 +249,6 @@ def test_identity_hashes_every_file_that_is_read(tmp_path):
     root = copy(tmp_path)
     (root / "README.md").write_text("not read")
     identity = opened(root).identity
-    identity.start_hashing().join()
     files = {str(f.relative_to(root)): f for f in root.rglob("*") if f.is_file() and f.name != "README.md"}
     assert identity.sha256 == {name: hashlib.sha256(f.read_bytes()).hexdigest() for name, f in files.items()}
     assert (identity.repo, identity.commit) == (None, None)

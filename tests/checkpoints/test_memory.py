@@ -14,6 +14,7 @@ SCRIPT = """
     from safetensors.numpy import save_file
     from tpusd.checkpoints.fill import fill
     from tpusd.checkpoints.formats.safetensors import Safetensors
+    from tpusd.families.latent_diffusion import UNET_COMPONENT
 
     LAYERS, WIDTH = 20, 2048  # 20 x 16 MiB in float32
 
@@ -39,7 +40,7 @@ SCRIPT = """
 
     thread = threading.Thread(target=watch)
     thread.start()
-    state = fill(model, "unet", Safetensors((file,)), dtype=jnp.dtype(sys.argv[2]), where="file")
+    state = fill(model, UNET_COMPONENT, Safetensors((file,)), dtype=jnp.dtype(sys.argv[2]), where="file")
     jax.block_until_ready(state)
     done = True
     thread.join()

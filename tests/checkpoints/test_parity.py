@@ -43,9 +43,15 @@ def load(layout, directory, **kw):
 def resave(source, target, dtype="float32", **given):
     """Through our parameters to a new directory."""
     checkpoint = open_checkpoint(ModelSource(path=str(source), **given))
-    parts = {p: (checkpoint.config(p), load_weights(checkpoint, p, param_dtype=dtype)) for p in checkpoint.parts}
-    tokenizers = dict(zip(("tokenizer", "tokenizer_2"), checkpoint.tokenizers, strict=False))
-    save_checkpoint(target, **parts, **tokenizers, scheduler_config=checkpoint.scheduler_values, dtype=dtype)
+    save_checkpoint(
+        target,
+        checkpoint.family,
+        networks={p: (checkpoint.configs[p], load_weights(checkpoint, p, param_dtype=dtype)) for p in checkpoint.parts},
+        tokenizers=dict(zip(checkpoint.family.tokenizers, checkpoint.tokenizers, strict=True)),
+        scheduler_config=checkpoint.scheduler_values,
+        options=checkpoint.options,
+        dtype=dtype,
+    )
 
 
 def assert_same(left, right):
@@ -99,7 +105,7 @@ def test_full_configs_of_the_reference_are_understood(tmp_path):
 
     spelt_out = UNet2DConditionModel.load_config(str(tmp_path / "unet"))
     assert len(spelt_out) > 40
-    assert UNetConfig.from_dict(spelt_out) == open_checkpoint(ModelSource(path=str(tiny()))).unet_config
+    assert UNetConfig.from_dict(spelt_out) == open_checkpoint(ModelSource(path=str(tiny()))).configs["unet"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import pytest
 
 import tpusd
-from tpusd.checkpoints.architecture import CONFIGS, MODELS
 from tpusd.checkpoints.fill import match, parameters
 from tpusd.checkpoints.formats.safetensors import TensorInfo
 from tpusd.checkpoints.limits import check_values
 from tpusd.errors import UserError
+from tpusd.families.sdxl import SDXL
 from tpusd.networks.abstract import abstract_model
 
 DATA = Path(__file__).parents[1] / "data"
 PUBLISHED_CONFIGS = Path(tpusd.__file__).parent / "assets" / "published"
+COMPONENTS = SDXL.components  # of all parts; the other families have some of them
 PUBLISHED = json.loads(gzip.decompress((DATA / "published_keys.json.gz").read_bytes()))
 FLAX = json.loads(gzip.decompress((DATA / "published_keys_flax.json.gz").read_bytes()))
 COUNTS = {
@@ -41,9 +42,10 @@ SPELLINGS = [
 @functools.cache
 def wanted(model, part):
     values = json.loads((PUBLISHED_CONFIGS / model / part / "config.json").read_text())
-    check_values(CONFIGS[part], values, part)
-    config = CONFIGS[part].from_dict(values)
-    return parameters(abstract_model(MODELS[part], config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
+    component = COMPONENTS[part]
+    check_values(component.config, values, part)
+    config = component.config.from_dict(values)
+    return parameters(abstract_model(component.network, config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
 
 
 def infos(shapes):
@@ -59,7 +61,7 @@ def test_parameter_counts_are_the_published_ones(model, part):
 @pytest.mark.parametrize(("model", "part", "spelling"), SPELLINGS)
 def test_published_names_and_shapes_fill_every_parameter_once(model, part, spelling):
     stored = infos(PUBLISHED[model][part][spelling])
-    chosen = match(part, "torch", stored, wanted(model, part), "file")
+    chosen = match(COMPONENTS[part], "torch", stored, wanted(model, part), "file")
     assert chosen.keys() == wanted(model, part).keys()
     assert len(set(chosen.values())) == len(chosen)
     ignored = set(stored) - set(chosen.values())
@@ -69,11 +71,13 @@ def test_published_names_and_shapes_fill_every_parameter_once(model, part, spell
 @pytest.mark.parametrize("model", FLAX)
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
 def test_published_flax_names_and_shapes_fill_every_parameter_once(model, part):
-    chosen = match(part, "flax", infos(FLAX[model][part]), wanted(model, part), "file")
+    chosen = match(COMPONENTS[part], "flax", infos(FLAX[model][part]), wanted(model, part), "file")
     assert chosen.keys() == wanted(model, part).keys()
     assert set(chosen.values()) == FLAX[model][part].keys()
 
 
 def test_another_models_names_do_not_fit():
     with pytest.raises(UserError, match="do not fit"):
-        match("unet", "torch", infos(PUBLISHED["sd21"]["unet"]["published"]), wanted("sd15", "unet"), "file")
+        match(
+            COMPONENTS["unet"], "torch", infos(PUBLISHED["sd21"]["unet"]["published"]), wanted("sd15", "unet"), "file"
+        )

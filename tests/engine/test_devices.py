@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from tpusd.engine.blueprint import Source
+from tpusd.engine.blueprint import ProgramSpec
 from tpusd.engine.compiler_options import CPU_OPTIONS
 from tpusd.engine.devices import Devices
 from tpusd.networks.target import V6E
@@ -28,8 +28,8 @@ class Lowered:
 def finish(platform: str, lowered: Lowered, kind: str = "some kind") -> list:
     devices = Devices(jax.local_devices()[:1])
     devices.devices = (SimpleNamespace(platform=platform, device_kind=kind),)
-    source = Source(function=None, shared=(), split=(), options={"tpu": OPTIONS, V6E: OPTIONS_OF_KIND})
-    assert devices.finish(source, lowered) == "compiled"
+    spec = ProgramSpec(function=None, shared=(), split=(), options={"tpu": OPTIONS, V6E: OPTIONS_OF_KIND})
+    assert devices.finish(spec, lowered) == "compiled"
     return lowered.told
 
 
@@ -54,12 +54,12 @@ def test_compiler_that_cannot_do_with_an_option_goes_without(fault):
     assert finish("tpu", Lowered(fault=fault)) == [OPTIONS, None]
 
 
-def test_further_options_stay_where_the_sources_are_dropped():
+def test_further_options_stay_where_the_specs_are_dropped():
     devices = Devices(jax.local_devices()[:1])
     devices.devices = (SimpleNamespace(platform="tpu", device_kind="some kind"),)
-    source = Source(function=None, shared=(), split=(), options={"tpu": OPTIONS})
+    spec = ProgramSpec(function=None, shared=(), split=(), options={"tpu": OPTIONS})
     lowered = Lowered(known={"dump"}, fault="No such compile option")
-    devices.finish(source, lowered, {"dump": "here"})
+    devices.finish(spec, lowered, {"dump": "here"})
     assert lowered.told == [{**OPTIONS, "dump": "here"}, {"dump": "here"}]
 
 

@@ -13,10 +13,8 @@ from flax import nnx  # noqa: E402
 from support.runs import config  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint  # noqa: E402
-from tpusd.checkpoints.architecture import MODELS  # noqa: E402
 from tpusd.engine.noise import image_key, initial_latents  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
-from tpusd.networks.abstract import abstract_model  # noqa: E402
 from tpusd.plan.specs import make_specs  # noqa: E402
 from tpusd.runs.prepare import prepare_run  # noqa: E402
 
@@ -30,7 +28,7 @@ def ours():
     kw = dict(dtype=jnp.float32, param_dtype=jnp.float32)
     models = {}
     for part in ("text_encoder", "unet", "vae"):
-        graphdef = nnx.split(abstract_model(MODELS[part], checkpoint.config(part), **kw))[0]
+        graphdef = nnx.split(checkpoint.abstract(part, **kw))[0]
         models[part] = nnx.merge(graphdef, load_weights(checkpoint, part, param_dtype=jnp.float32))
     return checkpoint, models
 

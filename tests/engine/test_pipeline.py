@@ -15,6 +15,9 @@ from tpusd.engine import programs
 from tpusd.engine.pipeline import Pipeline
 from tpusd.engine.programs import digest
 from tpusd.errors import UserError
+from tpusd.families.base import Guidance
+from tpusd.families.latent_diffusion import TextConditioning
+from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import SamplerSettings, make_table
 
@@ -81,17 +84,24 @@ def test_trace_of_the_noise_is_that_of_the_key():
     assert image.trace["initial_noise"] == "".join(f"{int(part):08x}" for part in digest(noise)[0])
 
 
+class Sine(StableDiffusion):
+    """Predicts without a network."""
+
+    def predict(self, networks, x, t, conditioning, guidance):
+        return jnp.sin(x)
+
+
 def test_trace_of_a_row_is_that_of_a_run_which_stops_there():
     table = make_table(SamplerSettings(name="euler_ancestral", num_inference_steps=12), checkpoint().scheduler_config)
     rows, scale = jnp.asarray(table.padded())[None], jnp.full(1, table.init_scale, jnp.float32)
-    cond = programs.Conditioning(jnp.zeros((1, 3, 2)), None)
-    guidance = programs.Guidance(jnp.ones(1), jnp.zeros(1))
+    cond = TextConditioning(jnp.zeros((1, 3, 2)), None)
+    guidance = Guidance(jnp.ones(1), jnp.zeros(1))
     image_keys = jnp.asarray(keys.image_key(5, 0, 0))[None]
 
     def run(stop):
         state = LoopState.start(jnp.zeros((1, 6, 5, 4)))
         return programs.denoise(
-            lambda x, t, *text: jnp.sin(x), 0, stop, state, cond, None, guidance, rows, scale, image_keys, time_ids=None
+            Sine(), {}, 0, stop, state, cond, None, guidance, rows, scale, image_keys, height=48, width=40
         )
 
     _, whole = run(12)

@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 
 from tpusd.networks import unet, vae
-from tpusd.networks.attention import cudnn as cudnn_attention
-from tpusd.networks.attention import dispatch
-from tpusd.networks.attention.cpu import cpu_attention
+from tpusd.networks.attention import cpu, cudnn, plain, tpu
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.attention.tpu import suits, tpu_attention
 from tpusd.networks.layers import gelu, group_norm, layer_norm
 from tpusd.networks.target import V5E, V5P, V6E, compiling_for
+
+GPU = SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")
+TPU = SimpleNamespace(platform="tpu", device_kind=V5E)
 
 
 def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
@@ -94,11 +94,12 @@ def exact_attention(query, key, value) -> np.ndarray:
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (2304, 2304, 8), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
     query, key, value = attention_inputs(1, q, k, 3, d, jnp.bfloat16)
-    assert suits(query.shape, key.shape, query.dtype)
+    with compiling_for(TPU):
+        assert tpu.suits(query.shape, key.shape, query.dtype)
     exact = exact_attention(query, key, value)
     # Two roundings to the dtype, of the weights and of the result, each by half a unit of the last place.
     bound = 2 * 2**-8 * np.abs(exact).max()
-    np.testing.assert_allclose(np.float64(tpu_attention(query, key, value, interpret=True)), exact, atol=bound)
+    np.testing.assert_allclose(np.float64(tpu.attend(query, key, value, interpret=True)), exact, atol=bound)
 
 
 # Heads together; one after the other; and in pieces of their queries, also where 1024 does not divide them.
@@ -107,7 +108,7 @@ def test_tpu_kernel_is_attention(q, k, d):
 def test_cpu_attention_is_attention(q, k, d, dtype, bound):
     inputs = attention_inputs(2, q, k, 3, d, jnp.dtype(dtype))
     exact = exact_attention(*inputs)
-    for attention in (cpu_attention, dot_product_attention):  # the latter takes the former here
+    for attention in (cpu.attend, dot_product_attention):  # the latter takes the former here
         np.testing.assert_allclose(np.float64(attention(*inputs)), exact, atol=bound * np.abs(exact).max())
 
 
@@ -121,7 +122,7 @@ def test_attention_elsewhere_is_attention(platform, kind, dtype, bound, limits, 
     inputs = attention_inputs(2, 96, 77, 3, 8, jnp.dtype(dtype))
     exact = exact_attention(*inputs)
     for name, most in limits.items():
-        monkeypatch.setattr(dispatch, name, most)
+        monkeypatch.setattr(plain, name, most)
     with compiling_for(SimpleNamespace(platform=platform, device_kind=kind)):
         lowered = jax.jit(lambda *x: dot_product_attention(*x)).lower(*inputs)  # a new function: JAX keeps traces
     assert max(map(int, re.findall(r"tensor<2x3x(\d+)x77xf32>", lowered.as_text()))) == queries
@@ -146,13 +147,13 @@ def _forgets_the_scale(query, key, value):
 def test_gpu_kernel_is_used_where_a_trial_agrees(kernel, used, monkeypatch):
     """There is no GPU here: the kernel's place is taken by others. Their trial leaves nothing in the program."""
     calls = []
-    monkeypatch.setattr(cudnn_attention, "_gpu", lambda: jax.devices()[0])
-    monkeypatch.setattr(cudnn_attention, "cudnn_attention", lambda *qkv: calls.append(qkv[0].shape) or kernel(*qkv))
-    cudnn_attention._tried.cache_clear()
+    monkeypatch.setattr(cudnn, "_gpu", lambda: jax.devices()[0])
+    monkeypatch.setattr(cudnn, "attend", lambda *qkv: calls.append(qkv[0].shape) or kernel(*qkv))
+    cudnn._tried.cache_clear()
     inputs = attention_inputs(2, 160, 77, 3, 8, jnp.bfloat16)
-    with compiling_for(SimpleNamespace(platform="gpu", device_kind="NVIDIA H100")):
+    with compiling_for(GPU):
         out = [jax.jit(lambda *qkv: dot_product_attention(*qkv))(*inputs) for _ in range(2)]
-    cudnn_attention._tried.cache_clear()
+    cudnn._tried.cache_clear()
     assert calls == [(1, 160, 3, 8), *[(2, 160, 3, 8)] * 2 * used]  # tried once
     exact = exact_attention(*inputs)
     for each in out:
@@ -161,18 +162,22 @@ def test_gpu_kernel_is_used_where_a_trial_agrees(kernel, used, monkeypatch):
 
 def test_gpu_kernel_is_not_used_without_a_gpu_or_in_float32(monkeypatch):
     like = (2, 256, 8, 40)
-    cudnn_attention._tried.cache_clear()
-    assert not cudnn_attention.suits(like, like, jnp.bfloat16)
-    monkeypatch.setattr(cudnn_attention, "_tried", lambda *shapes: True)
-    assert cudnn_attention.suits(like, like, jnp.bfloat16) and not cudnn_attention.suits(like, like, jnp.float32)
+    cudnn._tried.cache_clear()
+    with compiling_for(GPU):
+        assert not cudnn.suits(like, like, jnp.bfloat16)  # the trial finds no GPU
+    monkeypatch.setattr(cudnn, "_tried", lambda *shapes: True)
+    with compiling_for(GPU):
+        assert cudnn.suits(like, like, jnp.bfloat16) and not cudnn.suits(like, like, jnp.float32)
+    assert not cudnn.suits(like, like, jnp.bfloat16)  # this process's own devices are CPUs
 
 
 def test_tpu_kernel_is_not_for_few_scores_or_odd_lengths():
     like = (2, 256, 8, 40)
-    assert suits(like, like, jnp.bfloat16)
-    assert not suits(like, (2, 77, 8, 40), jnp.bfloat16)
-    assert not suits((2, 300, 8, 40), (2, 300, 8, 40), jnp.bfloat16)
-    assert not suits(like, like, jnp.float32)
+    with compiling_for(TPU):
+        assert tpu.suits(like, like, jnp.bfloat16)
+        assert not tpu.suits(like, (2, 77, 8, 40), jnp.bfloat16)
+        assert not tpu.suits((2, 300, 8, 40), (2, 300, 8, 40), jnp.bfloat16)
+        assert not tpu.suits(like, like, jnp.float32)
 
 
 @pytest.mark.parametrize(

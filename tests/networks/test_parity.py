@@ -56,14 +56,14 @@ def test_text_encoder(layout, part):
 def test_unet(layout, height, width):
     """Odd latent sizes too: 520 pixels are 65 latents, halved to 33."""
     checkpoint, run = ours(layout, "unet")
-    config = checkpoint.unet_config
+    config = checkpoint.configs["unet"]
     rng = np.random.default_rng(3)
     sample = rng.standard_normal((2, height, width, config.in_channels), np.float32)
     text = rng.standard_normal((2, 77, config.cross_attention_dim), np.float32)
     times = np.array([7.25, 811.0], np.float32)
     more, kwargs = (), {}
     if layout == "sdxl":
-        pooled = rng.standard_normal((2, checkpoint.text_encoder_configs[1].projection_dim), np.float32)
+        pooled = rng.standard_normal((2, checkpoint.configs["text_encoder_2"].projection_dim), np.float32)
         sizes = np.array([[768, 512, 0, 0, 768, 512], [64, 64, 8, 16, 128, 128]], np.float32)
         more = (pooled, sizes)
         kwargs = {"added_cond_kwargs": {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)}}
@@ -82,7 +82,7 @@ def test_autoencoder(layout, height, width):
     checkpoint, run = ours(layout, "vae")
     rng = np.random.default_rng(5)
     model = AutoencoderKL.from_pretrained(str(tiny(layout) / "vae")).float().eval()
-    latents = rng.standard_normal((2, height, width, checkpoint.vae_config.latent_channels), np.float32)
+    latents = rng.standard_normal((2, height, width, checkpoint.configs["vae"].latent_channels), np.float32)
     images = rng.uniform(-1, 1, (2, 8 * height, 8 * width, 3)).astype(np.float32)
     with torch.no_grad():
         decoded = model.decode(torch.tensor(latents).permute(0, 3, 1, 2)).sample

@@ -16,14 +16,14 @@ from support.runs import config
 
 from tpusd.checkpoints.published import find_architecture
 from tpusd.config.compose import conf_directory
-from tpusd.engine.blueprint import Blueprint, Source
+from tpusd.engine.blueprint import Blueprint, ProgramSpec
 from tpusd.errors import UserError
 from tpusd.networks.target import V2, V3, V5E, V5P, V6E
 from tpusd.preflight import main
 from tpusd.preflight.chips import CHIPS
+from tpusd.preflight.compilation import Task, compile_program, largest_batch
 from tpusd.preflight.flops import count_flops
 from tpusd.preflight.hlo_cost import kernel_seconds, program_cost
-from tpusd.preflight.report import _compile, largest_batch
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml") if file.stem != "local")
@@ -33,9 +33,9 @@ MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml"
 def test_every_model_choice_has_its_configs_offline(model):
     architecture = find_architecture(config(f"model={model}").model)
     assert {"tiny": 16, "sd15": 64, "sd14": 64, "sd21_base": 64, "sd21": 96, "sdxl": 128}[model] == (
-        architecture.unet_config.sample_size
+        architecture.configs["unet"].sample_size
     )
-    assert architecture.kind == ("sdxl" if model == "sdxl" else "sd")
+    assert architecture.family.name == ("sdxl" if model == "sdxl" else "stable_diffusion")
 
 
 def test_unknown_repository_is_one_line():
@@ -48,14 +48,14 @@ def test_unknown_repository_is_one_line():
 @pytest.mark.parametrize(("model", "unet", "decode"), [("sd15", 0.803, 2.51), ("sdxl", 6.761, 10.47)])
 def test_counted_flops_are_those_of_the_published_figures(model, unet, decode):
     architecture = find_architecture(config(f"model={model}").model)
-    size = 8 * architecture.unet_config.sample_size
+    size = 8 * architecture.configs["unet"].sample_size
     precision = config("precision=bf16").precision
     blueprint = Blueprint(architecture, precision, height=size, width=size, batch_size_per_device=3)
-    source = blueprint.denoise(guided=True)
-    work = count_flops(source.function, *source.shared, *source.split)
+    spec = blueprint.denoise(guided=True)
+    work = count_flops(spec.function, *spec.shared, *spec.split)
     assert work.per_trip == pytest.approx(3 * 2 * unet * 1e12, rel=0.002)
-    source = blueprint.decode()
-    work = count_flops(source.function, *source.shared, *source.split)
+    spec = blueprint.decode()
+    work = count_flops(spec.function, *spec.shared, *spec.split)
     assert work.once == pytest.approx(3 * decode * 1e12, rel=0.002)
 
 
@@ -167,11 +167,12 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
             raise jax.errors.JaxRuntimeError("INTERNAL: Async done\n requires something")
 
     # Compiling again leaves nothing on disk either.
-    devices = SimpleNamespace(lower=lambda source: Program(), finish=lambda source, lowered, more=None: lowered)
+    devices = SimpleNamespace(lower=lambda spec: Program(), finish=lambda spec, lowered, more=None: lowered)
     topology = SimpleNamespace(name="v6e:2x4", chip=CHIPS["v6e"])
     with pytest.raises(UserError, match="made the denoise program but cannot show it .*Async done req") as told:
-        source = Source(function=None, shared=(), split=())
-        _compile("denoise", source, devices, topology, calls=1, trips=1, weights=0, hlo=None)
+        spec = ProgramSpec(function=None, shared=(), split=())
+        task = Task(name="denoise", spec=spec, calls=1, trips=1)
+        compile_program(task, devices, topology, weights=0, hlo=None)
     assert "\n" not in str(told.value)
 
 

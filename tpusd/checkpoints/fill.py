@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tpusd.checkpoints.files import shown
 from tpusd.checkpoints.formats.safetensors import TensorInfo, TensorSource
 from tpusd.checkpoints.names import destination_name, ignored_reason
 from tpusd.errors import UserError
+from tpusd.families.base import Component
 from tpusd.networks.layers import GroupNorm
 
 MAX_SHOWN = 8  # faults of one kind that an error spells out; the rest are counted
@@ -84,15 +86,26 @@ def parameters(model: nnx.Module) -> dict[str, Parameter]:
 
 
 def match(
-    part: str, layout: str, tensors: Mapping[str, TensorInfo], wanted: Mapping[str, Parameter], where: str
+    component: Component,
+    layout: str,
+    tensors: Mapping[str, TensorInfo],
+    wanted: Mapping[str, Parameter],
+    where: str,
 ) -> dict[str, str]:
-    """Parameter name -> stored name, one to one. Raises one UserError that lists all that is wrong."""
+    """Parameter name -> stored name, one to one. Raises one UserError that lists all that is wrong.
+
+    component: what the names of its files differ in.
+    layout: "torch" or "flax".
+    tensors: stored name -> what the file's header says of it.
+    wanted: the model's parameters by their PyTorch names.
+    where: the file, for the error.
+    """
     chosen: dict[str, str] = {}
     unknown, twice, shapes, dtypes = [], [], [], []
     for stored, info in tensors.items():
-        if ignored_reason(part, stored) is not None:
+        if ignored_reason(component, stored) is not None:
             continue
-        name = destination_name(part, layout, stored)
+        name = destination_name(component, layout, stored)
         if name not in wanted:
             unknown.append(f"{shown(stored)} {shown(info.shape)}")
             continue
@@ -123,13 +136,28 @@ def _listed(kind: str, rows: list[str]) -> str:
     return f"{len(rows)} {kind}: {', '.join(rows[:MAX_SHOWN])}{more}"
 
 
-def fill(model: nnx.Module, part: str, source: TensorSource, *, dtype, sharding=None, where: str) -> nnx.State:
+def fill(
+    model: nnx.Module,
+    component: Component,
+    source: TensorSource,
+    *,
+    dtype: DTypeLike,
+    sharding: jax.sharding.Sharding | None = None,
+    where: str,
+) -> nnx.State:
     """The model's state with `source`'s values as `dtype`, each tensor on its devices before the next but one is read.
 
-    model: abstract; sharding: as in jax.device_put, None for the default device. Host memory holds two tensors at most.
+    Host memory holds two tensors at most.
+
+    model: abstract.
+    component: what the names of its files differ in.
+    source: the open weight files.
+    dtype: of the parameters.
+    sharding: as in jax.device_put; None for the default device.
+    where: the file, for errors.
     """
     wanted = parameters(model)
-    chosen = match(part, source.layout, source.tensors, wanted, where)
+    chosen = match(component, source.layout, source.tensors, wanted, where)
     state = nnx.state(model, nnx.Param)
     variables = dict(nnx.to_flat_state(state))
     previous = None

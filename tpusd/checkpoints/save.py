@@ -11,108 +11,87 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from tpusd.checkpoints.architecture import MODELS
-from tpusd.checkpoints.checkpoint import config_values
+from tpusd.checkpoints import model_index
+from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.fill import cast, parameters
 from tpusd.checkpoints.tokenizer import Tokenizer
+from tpusd.families.base import Component, Family, NetworkConfig, config_values
 from tpusd.networks.abstract import abstract_model
 
-# The reference's version whose format this is; diffusers warns of a directory that names none.
+# The reference's version whose format this is; diffusers warns of a directory that does not name one.
 DIFFUSERS_VERSION = "0.42.1"
 
 
 def save_checkpoint(
     directory: str | Path,
+    family: Family,
     *,
-    unet: tuple[Any, nnx.State],
-    vae: tuple[Any, nnx.State],
-    text_encoder: tuple[Any, nnx.State],
-    tokenizer: Tokenizer,
+    networks: Mapping[str, tuple[NetworkConfig, nnx.State]],
+    tokenizers: Mapping[str, Tokenizer],
     scheduler_config: Mapping[str, Any],
-    text_encoder_2: tuple[Any, nnx.State] | None = None,
-    tokenizer_2: Tokenizer | None = None,
-    force_zeros_for_empty_prompt: bool = True,
-    dtype="float32",
+    options: Mapping[str, bool] | None = None,
+    dtype: str = "float32",
 ) -> None:
-    """Writes a StableDiffusionPipeline directory, or a StableDiffusionXLPipeline one if there is a second text encoder.
+    """Writes a checkpoint of this family.
 
-    Networks are (config, state) pairs. scheduler_config: the values of scheduler_config.json with `_class_name`. dtype:
-    of the stored weights, float32 or float16. Files of an earlier save are replaced; model_index.json is written last,
-    so a directory whose writing was cut off is not taken for a checkpoint.
+    Files of an earlier save are replaced; model_index.json is written last, so a directory whose writing was cut off is
+    not taken for a checkpoint.
+
+    directory: is made if it is not there.
+    family: decides which networks and tokenizers there must be.
+    networks: part -> config and parameters.
+    tokenizers: folder -> tokenizer.
+    scheduler_config: the JSON object of scheduler_config.json, with `_class_name`.
+    options: of the pipeline, as Checkpoint.options has them; None: diffusers' defaults.
+    dtype: of the stored weights, float32 or float16.
     """
+    assert networks.keys() == family.components.keys(), f"{family.name}: has the parts {list(family.components)}"
+    assert set(tokenizers) == set(family.tokenizers), f"{family.name}: has the tokenizers {family.tokenizers}"
     root = Path(directory)
-    (root / "model_index.json").unlink(missing_ok=True)
-    pairs = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "unet": unet, "vae": vae}
-    for part, pair in pairs.items():
-        if pair is not None:
-            _save_part(root / part, part, *pair, dtype=np.dtype(dtype))
-    tokenizers = {"tokenizer": tokenizer, "tokenizer_2": tokenizer_2}
-    for folder, one in tokenizers.items():
-        if one is not None:
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            for file in one.files:
-                shutil.copyfile(file, root / folder / file.name)
-    _write_json(
-        root / "scheduler" / "scheduler_config.json", {"_diffusers_version": DIFFUSERS_VERSION, **scheduler_config}
-    )
-
+    (root / model_index.FILE).unlink(missing_ok=True)
+    for part, component in family.components.items():
+        _save_part(root / part, part, component, *networks[part], dtype=np.dtype(dtype))
+    for folder, tokenizer in tokenizers.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for file in tokenizer.files:
+            shutil.copyfile(file, root / folder / file.name)
+    _write_json(root / SCHEDULER_FILE, {"_diffusers_version": DIFFUSERS_VERSION, **scheduler_config})
     index = {
-        "_class_name": "StableDiffusionPipeline",
+        "_class_name": family.pipeline_classes[0],
         "_diffusers_version": DIFFUSERS_VERSION,
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
         "scheduler": ["diffusers", scheduler_config["_class_name"]],
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
+        **{part: [component.library, component.classes[0]] for part, component in family.components.items()},
+        **{folder: ["transformers", model_index.TOKENIZER_CLASSES[0]] for folder in family.tokenizers},
+        **family.options(options or {}),
+        **family.saved_index(),
     }
-    if text_encoder_2 is None:
-        index |= {"safety_checker": [None, None], "requires_safety_checker": False}
-    else:
-        index |= {
-            "_class_name": "StableDiffusionXLPipeline",
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
-            "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
-        }
-    _write_json(root / "model_index.json", index)
+    _write_json(root / model_index.FILE, index)
 
 
-def _save_part(folder: Path, part: str, config, state: nnx.State, *, dtype: np.dtype) -> None:
+def _save_part(
+    folder: Path, part: str, component: Component, config: NetworkConfig, state: nnx.State, *, dtype: np.dtype
+) -> None:
     values = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
     tensors = {}
-    for name, parameter in parameters(
-        abstract_model(MODELS[part], config, dtype=jnp.float32, param_dtype=jnp.float32)
-    ).items():
+    model = abstract_model(component.network, config, dtype=jnp.float32, param_dtype=jnp.float32)
+    for name, parameter in parameters(model).items():
         ours = np.asarray(values.pop(parameter.path))
         assert ours.shape == parameter.shape, f"{part}: {name} is {ours.shape}, the config asks for {parameter.shape}"
         tensors[name] = cast(parameter.to_torch(ours), dtype, f"{part}: {name}")
     assert not values, f"{part}: the state has more than the config describes: {list(values)[:3]}"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
-    file = folder / f"{stem}.safetensors"
+    file = folder / f"{component.weights}.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
     file.chmod(0o644)  # the library makes files that nobody else can read
-    _write_json(folder / "config.json", _published(part, config, dtype))
+    _write_json(folder / "config.json", _saved_config(component, config, dtype))
 
 
-def _published(part: str, config, dtype: np.dtype) -> dict[str, Any]:
-    """config.json as the reference reads it: our fields and what is fixed in our implementation."""
-    values = config_values(config)
-    if part == "unet":
-        return {"_class_name": "UNet2DConditionModel", "_diffusers_version": DIFFUSERS_VERSION, **values}
-    if part == "vae":
-        levels = len(config.block_out_channels)
-        blocks = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-        return {"_class_name": "AutoencoderKL", "_diffusers_version": DIFFUSERS_VERSION, **values, **blocks}
-    projection = "WithProjection" if values.pop("with_projection") else ""
-    fixed = {
-        "architectures": [f"CLIPTextModel{projection}"],
-        "model_type": "clip_text_model",
-        "torch_dtype": dtype.name,
-    }
-    return {**fixed, **values}
+def _saved_config(component: Component, config: NetworkConfig, dtype: np.dtype) -> dict[str, Any]:
+    """config.json as the reference reads it: any JSON values."""
+    values = component.saved_config(config_values(config))
+    if component.library == "diffusers":
+        return {"_class_name": component.classes[0], "_diffusers_version": DIFFUSERS_VERSION, **values}
+    return {"architectures": [component.classes[0]], "torch_dtype": dtype.name, **values}
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

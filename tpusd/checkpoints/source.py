@@ -1,6 +1,6 @@
 """Where a checkpoint comes from: a packaged asset, a local directory, or a Hugging Face Hub repository -> a directory.
 
-Knows which files a checkpoint consists of, and nothing of their content.
+Knows which files a checkpoint consists of, and of their content only the family that model_index.json names.
 """
 
 import logging
@@ -9,31 +9,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Protocol
 
+from tpusd.checkpoints import model_index, tokenizer
+from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.files import Directory, shown
 from tpusd.errors import UserError
+from tpusd.families import registry
+from tpusd.families.base import Component, Family
 
 log = logging.getLogger(__name__)
 
-PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
-# Stems of weight files, PyTorch's and Flax's.
-_TORCH = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
-_FLAX = {
-    "unet": "diffusion_flax_model",
-    "vae": "diffusion_flax_model",
-    "text_encoder": "flax_model",
-    "text_encoder_2": "flax_model",
-}
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-_SMALL = re.compile(
-    r"model_index\.json|(unet|vae|text_encoder(_2)?)/config\.json|scheduler/scheduler_config\.json"
-    r"|tokenizer(_2)?/(vocab\.json|merges\.txt|tokenizer\.json|special_tokens_map\.json|tokenizer_config\.json|added_tokens\.json)"
-)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERT = (
     'convert it where you trust it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
@@ -43,6 +30,21 @@ _CONVERT_FILE = (
     'convert it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
     "P.from_single_file('FILE').save_pretrained('DIR')\", then model=local model.path=DIR"
 )
+
+
+class CheckpointSource(Protocol):
+    """Where a checkpoint is: the fields that a ModelSource and a ModelConfig have in common."""
+
+    @property
+    def asset(self) -> str | None: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def repo(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def variant(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,8 @@ class WeightFiles:
     name: str
 
 
-def resolve_source(source: ModelSource) -> Resolved:
-    """Finds the checkpoint, downloading what it lacks. Raises UserError for all that a user can mend.
-
-    source: a ModelSource, or a config with the same five fields.
-    """
+def resolve_source(source: CheckpointSource) -> Resolved:
+    """Finds the checkpoint, downloading what it lacks. Raises UserError for all that a user can mend."""
     if source.asset is not None:
         folder = resources.files("tpusd") / "assets" / source.asset
         if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
@@ -93,10 +92,13 @@ def resolve_source(source: ModelSource) -> Resolved:
     return _hub(source)
 
 
-def choose_weights(names: Iterable[str], part: str, variant: str | None, where: str) -> WeightFiles:
-    """The one file (or index) among a folder's `names` to read `part` from: safetensors, then shards, then msgpack."""
+def choose_weights(names: Iterable[str], component: Component, variant: str | None, where: str) -> WeightFiles:
+    """The one file (or index) among a folder's `names` to read: safetensors, then shards, then msgpack.
+
+    Raises UserError that starts with `where` if there is none.
+    """
     names = set(names)
-    torch, flax = _TORCH[part], f"{_FLAX[part]}.msgpack"
+    torch, flax = component.weights, f"{component.flax_weights}.msgpack"
     dot = f".{variant}" if variant is not None else ""
     for kind, name in (
         ("safetensors", f"{torch}{dot}.safetensors"),
@@ -123,24 +125,33 @@ def choose_weights(names: Iterable[str], part: str, variant: str | None, where: 
     raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
 
 
-def needed_files(names: Iterable[str], variant: str | None, where: str) -> list[str]:
-    """Those of a repository's files that a checkpoint is read from. Raises UserError if it cannot be one."""
+def likely_family(names: Iterable[str]) -> Family:
+    """The family whose parts a repository's folders are: known before anything is downloaded."""
+    folders = {name.partition("/")[0] for name in names}
+
+    def fit(family: Family) -> tuple[int, int]:
+        present = folders & family.components.keys()
+        return len(present), len(present) - len(family.components)
+
+    return max(registry.FAMILIES, key=fit)
+
+
+def needed_files(names: Iterable[str], family: Family, variant: str | None, where: str) -> list[str]:
+    """Those of a repository's files that a checkpoint of this family is read from. Raises UserError if it lacks one."""
     names = sorted(names)
-    if "model_index.json" not in names:
-        raise UserError(
-            f"{where}: has no model_index.json, so it is not a diffusers checkpoint; choose another repository"
-        )
-    wanted = [name for name in names if _SMALL.fullmatch(name)]
-    for part in PARTS:
+    small = {model_index.FILE, SCHEDULER_FILE, *(f"{part}/config.json" for part in family.components)}
+    small |= {f"{folder}/{name}" for folder in family.tokenizers for name in tokenizer.FILES}
+    wanted = [name for name in names if name in small]
+    for part, component in family.components.items():
         inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-        if not inside and part == "text_encoder_2":
-            continue
-        chosen = choose_weights(inside, part, variant, f"{where}: {part}")
+        chosen = choose_weights(inside, component, variant, f"{where}: {part}")
         wanted.append(f"{part}/{chosen.name}")
         if chosen.format == "shards":
             dot = re.escape(f".{variant}") if variant is not None else ""
             number = r"-\d+-of-\d+"
-            shard = re.compile(rf"{_TORCH[part]}({dot}{number}|{number}{dot})\.safetensors")  # both orders are in use
+            shard = re.compile(
+                rf"{component.weights}({dot}{number}|{number}{dot})\.safetensors"
+            )  # both orders are in use
             wanted += [f"{part}/{name}" for name in inside if shard.fullmatch(name)]
     return wanted
 
@@ -150,7 +161,7 @@ def _local(path: str) -> Directory:
         what = "one file, not a diffusers directory"
         raise UserError(f"model.path={shown(path)}: {what}; {_CONVERT_FILE}")
     directory = Directory(path)
-    if directory.path("model_index.json") is None:
+    if directory.path(model_index.FILE) is None:
         single = [name for name in directory.names() if name.endswith((".safetensors", *_PICKLES))]
         hint = (
             f"it holds {shown(single[0])}: {_CONVERT_FILE}"
@@ -161,7 +172,7 @@ def _local(path: str) -> Directory:
     return directory
 
 
-def _hub(source: ModelSource) -> Resolved:
+def _hub(source: CheckpointSource) -> Resolved:
     """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
     import huggingface_hub  # a second to import
     from huggingface_hub import errors
@@ -191,7 +202,12 @@ def _hub(source: ModelSource) -> Resolved:
             raise UserError(f"{where}: not the name of a repository ({shown(error)}); it must be owner/name") from None
         except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
             return _offline(source, where, error)
-        wanted = needed_files([file.rfilename for file in info.siblings or ()], source.variant, where)
+        names = [file.rfilename for file in info.siblings or ()]
+        if model_index.FILE not in names:
+            raise UserError(
+                f"{where}: has no model_index.json, so it is not a diffusers checkpoint; choose another repository"
+            )
+        wanted = needed_files(names, likely_family(names), source.variant, where)
         log.info("%s: commit %s", repo, info.sha)
         # By the user's name for it, not by info.sha: only then can the cache resolve a branch when offline.
         root = huggingface_hub.snapshot_download(
@@ -209,14 +225,14 @@ def _hub(source: ModelSource) -> Resolved:
         ) from None
 
 
-def _cached(source: ModelSource, where: str) -> Resolved | None:
+def _cached(source: CheckpointSource, where: str) -> Resolved | None:
     """The snapshot in the cache, if it holds all that this variant needs."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         root = huggingface_hub.snapshot_download(
-            source.repo, revision=source.revision, local_files_only=True, allow_patterns=["model_index.json"]
+            source.repo, revision=source.revision, local_files_only=True, allow_patterns=[model_index.FILE]
         )
         directory = Directory(root)
         if not _whole(directory, source.variant, where):
@@ -228,19 +244,14 @@ def _cached(source: ModelSource, where: str) -> Resolved | None:
 
 def _whole(directory: Directory, variant: str | None, where: str) -> bool:
     """Whether an interrupted download left nothing out. A file in the cache is complete or absent."""
-    index = directory.json("model_index.json")
-    folders = {
-        name: directory.names(name) for name in (*PARTS, "scheduler", "tokenizer", "tokenizer_2") if index.get(name)
-    }
-    names = ["model_index.json"] + [f"{folder}/{name}" for folder, inside in folders.items() for name in inside]
-    needed = needed_files(names, variant, where)
-    small = {name: "config.json" for name in PARTS} | {"scheduler": "scheduler_config.json"}
-    for folder, inside in folders.items():
-        if folder.startswith("tokenizer"):
-            if "tokenizer.json" not in inside and not {"vocab.json", "merges.txt"} <= set(inside):
-                return False
-        elif small[folder] not in inside:
-            return False
+    family, _ = model_index.read_family(directory)
+    folders = (*family.components, *family.tokenizers, SCHEDULER_FILE.partition("/")[0])
+    names = [f"{folder}/{name}" for folder in folders for name in directory.names(folder)]
+    needed = needed_files(names, family, variant, where)
+    if not {SCHEDULER_FILE, *(f"{part}/config.json" for part in family.components)} <= set(names):
+        return False
+    if not all(tokenizer.is_whole(directory.names(folder)) for folder in family.tokenizers):
+        return False
     shards = [m for name in needed if (m := re.fullmatch(r"(\w+)/.*-\d+-of-(\d+)\..*", name))]
     for index_name in (name for name in needed if ".index." in name):
         here = [m for m in shards if m[1] == index_name.partition("/")[0]]
@@ -249,7 +260,7 @@ def _whole(directory: Directory, variant: str | None, where: str) -> bool:
     return True
 
 
-def _offline(source: ModelSource, where: str, error: Exception) -> Resolved:
+def _offline(source: CheckpointSource, where: str, error: Exception) -> Resolved:
     found = _cached(source, where)
     if found is None:
         raise UserError(

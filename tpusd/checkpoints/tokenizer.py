@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,13 +65,19 @@ class Tokenizer:
         return TokenizedPrompts(input_ids, num_tokens, num_tokens > MAX_LENGTH)
 
 
+def is_whole(names: Iterable[str]) -> bool:
+    """Whether a folder with these files holds a tokenizer: tokenizer.json, or vocab.json with merges.txt."""
+    names = set(names)
+    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+
+
 def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
     """The tokenizer in `folder`, such as `tokenizer`: vocab.json with merges.txt, or tokenizer.json alone.
 
     Never reaches the network and runs no code from the checkpoint. Raises UserError for what is missing or broken.
     """
     paths = {name: path for name in FILES if (path := directory.path(f"{folder}/{name}")) is not None}
-    if "tokenizer.json" not in paths and not {"vocab.json", "merges.txt"} <= paths.keys():
+    if not is_whole(paths):
         raise UserError(
             f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; "
             "get the checkpoint again"

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tpusd.engine.blueprint import Source
+from tpusd.engine.blueprint import ProgramSpec
+from tpusd.engine.compiler_options import Options
 from tpusd.networks.target import compiling_for
 
 AXIS = "device"
@@ -41,18 +42,18 @@ class Devices:
     def __len__(self) -> int:
         return len(self.devices)
 
-    def compile(self, source: Source) -> Program:
+    def compile(self, spec: ProgramSpec) -> Program:
         """One call over all devices. In it, split arguments and all results have a leading device axis."""
-        lowered = self.lower(source)
-        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self._options(source).items()))
-        return Program(self.finish(source, lowered), hashlib.sha256(text.encode()).hexdigest())
+        lowered = self.lower(spec)
+        text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self.options(spec).items()))
+        return Program(self.finish(spec, lowered), hashlib.sha256(text.encode()).hexdigest())
 
     def finish(
-        self, source: Source, lowered: jax.stages.Lowered, more: Mapping[str, bool | str] | None = None
+        self, spec: ProgramSpec, lowered: jax.stages.Lowered, more: Mapping[str, bool | str] | None = None
     ) -> jax.stages.Compiled:
         """Compiles with the source's options, or without them where this compiler cannot do with one. more: options
         that stay in either case."""
-        options = self._options(source)
+        options = self.options(spec)
         try:
             return lowered.compile(compiler_options={**options, **(more or {})} or None)
         except jax.errors.JaxRuntimeError as error:
@@ -60,21 +61,21 @@ class Devices:
                 raise
             return lowered.compile(compiler_options=more)
 
-    def _options(self, source: Source) -> dict[str, int | float | str]:
-        """Those of the source that are for these devices' compiler."""
+    def options(self, spec: ProgramSpec) -> Options:
+        """The options for these devices' compiler."""
         device = self.devices[0]
-        return {**source.options.get(device.platform, {}), **source.options.get(device.device_kind, {})}
+        return {**spec.options.get(device.platform, {}), **spec.options.get(device.device_kind, {})}
 
-    def lower(self, source: Source) -> jax.stages.Lowered:
+    def lower(self, spec: ProgramSpec) -> jax.stages.Lowered:
         """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""
-        n, shared = len(self), tuple(source.shared)
-        stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), tuple(source.split))
+        n, shared = len(self), tuple(spec.shared)
+        stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((n, *s.shape), s.dtype), tuple(spec.split))
         mapped = jax.pmap(
-            source.function,
+            spec.function,
             axis_name=AXIS,
             in_axes=(None,) * len(shared) + (0,) * len(stacked),
             devices=self.devices,
-            donate_argnums=tuple(len(shared) + i for i in source.donate),
+            donate_argnums=tuple(len(shared) + i for i in spec.donate),
         )
         with compiling_for(self.devices[0]):
             return mapped.lower(*shared, *stacked)

@@ -20,14 +20,16 @@ import numpy as np
 from tpusd.checkpoints import Checkpoint, load_weights
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
-from tpusd.engine.blueprint import Blueprint, Source, leaves, part_precisions
+from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.noise import image_key
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
+from tpusd.families.base import Conditioning, Guidance, ProgramName
 from tpusd.plan.specs import ImageSpec
+from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
 
-PIECE_SECONDS = 0.5  # of a call of the denoiser, at least a row of the table, where somebody is told how far it is
+PIECE_SECONDS = 0.5  # of a call of the denoiser, where progress is reported; at least a row of the table
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
 
 
@@ -75,8 +77,12 @@ class Pipeline:
     ) -> "Pipeline":
         """Starts to read the weights and returns; what is wrong with them is raised by the first `generate`.
 
-        height, width: pixels, multiples of the checkpoint's factor (8). weights_of: a pipeline of the same checkpoint,
-        precision and devices, whose weights serve this one too.
+        checkpoint: opened.
+        precision: of its networks.
+        height, width: pixels, multiples of the family's factor (8).
+        batch_size_per_device: images.
+        devices: local ones.
+        weights_of: a pipeline of the same checkpoint, precision and devices, whose weights are shared.
         """
         on = Devices(devices)
         weights = _read_weights(checkpoint, precision, on) if weights_of is None else weights_of._weights
@@ -103,7 +109,9 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
-        Either all of them use guidance or none. on_step(done, total): rows of the longest table that are behind us.
+        specs: all with guidance, or all without it.
+        tables: one for each spec.
+        on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
@@ -119,7 +127,7 @@ class Pipeline:
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
         state, trace = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
-        pixels = gather(decode.call(self._weights_of("vae"), state.x))
+        pixels = gather(decode.call(self._weights_of("decode"), state.x))
         text_digests = [gather(digest) for _, digest, _ in encoded.values()]
         tokens = [ids for _, _, ids in encoded.values()]
         return [
@@ -138,21 +146,32 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def _encode(self, encode: Program, texts: Sequence[str | None]):
+    def _encode(self, encode: Program, texts: Sequence[str | None]) -> tuple[Conditioning, jax.Array, np.ndarray]:
         """-> Conditioning on the devices, its digests there, and the token ids (b, encoders*l)."""
-        zeros = self._checkpoint.kind == "sdxl" and self._checkpoint.force_zeros_for_empty_prompt
-        given = np.array([text is not None or not zeros for text in texts])
-        words = [text or "" for text in texts]
-        ids = tuple(tokenizer(words).input_ids for tokenizer in self._checkpoint.tokenizers)
-        weights = tuple(self._weights_of(part) for part in self._checkpoint.encoder_parts)
-        cond, digest = encode.call(weights, *self._devices.put_split((ids, given)))
-        return cond, digest, np.concatenate(ids, axis=1)
+        checkpoint = self._checkpoint
+        tokens = checkpoint.family.tokenize(checkpoint.tokenizers, texts, checkpoint.options)
+        cond, digest = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
+        return cond, digest, np.concatenate(tokens.input_ids, axis=1)
 
-    def _denoise(self, denoise: Program, cond, uncond, specs, tables, on_step):
-        """-> LoopState on the devices, and the host's Trace. One call, unless on_step is to be told of pieces."""
+    def _denoise(
+        self,
+        denoise: Program,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        specs: Sequence[ImageSpec],
+        tables: Sequence[Table],
+        on_step: Callable[[int, int], None] | None,
+    ) -> tuple[LoopState, programs.Trace]:
+        """Runs the sampler: LoopState on the devices, and the host's Trace.
+
+        denoise: the compiled program.
+        cond, uncond: on the devices; uncond is None for images without guidance.
+        specs, tables: of a full batch, padding included.
+        on_step: as in `generate`; None: one call makes all rows.
+        """
         put = self._devices.put_split
         keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
-        guidance = programs.Guidance(
+        guidance = Guidance(
             np.array([spec.guidance_scale for spec in specs], np.float32),
             np.array([spec.guidance_rescale for spec in specs], np.float32),
         )
@@ -170,8 +189,8 @@ class Pipeline:
         while stops[-1] < total:
             stop = min(total, stops[-1] + self._rows_a_call) if on_step is not None else total
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
-            state, trace = denoise.call(self._weights_of("unet"), *bounds, state, cond, uncond, *arguments)
-            # The devices have this piece to work on while the host waits for the one before it.
+            state, trace = denoise.call(self._weights_of("denoise"), *bounds, state, cond, uncond, *arguments)
+            # The devices work on this piece while the host waits for the one before it.
             if traces:
                 jax.block_until_ready(traces[-1])
                 on_step(stops[-1], total)
@@ -185,8 +204,9 @@ class Pipeline:
             on_step(total, total)
         return state, programs.Trace(noise[0], sum(rows_traced), latents[-1])
 
-    def _weights_of(self, part: str) -> Weights:
-        return self._weights[part].result()
+    def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
+        """A program's weights, as soon as they are on the devices."""
+        return tuple(self._weights[part].result() for part in self._checkpoint.family.parts(program))
 
     def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
         """The three programs, compiled side by side where they are not there yet."""
@@ -208,13 +228,13 @@ class Pipeline:
             self.seconds["weights"] += time.monotonic() - compiled_at
         return self._programs["encode"], self._programs[denoise], self._programs["decode"]
 
-    def _compile(self, source: Callable[[], Source]) -> Program:
-        return self._devices.compile(source())
+    def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
+        return self._devices.compile(spec())
 
 
 def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices) -> dict[str, "Future[Weights]"]:
     """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
-    parts = {part: jnp.dtype(p.param_dtype) for part, p in part_precisions(checkpoint, precision).items()}
+    parts = {part: jnp.dtype(p.param_dtype) for part, p in checkpoint.family.precisions(precision).items()}
     futures: dict[str, Future[Weights]] = {part: Future() for part in parts}
 
     def read() -> None:

@@ -1,7 +1,7 @@
 """The three programs as pure functions of one device's share: encode, denoise, decode.
 
-Weights, keys, sampler tables, guidance and step bounds are arguments, so none of them compiles anything again. Knows
-nothing of devices, files or prompts as text.
+Weights, keys, sampler tables, guidance and step bounds are arguments, so none of them compiles anything again. What a
+network computes is the family's. Knows nothing of devices, files or prompts as text.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from tpusd.engine import noise as image_keys
-from tpusd.samplers.guidance import classifier_free_guidance
+from tpusd.families.base import Conditioning, Family, Guidance, Networks, Tokens
 from tpusd.samplers.loop import LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
@@ -20,24 +20,10 @@ TRACE_ROWS = 5  # latents are traced after row 1, 5, 10, 15, ... of the table
 DECODED_AT_ONCE = 512  # positions of latents
 
 
-class Conditioning(NamedTuple):
-    """What the UNet is told of the text: hidden (b,l,e); pooled (b,p), None but for SDXL."""
-
-    hidden: jax.Array
-    pooled: jax.Array | None
-
-
-class Guidance(NamedTuple):
-    """Per image, float32 (b,): classifier-free guidance scale, and the share of guidance_rescale."""
-
-    scale: jax.Array
-    rescale: jax.Array
-
-
 class Trace(NamedTuple):
     """Digests, uint32: noise (b,2); rows (b,n,2), the latents after row 1, 5, 10, ...; latents (b,2), as they are.
 
-    Noise that was not drawn, and rows that were not made, in this call have zeros.
+    Zeros for noise that was not drawn, and for rows that were not made, in this call.
     """
 
     noise: jax.Array
@@ -45,51 +31,57 @@ class Trace(NamedTuple):
     latents: jax.Array
 
 
-def encode(encoders, input_ids, given) -> tuple[Conditioning, jax.Array]:
-    """Token ids -> text embeddings and their digest (b,2).
-
-    encoders: one CLIPTextModel, or SDXL's two. input_ids: per encoder (b,l) int32. given (b,) bool: where False the
-    embeddings are zeros, which SDXL takes for a negative prompt that is not given (not for an empty one).
-    """
-    outputs = [encoder(ids) for encoder, ids in zip(encoders, input_ids, strict=True)]
-    if len(outputs) == 1:
-        cond = Conditioning(outputs[0].last_hidden_state, None)
-    else:
-        hidden = jnp.concatenate([output.penultimate_hidden_state for output in outputs], axis=-1)
-        cond = Conditioning(hidden, outputs[-1].pooled)
-    zeroed = jax.tree.map(lambda x: jnp.where(given.reshape(-1, *[1] * (x.ndim - 1)), x, 0), cond)
-    return zeroed, functools.reduce(jnp.bitwise_xor, map(digest, jax.tree.leaves(zeroed)))
+def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array]:
+    """Tokens -> text embeddings and their digest (b,2)."""
+    cond = family.encode(networks, tokens)
+    return cond, functools.reduce(jnp.bitwise_xor, map(digest, jax.tree.leaves(cond)))
 
 
 def denoise(
-    unet, start, stop, state, cond, uncond, guidance, table, init_scale, keys, *, time_ids
+    family: Family,
+    networks: Networks,
+    start: jax.Array,
+    stop: jax.Array,
+    state: LoopState,
+    cond: Conditioning,
+    uncond: Conditioning | None,
+    guidance: Guidance,
+    table: jax.Array,
+    init_scale: jax.Array,
+    keys: jax.Array,
+    *,
+    height: int,
+    width: int,
 ) -> tuple[LoopState, Trace]:
     """Steps [start, stop) of each image's own sampler table.
 
-    state: LoopState of (b,h,w,c) float32; at start 0 its content does not matter, the noise is drawn here. uncond: None
-    where no image of the batch is guided, and then the unconditional half is not computed. table (b,rows,columns),
-    init_scale (b,), keys (b,2) uint32. time_ids: SDXL's six sizes in pixels, None otherwise.
+    family, networks: what predicts.
+    start, stop: int32 scalars.
+    state: LoopState of (b,h,w,c) float32; at start 0 its content does not matter, the noise is drawn here.
+    cond: what `encode` made of the prompts.
+    uncond: the same of the negative prompts; None where no image of the batch uses guidance.
+    guidance: not read where uncond is None.
+    table: (b,rows,columns) float32.
+    init_scale: (b,) float32.
+    keys: (b,2) uint32.
+    height, width: pixels.
     """
     b, h, w, c = state.x.shape
 
-    def begin(_):
+    def begin(_: LoopState) -> tuple[LoopState, jax.Array]:
         noise = image_keys.initial_latents(keys, (c, h, w))
         return LoopState.start(noise * init_scale[:, None, None, None]), digest(noise)
 
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
-    both = cond if uncond is None else jax.tree.map(lambda u, c: jnp.concatenate([u, c]), uncond, cond)
-    sizes = None if time_ids is None else jnp.tile(jnp.asarray(time_ids, jnp.float32), (both.hidden.shape[0], 1))
+    conditioning = family.prepare(cond, uncond, height=height, width=width)
 
-    def predict(x, t):
-        if uncond is None:
-            return unet(x, t, both.hidden, both.pooled, sizes)
-        out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both.hidden, both.pooled, sizes)
-        return classifier_free_guidance(out[:b], out[b:], guidance.scale, guidance.rescale)
+    def predict(x: jax.Array, t: jax.Array) -> jax.Array:
+        return family.predict(networks, x, t, conditioning, None if uncond is None else guidance)
 
-    def record(k, x, rows):
+    def record(k: jax.Array, x: jax.Array, rows: jax.Array) -> jax.Array:
         done = k + 1
 
-        def traced():
+        def traced() -> jax.Array:
             return jax.lax.dynamic_update_index_in_dim(rows, digest(x), done // TRACE_ROWS, axis=1)
 
         return jax.lax.cond((done == 1) | (done % TRACE_ROWS == 0), traced, lambda: rows)
@@ -108,12 +100,14 @@ def traced_rows(total: int) -> Iterator[int]:
     yield total
 
 
-def decode(vae, latents, *, scaling_factor: float, shift_factor: float, dtype) -> jax.Array:
-    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8. Activations have 64 times the area, so it is done image by
-    image, but for very small ones."""
+def decode(family: Family, networks: Networks, latents: jax.Array) -> jax.Array:
+    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8.
 
-    def some(latents):
-        images = vae.decode((latents / scaling_factor + shift_factor).astype(dtype))
+    Activations have 64 times the area, so images are decoded one by one, except very small ones.
+    """
+
+    def some(latents: jax.Array) -> jax.Array:
+        images = family.decode(networks, latents)
         return jnp.round(jnp.clip(images / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
 
     b, h, w, _ = latents.shape

@@ -205,6 +205,7 @@ class AutoencoderKL(nnx.Module):
     def __init__(self, config: VAEConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs):
         kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         c = config.latent_channels
+        self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, **kw)
         self.decoder = Decoder(config, **kw)
         self.quant_conv = conv1x1(2 * c, 2 * c, **kw) if config.use_quant_conv else None

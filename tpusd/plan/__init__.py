@@ -1,1 +1,1 @@
-"""The images of a run, and the batches that they are made in."""
+"""The images of a run, their size, and the batches that they are made in."""

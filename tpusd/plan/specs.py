@@ -9,6 +9,7 @@ from tpusd.config.limits import MAX_ROWS
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
+from tpusd.families.guidance import uses_cfg
 
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
 
@@ -45,8 +46,8 @@ class ImageSpec:
 
     @property
     def uses_cfg(self) -> bool:
-        """At guidance scale 1 the unconditional half cancels out, so it is not computed."""
-        return self.guidance_scale != 1
+        """Whether the image is made with classifier-free guidance."""
+        return uses_cfg(self.guidance_scale)
 
     @property
     def name(self) -> str:

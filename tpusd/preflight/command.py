@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError, show
@@ -56,7 +55,7 @@ def _preflight(argv: Sequence[str]) -> None:
     on = open_topology(topology)
     reports = [preflight(config, on, largest=largest, hlo=hlo, tell=_tell) for config in configs]
     if as_json:
-        values = [asdict(report) for report in reports]
+        values = [report.to_json() for report in reports]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
         print("\n\n".join(map(report_text, reports)))

@@ -10,19 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tpusd.config.limits import check_size
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
+from tpusd.plan.sizes import image_size
 from tpusd.plan.specs import ImageSpec
 from tpusd.prompts.rows import read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
-    from tpusd.checkpoints.architecture import Architecture
     from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.samplers.rows import Table
 
@@ -57,11 +56,9 @@ class Prepare(Protocol):
 
 def open_model(model: ModelConfig) -> "Checkpoint":
     """The checkpoint that a config names; its weights are not read yet. Raises UserError."""
-    from tpusd.checkpoints import ModelSource, open_checkpoint
+    from tpusd.checkpoints import open_checkpoint
 
-    return open_checkpoint(
-        ModelSource(asset=model.asset, path=model.path, repo=model.repo, revision=model.revision, variant=model.variant)
-    )
+    return open_checkpoint(model)
 
 
 def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Checkpoint"] = open_model) -> PreparedRun:
@@ -71,15 +68,16 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     """
     check_loggers(config.loggers)
     rows = read_rows(config.prompts)
-    from tpusd.samplers.table import make_table
-
     model = config.model
     checkpoint = open_model(model)
-    if checkpoint.kind == "sdxl" and config.precision.vae.dtype == "float16":
-        raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
-    table = functools.cache(lambda settings: make_table(settings, checkpoint.scheduler_config))
-    table(config.sampler)  # its settings may not suit each other or the checkpoint
+    checkpoint.family.check(config)
     height, width = image_size(config, checkpoint)
+
+    @functools.cache
+    def table(settings: SamplerSettings) -> "Table":
+        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width)
+
+    table(config.sampler)  # its settings may not suit each other or the checkpoint
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
@@ -89,22 +87,6 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
         table=table,
         warnings=warnings,
     )
-
-
-def image_size(config: RunConfig, checkpoint: "Architecture") -> tuple[int, int]:
-    """Height and width in pixels, the model's own where the config leaves them open. Raises UserError."""
-    scale = 2 ** (len(checkpoint.vae_config.block_out_channels) - 1)
-    own = checkpoint.unet_config.sample_size
-    own = (own, own) if isinstance(own, int) else tuple(own)
-    sizes = [
-        size if size is not None else latents * scale
-        for size, latents in zip((config.height, config.width), own, strict=True)
-    ]
-    for name, size in zip(("height", "width"), sizes, strict=True):
-        check_size(name, size)
-        if size % scale:
-            raise UserError(f"{name}={size}: must be a multiple of {scale} for model={config.model.name}")
-    return sizes[0], sizes[1]
 
 
 def count_tokens(

@@ -8,21 +8,29 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from tpusd.networks.attention.pieces import largest_divisor
+from tpusd.networks.target import platform
 
 TOGETHER = 512 * 512  # scores of a head up to which all heads go at once
 SCORES = 1 << 20  # of a piece of one head's queries beyond that: 4 MiB in float32
 
 
-def cpu_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+    """On every CPU, for every shape."""
+    return platform() == "cpu"
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v, scores and softmax in float32.
 
     query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
     """
     b, q_len, n, d = query.shape
     k_len = key.shape[1]
-    scaled = query / math.sqrt(d)  # scores are more, and a product by a number makes XLA write that number for each
+    # There are fewer queries than scores, and XLA would broadcast the scalar to memory.
+    scaled = query / math.sqrt(d)
     q, k, v = (x.swapaxes(1, 2).reshape(b * n, -1, d) for x in (scaled, key, value))
     if q_len * k_len <= TOGETHER:
         out = _attend(q, k, v)

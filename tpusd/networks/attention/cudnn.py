@@ -11,18 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
+
+from tpusd.networks.target import platform
 
 HALF = ("bfloat16", "float16")  # cuDNN has no kernel for float32
 COMPARED = 128  # queries of a trial that are compared: all scores of an image are too many to keep
 
 
-def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> bool:
-    """Whether `cudnn_attention` computes attention of these (b,length,n,d) on this machine's GPU."""
+def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+    """Whether `attend` computes attention of these (b,length,n,d) on this machine's GPU."""
     name = jnp.dtype(dtype).name
-    return name in HALF and _tried(query_shape[1:], key_shape[1:], name)
+    return platform() == "gpu" and name in HALF and _tried(query_shape[1:], key_shape[1:], name)
 
 
-def cudnn_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v; query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Raises what cuDNN refuses."""
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
 
@@ -34,7 +37,7 @@ def _tried(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: str)
         return pool.submit(_agrees, query_shape, key_shape, jnp.dtype(dtype)).result()
 
 
-def _agrees(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> bool:
+def _agrees(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether random arrays of these shapes, for one image, give what the definition gives, to four roundings."""
     try:
         device = _gpu()
@@ -43,7 +46,7 @@ def _agrees(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> 
             jax.device_put(jnp.asarray(rng.standard_normal((1, *shape)), dtype), device)
             for shape in (query_shape, key_shape, key_shape)
         )
-        mapped = jax.pmap(cudnn_attention, devices=[device])(query[None], key[None], value[None])  # as programs are
+        mapped = jax.pmap(attend, devices=[device])(query[None], key[None], value[None])  # as programs are
         out = mapped.reshape(query.shape)[:, :COMPARED].astype(jnp.float32)
         few, wide_key, wide_value = (x.astype(jnp.float32) for x in (query[:, :COMPARED], key, value))
         scores = jnp.einsum("bqnd,bknd->bnqk", few, wide_key, precision="highest") / math.sqrt(query_shape[-1])

@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from tpusd.networks.attention.pieces import largest_divisor
 from tpusd.networks.target import V2, V3, tpu_kind
@@ -27,15 +28,16 @@ def available() -> bool:
     return tpu_kind() not in (None, *_WITHOUT)
 
 
-def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> bool:
-    """Whether `tpu_attention` takes these (b,length,n,d) and is the better choice: whole tiles of queries, and enough
-    of them; one head's keys in vector memory.
+def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
+    """Whether `attend` takes these (b,length,n,d) and is faster: it needs whole tiles of queries, and enough of them,
+    and one head's keys in vector memory.
 
-    bfloat16 alone: the matrix units know no float16, and float32 is for those who want the compiler's own arithmetic.
+    bfloat16 alone: the matrix units have no float16, and float32 is for those who want the compiler's own arithmetic.
     """
     (_, q, _, d), k = query_shape, key_shape[1]
     return (
-        jnp.dtype(dtype) == jnp.bfloat16
+        available()
+        and jnp.dtype(dtype) == jnp.bfloat16
         and d % 8 == 0
         and q % LANES == 0
         and q >= (8 if k % LANES else 2) * LANES  # for few scores, filling up the keys costs more than it saves
@@ -43,7 +45,7 @@ def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype) -> bo
     )
 
 
-def tpu_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v, scores and softmax in float32; query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
 
     Keys are filled up to whole tiles (77 to 128) and masked. interpret: runs the kernel's operations one by one, on any

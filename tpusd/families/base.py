@@ -1,0 +1,231 @@
+"""The interface of a model family: all that the rest of the code asks of Stable Diffusion, SDXL, or a later model.
+
+A family has no state. It gets what a checkpoint says as `configs`, and what is on the devices as `networks`; both have
+one entry for each of its parts. Knows no files, no devices and no batches of a run.
+"""
+
+import abc
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from tpusd.config.sampler import SamplerSettings
+from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig
+from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.table import Table
+
+ProgramName = Literal["encode", "denoise", "decode"]
+Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
+Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
+T = TypeVar("T")
+
+
+class NetworkConfig(Protocol):
+    """A config dataclass of one network."""
+
+    @classmethod
+    def from_dict(cls, values: Values) -> Self:
+        """Reads config.json. Raises UserError or ValueError for what is not implemented."""
+        ...
+
+
+Configs: TypeAlias = Mapping[str, NetworkConfig]  # part -> its config
+Networks: TypeAlias = Mapping[str, nnx.Module]  # part -> the network; a program has only its own parts
+
+
+class Rename(NamedTuple):
+    """A regular expression on a stored tensor's whole name. layout: "torch", "flax", or None for both."""
+
+    layout: str | None
+    pattern: re.Pattern[str]
+    replacement: str
+
+
+class Ignored(NamedTuple):
+    """Stored tensors that have no use here, and the reason."""
+
+    pattern: re.Pattern[str]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One network of a family, and how its files are named and written.
+
+    program: the program that uses it.
+    library, classes: as model_index.json names them, without a leading `Flax`; the first class is the one we save.
+    network: `network(config, dtype=..., param_dtype=..., rngs=...)`.
+    weights, flax_weights: file names without suffix, of PyTorch and Flax.
+    precision: field of PrecisionConfig.
+    tokenizer: folder of the tokenizer that feeds it; None for a network that reads no text.
+    renames: applied in this order to a stored tensor's name.
+    saved_config: fields of our config -> fields of the config.json that diffusers or transformers writes.
+    """
+
+    program: ProgramName
+    library: Literal["diffusers", "transformers"]
+    classes: tuple[str, ...]
+    network: Callable[..., nnx.Module]
+    config: type[NetworkConfig]
+    weights: str
+    flax_weights: str
+    precision: str
+    tokenizer: str | None = None
+    renames: tuple[Rename, ...] = ()
+    ignored: tuple[Ignored, ...] = ()
+    saved_config: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+
+class Agreement(NamedTuple):
+    """Two values, of different configs, that must be equal. left, right: what they are, for the error."""
+
+    left: str
+    left_value: object
+    right: str
+    right_value: object
+
+
+class TokenIds(Protocol):
+    """What a tokenizer gives; input_ids (n,l) int32."""
+
+    @property
+    def input_ids(self) -> np.ndarray: ...
+
+
+class TextTokenizer(Protocol):
+    """Prompts -> token ids, each row of the same length."""
+
+    def __call__(self, prompts: Sequence[str], /) -> TokenIds: ...
+
+
+class Tokens(NamedTuple):
+    """input_ids: for each tokenizer (b,l) int32. given (b,) bool: False where the embeddings are to be zeros."""
+
+    input_ids: tuple[Any, ...]  # arrays of NumPy, of JAX, or shapes
+    given: Any
+
+
+class Guidance(NamedTuple):
+    """Per image, float32 (b,): classifier-free guidance scale, and the share of guidance_rescale."""
+
+    scale: jax.Array
+    rescale: jax.Array
+
+
+class Family(abc.ABC):
+    """One model family. Sizes in pixels. `encode`, `prepare`, `predict` and `decode` are pure and are traced by JAX."""
+
+    name: ClassVar[str]
+    pipeline_classes: ClassVar[tuple[str, ...]]  # `_class_name` of model_index.json, without a leading `Flax`
+    components: ClassVar[Mapping[str, Component]]  # part -> component, in the order in which weights are read
+
+    def parts(self, program: ProgramName) -> tuple[str, ...]:
+        """The parts that a program uses."""
+        return tuple(part for part, component in self.components.items() if component.program == program)
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """The folders of the tokenizers, in the order of their networks."""
+        return tuple(c.tokenizer for c in self.components.values() if c.tokenizer is not None)
+
+    def precisions(self, precision: PrecisionConfig) -> dict[str, PartPrecision]:
+        """Part -> its precision."""
+        return {part: getattr(precision, component.precision) for part, component in self.components.items()}
+
+    # What a checkpoint and a run must satisfy.
+
+    @abc.abstractmethod
+    def agreements(self, configs: Configs) -> Iterable[Agreement]:
+        """What one config says of another's network."""
+
+    def check(self, config: RunConfig) -> None:  # noqa: B027  (a family may refuse nothing)
+        """Refuses a run that this family cannot make. Raises UserError."""
+
+    def options(self, index: Values) -> dict[str, bool]:
+        """The fields of model_index.json that reach the image, with their defaults filled in."""
+        return {}
+
+    def saved_index(self) -> dict[str, Any]:
+        """Further fields of a saved model_index.json, as diffusers expects them; any JSON values."""
+        return {}
+
+    # Sizes.
+
+    @abc.abstractmethod
+    def size_multiple(self, configs: Configs) -> int:
+        """Height and width must be multiples of this."""
+
+    @abc.abstractmethod
+    def image_size(self, configs: Configs) -> tuple[int, int]:
+        """Height and width of the images that the checkpoint was trained for."""
+
+    @abc.abstractmethod
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, int, int]:
+        """(h,w,c) of one image's latents."""
+
+    @abc.abstractmethod
+    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+        """The sampler's table for an image of this size. Raises UserError for settings that do not fit."""
+
+    # Prompts.
+
+    @abc.abstractmethod
+    def token_lengths(self, configs: Configs) -> tuple[int, ...]:
+        """Tokens of a prompt, for each tokenizer."""
+
+    @abc.abstractmethod
+    def tokenize(
+        self, tokenizers: Sequence[TextTokenizer], prompts: Sequence[str | None], options: Mapping[str, bool]
+    ) -> Tokens:
+        """Prompts -> Tokens of NumPy arrays. None: no (negative) prompt is given. options: as `options` gives them."""
+
+    @abc.abstractmethod
+    def encode(self, networks: Networks, tokens: Tokens) -> Conditioning:
+        """Tokens -> text embeddings, every leaf (b,...)."""
+
+    # Images.
+
+    @abc.abstractmethod
+    def prepare(
+        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+    ) -> Conditioning:
+        """What `predict` needs and is the same at every step. prompt, negative_prompt: results of `encode`.
+
+        negative_prompt: None where no image of the batch uses classifier-free guidance.
+        """
+
+    @abc.abstractmethod
+    def predict(
+        self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
+    ) -> jax.Array:
+        """The denoiser's output after guidance, (b,h,w,c) float32.
+
+        x: latents (b,h,w,c) float32.
+        t: timesteps (b,) float32.
+        conditioning: the result of `prepare`.
+        guidance: None where no image of the batch uses classifier-free guidance.
+        """
+
+    @abc.abstractmethod
+    def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
+        """Latents (b,h,w,c) float32 -> images (b,H,W,3) float32, about -1..1, not clipped."""
+
+
+def entry(values: Mapping[str, object], part: str, cls: type[T]) -> T:
+    """values[part], which is a `cls`: a config or a network of a known class."""
+    value = values[part]
+    assert isinstance(value, cls), (part, type(value))
+    return value
+
+
+def config_values(config: NetworkConfig) -> dict[str, Any]:
+    """A config dataclass as the JSON object of config.json has it."""
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

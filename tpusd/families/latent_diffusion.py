@@ -1,0 +1,220 @@
+"""What Stable Diffusion 1, 2 and XL share: CLIP text encoders, a UNet with classifier-free guidance, an autoencoder.
+
+Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that is in stable_diffusion.py and sdxl.py.
+"""
+
+import abc
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpusd.config.sampler import SamplerSettings
+from tpusd.families.base import (
+    Agreement,
+    Component,
+    Conditioning,
+    Configs,
+    Family,
+    Guidance,
+    Ignored,
+    Networks,
+    Rename,
+    TextTokenizer,
+    Tokens,
+    entry,
+)
+from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.vae import AutoencoderKL, VAEConfig
+from tpusd.samplers.guidance import classifier_free_guidance
+from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.table import Table, make_table
+
+TEXT_ENCODER, UNET, VAE = "text_encoder", "unet", "vae"  # the parts that all of these families have
+
+# Flax writes list entries as attributes: down_blocks_0. (linear_1 is a name, not an entry.)
+_LISTS = "down_blocks|up_blocks|attentions|resnets|transformer_blocks|downsamplers|upsamplers|to_out|net"
+_FLAX_LISTS = Rename("flax", re.compile(rf"(^|\.)({_LISTS})_(\d+)(?=\.)"), r"\1\2.\3")
+
+
+def _saved_clip_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Whether there is a projection, the class says in `architectures`."""
+    return {"model_type": "clip_text_model"} | {k: v for k, v in values.items() if k != "with_projection"}
+
+
+def _saved_vae_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Every level has the same type of block, which our config does not name."""
+    levels = len(values["block_out_channels"])
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    return values | blocks
+
+
+CLIP_TEXT_COMPONENT = Component(
+    program="encode",
+    library="transformers",
+    classes=("CLIPTextModel",),
+    network=CLIPTextModel,
+    config=CLIPTextConfig,
+    weights="model",
+    flax_weights="flax_model",
+    precision="text_encoder",
+    tokenizer="tokenizer",
+    renames=(
+        # transformers 5 saves CLIP without the prefix that earlier versions and every published file have.
+        Rename(None, re.compile(r"^(embeddings|encoder|final_layer_norm)\."), r"text_model.\1."),
+    ),
+    ignored=(Ignored(re.compile(r"(^|\.)embeddings\.position_ids$"), "positions are counted, not read"),),
+    saved_config=_saved_clip_config,
+)
+UNET_COMPONENT = Component(
+    program="denoise",
+    library="diffusers",
+    classes=("UNet2DConditionModel",),
+    network=UNet2DConditionModel,
+    config=UNetConfig,
+    weights="diffusion_pytorch_model",
+    flax_weights="diffusion_flax_model",
+    precision="unet",
+    renames=(_FLAX_LISTS,),
+)
+VAE_COMPONENT = Component(
+    program="decode",
+    library="diffusers",
+    classes=("AutoencoderKL",),
+    network=AutoencoderKL,
+    config=VAEConfig,
+    weights="diffusion_pytorch_model",
+    flax_weights="diffusion_flax_model",
+    precision="vae",
+    renames=(
+        # The autoencoder's attention before diffusers 0.17: the spelling of SD 1.x and 2.x as published.
+        Rename(None, re.compile(r"\.attentions([._]\d+)\.query\."), r".attentions\1.to_q."),
+        Rename(None, re.compile(r"\.attentions([._]\d+)\.key\."), r".attentions\1.to_k."),
+        Rename(None, re.compile(r"\.attentions([._]\d+)\.value\."), r".attentions\1.to_v."),
+        Rename(None, re.compile(r"\.attentions([._]\d+)\.proj_attn\."), r".attentions\1.to_out.0."),
+        _FLAX_LISTS,
+    ),
+    saved_config=_saved_vae_config,
+)
+
+
+class TextConditioning(NamedTuple):
+    """What the UNet gets of the text: hidden (b,l,e); pooled (b,p), None except for SDXL."""
+
+    hidden: jax.Array
+    pooled: jax.Array | None
+
+
+class UNetConditioning(NamedTuple):
+    """What the UNet gets besides the sample and the timestep; with guidance, negative prompts come first.
+
+    hidden (b or 2b,l,e). pooled (b or 2b,p) and time_ids (b or 2b,6): None except for SDXL.
+    """
+
+    hidden: jax.Array
+    pooled: jax.Array | None
+    time_ids: jax.Array | None
+
+
+class LatentDiffusion(Family):
+    """What is the same in all of these families."""
+
+    def agreements(self, configs: Configs) -> Iterable[Agreement]:
+        """Text encoders, UNet and autoencoder must be of one checkpoint."""
+        unet, vae = entry(configs, UNET, UNetConfig), entry(configs, VAE, VAEConfig)
+        width = sum(text.hidden_size for text in self._text_configs(configs))
+        return [
+            Agreement("unet cross_attention_dim", unet.cross_attention_dim, "text hidden_size", width),
+            Agreement("unet in_channels", unet.in_channels, "vae latent_channels", vae.latent_channels),
+            Agreement("unet out_channels", unet.out_channels, "vae latent_channels", vae.latent_channels),
+            Agreement("vae in_channels", vae.in_channels, "red, green and blue", 3),
+            Agreement("vae out_channels", vae.out_channels, "red, green and blue", 3),
+        ]
+
+    def saved_index(self) -> dict[str, Any]:
+        """Components that diffusers' pipeline has and that have no effect on the pixels here."""
+        return {"feature_extractor": [None, None], "image_encoder": [None, None]}
+
+    def size_multiple(self, configs: Configs) -> int:
+        """Pixels of a latent along one side: 8."""
+        return entry(configs, VAE, VAEConfig).downscale
+
+    def image_size(self, configs: Configs) -> tuple[int, int]:
+        """The UNet's sample_size is that of the latents."""
+        own, scale = entry(configs, UNET, UNetConfig).sample_size, self.size_multiple(configs)
+        height, width = (own, own) if isinstance(own, int) else own
+        return height * scale, width * scale
+
+    def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, int, int]:
+        """One latent for each 8x8 pixels."""
+        scale = self.size_multiple(configs)
+        return height // scale, width // scale, entry(configs, UNET, UNetConfig).in_channels
+
+    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+        """The same for every size."""
+        return make_table(settings, config)
+
+    def token_lengths(self, configs: Configs) -> tuple[int, ...]:
+        """CLIP's positions: 77."""
+        return tuple(text.max_position_embeddings for text in self._text_configs(configs))
+
+    def tokenize(
+        self, tokenizers: Sequence[TextTokenizer], prompts: Sequence[str | None], options: Mapping[str, bool]
+    ) -> Tokens:
+        """A prompt that is not given is the empty prompt."""
+        words = [prompt or "" for prompt in prompts]
+        ids = tuple(tokenizer(words).input_ids for tokenizer in tokenizers)
+        return Tokens(ids, np.ones(len(prompts), bool))
+
+    def encode(self, networks: Networks, tokens: Tokens) -> TextConditioning:
+        """The text encoders' states, zeros where no prompt was given."""
+        encoders = [entry(networks, part, CLIPTextModel) for part in self.parts("encode")]
+        text = self.text([encoder(ids) for encoder, ids in zip(encoders, tokens.input_ids, strict=True)])
+
+        def zeroed(x: jax.Array) -> jax.Array:
+            return jnp.where(tokens.given.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+        return jax.tree.map(zeroed, text)
+
+    @abc.abstractmethod
+    def text(self, outputs: Sequence[CLIPTextOutput]) -> TextConditioning:
+        """The text encoders' outputs -> what the UNet gets of them."""
+
+    def prepare(
+        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+    ) -> UNetConditioning:
+        """Both prompts as one batch."""
+        assert isinstance(prompt, TextConditioning)
+        both = prompt
+        if negative_prompt is not None:
+            both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), negative_prompt, prompt)
+        return UNetConditioning(*both, time_ids=self.time_ids(both.hidden.shape[0], height, width))
+
+    def time_ids(self, b: int, height: int, width: int) -> jax.Array | None:
+        """SDXL's sizes (b,6)."""
+        return None
+
+    def predict(
+        self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
+    ) -> jax.Array:
+        """One call of the UNet, with guidance for a batch of 2b."""
+        assert isinstance(conditioning, UNetConditioning)
+        unet = entry(networks, UNET, UNet2DConditionModel)
+        if guidance is None:
+            return unet(x, t, *conditioning)
+        b = x.shape[0]
+        out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
+        return classifier_free_guidance(out[:b], out[b:], guidance.scale, guidance.rescale)
+
+    def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
+        """Undoes the scaling of the latents, then the autoencoder's decoder."""
+        vae = entry(networks, VAE, AutoencoderKL)
+        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        return vae.decode(scaled.astype(vae.dtype))
+
+    def _text_configs(self, configs: Configs) -> list[CLIPTextConfig]:
+        return [entry(configs, part, CLIPTextConfig) for part in self.parts("encode")]

@@ -1,0 +1,24 @@
+"""The size of a run's images in pixels."""
+
+from typing import TYPE_CHECKING
+
+from tpusd.config.limits import check_size
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError
+
+if TYPE_CHECKING:
+    from tpusd.checkpoints.architecture import Architecture
+
+
+def image_size(config: RunConfig, architecture: "Architecture") -> tuple[int, int]:
+    """Height and width, the model's own where the config leaves them open. Raises UserError."""
+    family, configs = architecture.family, architecture.configs
+    own_height, own_width = family.image_size(configs)
+    height = own_height if config.height is None else config.height
+    width = own_width if config.width is None else config.width
+    multiple = family.size_multiple(configs)
+    for name, size in (("height", height), ("width", width)):
+        check_size(name, size)
+        if size % multiple:
+            raise UserError(f"{name}={size}: must be a multiple of {multiple} for model={config.model.name}")
+    return height, width
