@@ -4,7 +4,6 @@ webdataset    OUT/00000.tar, 00001.tar, ...: KEY.png, KEY.txt (the prompt) and K
 geneval       OUT/00003/metadata.jsonl (the prompt's line) and samples/0001.png: row 3, copy 1; of a sweep OUT/RUN/...
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +12,14 @@ from tpusd.errors import UserError, show_path
 from tpusd.exports.base import Exported, exported_images
 from tpusd.exports.geneval import write_geneval
 from tpusd.exports.webdataset import SHARD_SIZE, write_webdataset
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 from tpusd.storage import local as storage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.export", description="Writes a run or a sweep in a layout that other programs read."
     )
     parser.add_argument("directory", type=Path, help="a run directory or a sweep's")
@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--shard-size", type=int, default=SHARD_SIZE, help=f"images of a tar file (default: {SHARD_SIZE})"
     )
     with exit_status() as status:
-        parser.error = refuse_arguments
         arguments = parser.parse_args(argv)
         if arguments.shard_size < 1:
             raise UserError(f"--shard-size={arguments.shard_size}: must be 1 or more")

@@ -4,7 +4,6 @@ For pictures of ours the command is exact; for those of A1111 and programs that 
 that cannot carry over goes to stderr.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,9 @@ from typing import Any
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError, show, show_path
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
+from tpusd.process.report import report
 from tpusd.prompts.rows import read_rows
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
@@ -33,7 +34,7 @@ class Recipe:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.recipe", description="A picture's recipe, and the command that makes it again."
     )
     parser.add_argument("image", type=Path, help="a PNG, WebP or JPEG file of tpusd, A1111 or their like")
@@ -44,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="text: recipe and command; command: that alone; json: both; yaml: the config (default: text)",
     )
     with exit_status() as status:
-        parser.error = refuse_arguments
         arguments = parser.parse_args(argv)
         recipe = read_recipe(arguments.image)
         for line in recipe.left_out:
-            print(f"tpusd: cannot carry over: {line}", file=sys.stderr)
+            report(f"cannot carry over: {line}")
         print(_shown(recipe, arguments.format))
     return status[0]
 

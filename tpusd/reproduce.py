@@ -4,7 +4,6 @@ Exit status: 0 if every image is identical or within tolerance, 1 if one is not,
 run directory holds comparison.json, and comparison.png with the pair that differs most.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import Any
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, parse_name, planned
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 from tpusd.records.saved import override, read_saved
 from tpusd.run import run
 from tpusd.runs.execute import load_pipeline
@@ -28,7 +28,7 @@ SHOWN = 20  # images that get a line of their own; comparison.json has all of th
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.reproduce",
         description="Makes a past run again from its saved config, and says how each image compares.",
         epilog="Exit status: 0 all identical or within tolerance, 1 something differs, 2 it could not be tried.",
@@ -39,7 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--exact", action="store_true", help="within tolerance is not enough: status 1")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="fields set anew, as for tpusd.run")
     with exit_status() as status:
-        parser.error = refuse_arguments
         given = parser.parse_intermixed_args(argv)
         names = None if given.images is None else [name.strip() for name in given.images.split(",") if name.strip()]
         same = reproduce(given.directory, given.overrides, names=names, sample=given.sample, exact=given.exact)

@@ -6,24 +6,23 @@ All of it follows from config.yaml, run.json, manifest.jsonl and the images, so 
 run writes it at its end. metadata.jsonl is what `datasets.load_dataset("imagefolder", data_dir=DIR)` reads.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.gallery.run import write_results
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.results",
         description="Makes the page, thumbnails, contact sheet and metadata.jsonl of a run or a sweep again.",
     )
     parser.add_argument("directory", type=Path, help="a run directory, finished or not, or a sweep's")
     with exit_status() as status:
-        parser.error = refuse_arguments
         path = parser.parse_args(argv).directory
         from tpusd.records.sweep import is_sweep, read_sweep, run_directories
         from tpusd.storage.local import told_as_user_error

@@ -4,7 +4,6 @@ Every line, file, hash, size and picture, and the plan complete. A line on stdou
 1 some, 2 what is no run directory.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError, show
 from tpusd.plan.specs import image_name, make_spec, planned
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 from tpusd.prompts.rows import read_rows
 from tpusd.records.manifest import MANIFEST_FIELDS
 from tpusd.records.sweep import is_sweep, read_sweep
@@ -25,14 +25,13 @@ EXIT_FAULTS = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.validate",
         description="Checks run directories without a model: every line, file, hash and size, and the plan complete.",
         epilog="Exit status: 0 no fault, 1 faults, a line each, 2 not a run directory.",
     )
     parser.add_argument("directories", nargs="+", type=Path, metavar="directory", help="run directories, or sweeps'")
     with exit_status() as status:
-        parser.error = refuse_arguments
         for path in map_sweeps(parser.parse_args(argv).directories):
             number = 0
             for fault in faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"]:

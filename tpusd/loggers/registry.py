@@ -6,7 +6,6 @@ TensorBoard's files stand in the run directory.
 """
 
 import importlib.util
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tpusd.loggers.base import LoggedRun
 from tpusd.loggers.mlflow import log_to_mlflow
 from tpusd.loggers.tensorboard import log_to_tensorboard
 from tpusd.loggers.wandb import log_to_wandb
+from tpusd.process.report import report
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # logger -> the module it needs
 MAX_IMAGES = 32
@@ -52,7 +52,7 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
         try:
             LOGGERS[logger](run)
         except Exception as error:  # of somebody else's program, and the images are safe
-            print(f"tpusd: loggers=[{logger}]: failed: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+            report(f"loggers=[{logger}]: failed: {' '.join(str(error).split())[:200]}")
 
 
 LOGGERS: Mapping[str, Callable[[LoggedRun], None]] = {

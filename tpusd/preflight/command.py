@@ -1,4 +1,4 @@
-"""`python -m tpusd.preflight model=sdxl topology=v5e:2x4 ...`: what a run would need of a TPU slice, without one."""
+"""`python -m tpusd.preflight model=sdxl topology=v5e:2x4 ...`: compiles a run for a TPU slice that is not there."""
 
 import json
 import sys
@@ -9,9 +9,10 @@ from tpusd.config.schema import make_config
 from tpusd.errors import UserError, show
 from tpusd.preflight.topology import check_topology, open_topology, prepare_compiler
 from tpusd.process.exit import exit_status
+from tpusd.process.report import report
 
 HELP = """\
-tpusd preflight: what a run would need of a TPU slice, found out without one.
+tpusd preflight: compiles a run for a TPU slice that is not there.
 
     python -m tpusd.preflight model=sd15 topology=v5e:2x4 batch_size_per_device=8
     python -m tpusd.preflight model=sdxl sampler=euler topology=v6e:2x4 --json
@@ -25,7 +26,7 @@ Times are the compiler's estimates, not measurements. Compiling takes minutes.""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. argv: without the program's name. Returns the exit status: 0 also where a run does not fit."""
+    """The command. argv: without the program's name. Returns the exit status, 0 also if the run does not fit."""
     argv = list(sys.argv[1:] if argv is None else argv)
     with exit_status() as status:
         if not argv or "--help" in argv or "-h" in argv:
@@ -54,16 +55,12 @@ def _preflight(argv: Sequence[str]) -> None:
     configs = [make_config(job.values) for job in jobs]
     prepare_compiler()
     on = open_topology(topology)
-    reports = [preflight(config, on, largest=largest, hlo=hlo, tell=_tell) for config in configs]
+    reports = [preflight(config, on, largest=largest, hlo=hlo, tell=report) for config in configs]
     if as_json:
-        values = [asdict(report) for report in reports]
+        values = [asdict(each) for each in reports]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
         print("\n\n".join(map(report_text, reports)))
-
-
-def _tell(line: str) -> None:
-    print(f"tpusd: {line}", file=sys.stderr, flush=True)
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

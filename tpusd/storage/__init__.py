@@ -1,1 +1,1 @@
-"""Where files are kept: every disk operation of a run."""
+"""Where files are kept. Every disk operation of a run is here."""

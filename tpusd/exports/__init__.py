@@ -1,0 +1,1 @@
+"""A run or a sweep in the form that other programs read, a file a format."""
