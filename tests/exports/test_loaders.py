@@ -13,6 +13,7 @@ from tpusd.recipes.command import hydra_value
 from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
+pytestmark = [pytest.mark.libraries, pytest.mark.slow]
 ROWS = [
     {"prompt": "a red fox", "tag": "single_object", "include": [{"class": "fox", "count": 1}]},
     {"prompt": '日本, "two": owls\nat night', "negative_prompt": "dark", "tag": "two"},

@@ -8,7 +8,7 @@ from support.runs import INLINE, StandInPipeline, config, prepare
 from tpusd.records.manifest import read_manifest
 from tpusd.run import run
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.libraries, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def make_run(path, logger):
