@@ -32,6 +32,13 @@ def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"))
 
 
+def test_jsonlines_reads_a_manifest(run_path):
+    jsonlines = pytest.importorskip("jsonlines")
+    with jsonlines.open(run_path / "manifest.jsonl") as lines:
+        records = list(lines.iter(type=dict))
+    assert [record["prompt"] for record in records] == [row["prompt"] for row in ROWS for _ in range(2)]
+
+
 @pytest.mark.filterwarnings("default")
 def test_datasets_reads_a_run_with_prompts_as_captions(run_path, tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
