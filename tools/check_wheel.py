@@ -2,8 +2,8 @@
 
     python -m build --wheel && python tools/check_wheel.py dist/*.whl
 
-Expected are all files of tpusd/ that git does not ignore (modules, the embedded model, published configs, py.typed), and
-conf/ as tpusd/conf/. Prints what is missing or too much, and then exits with status 1.
+It must have all files of tpusd/ that git does not ignore (modules, the embedded model, published configs, py.typed),
+and conf/ as tpusd/conf/. Prints each file that is missing or not expected, and then exits with status 1.
 """
 
 import subprocess
