@@ -24,7 +24,7 @@ ARCHIVE = Path(__file__).parents[1] / "data" / "runs-0.1.0.tar.gz"
 IMAGES = ("images/00000-000.png", "images/00001-000.png")
 RUNS_OF_SWEEP = ("000_sampler=ddim", "001_sampler=dpmpp_2m")
 PACKAGES = {"jax", "jaxlib", "pillow", "tpusd"}
-LARGEST_DIFFERENCE = 2  # of 255, on a machine that rounds differently
+LARGEST_DIFFERENCE = 36  # of 255, if the machine rounds differently: docs/reproducibility.md
 
 
 @pytest.fixture(scope="module")
