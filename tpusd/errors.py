@@ -1,4 +1,4 @@
-"""UserError, the one exception that means: the user can correct this. And how its text shows foreign values."""
+"""The one exception that means: the user can mend this."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A wrong value, file or environment. The message is one line: field=value, the rule, what to do.
+    """A wrong value, file or environment, told in one line: what, the rule, what to do.
 
     Entry points print it as `tpusd: <line>` on stderr and exit with status 2, without a traceback.
     """

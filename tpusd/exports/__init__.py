@@ -1,1 +1,1 @@
-"""A run or a sweep in the form that other programs read, a file a format."""
+"""A run's or a sweep's images in layouts that other programs read: one file a layout."""
