@@ -62,3 +62,10 @@ def test_stdout_that_was_closed_before_is_no_traceback(module):
     command = ["sh", "-c", 'exec "$0" -m "$1" --help >&-', sys.executable, f"tpusd.{module}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_flag_is_one_line_and_status_2(command, capsys):
+    assert main([command, "--frob"]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("tpusd: ") and error.count("\n") == 1

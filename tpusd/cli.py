@@ -10,20 +10,20 @@ from tpusd import __version__
 from tpusd.errors import UserError, show, suggest
 from tpusd.process.exit import exit_status
 
-# Name -> (module with main(argv) -> exit status, what it does). Imported only when called.
+# Name -> (module with main(argv) -> exit status, what it does). A module is imported only when its command is called.
 COMMANDS = {
-    "run": ("tpusd.run", "images from a config, into a run directory that explains itself"),
-    "preflight": ("tpusd.preflight", "what a run would need of a TPU slice, without one: memory, time, compilations"),
-    "reproduce": ("tpusd.reproduce", "a past run again, and how each image compares"),
-    "validate": ("tpusd.validate", "whether a run directory is whole: every line, file, hash and size"),
+    "run": ("tpusd.run", "makes images from a config, in a run directory that explains itself"),
+    "preflight": ("tpusd.preflight", "compiles a run for a TPU slice that is not there: memory, time, compilations"),
+    "reproduce": ("tpusd.reproduce", "makes a past run again and compares each image"),
+    "validate": ("tpusd.validate", "checks that a run directory is whole: every line, file, hash and size"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
-    "export": ("tpusd.export", "a run or a sweep as WebDataset shards or in GenEval's layout"),
-    "recipe": ("tpusd.recipe", "a picture's recipe, and the command that makes it again"),
+    "export": ("tpusd.export", "writes a run or a sweep as WebDataset shards or in GenEval's layout"),
+    "recipe": ("tpusd.recipe", "shows a picture's recipe and the command that makes it again"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """argv: without the program's name. Returns the exit status."""
+    """argv: without the program's name; sys.argv if None. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     with exit_status() as status:
         if not argv or argv[0] in ("-h", "--help"):
@@ -52,13 +52,13 @@ def _help() -> str:
 
 
 def _complete(argv: list[str]) -> int:
-    """Hydra's completion asks the program itself, with the line so far in COMP_LINE, and knows of no subcommands."""
+    """Tab completion. Hydra's own calls the program with the line so far in COMP_LINE; it knows no subcommands."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     if len(words) == 2:
         print(" ".join(name for name in COMMANDS if name.startswith(words[1])))
         return 0
     if len(words) > 2:
-        if words[1] != "run":  # only `run` takes a config's fields
+        if words[1] != "run":  # only `run` completes the fields of a config
             return 0
         os.environ["COMP_LINE"] = re.sub(r"^(\S+) +run", r"\1", os.environ["COMP_LINE"])
     from tpusd.run import main as run_main

@@ -4,7 +4,6 @@ webdataset    OUT/00000.tar, 00001.tar, ...: for each image KEY.png, KEY.txt (pr
 geneval       OUT/00003/metadata.jsonl (the prompt's line) and samples/0001.png: row 3, copy 1; of a sweep OUT/RUN/...
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Sequence
@@ -14,12 +13,13 @@ from tpusd import storage
 from tpusd.errors import UserError, show_path
 from tpusd.exports.base import Options, exported_images
 from tpusd.exports.registry import EXPORTERS
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.export", description="Writes a run or a sweep in a layout that other programs read."
     )
     parser.add_argument("directory", type=Path, help="a run directory or a sweep's")
@@ -28,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = Options.shard_size
     parser.add_argument("--shard-size", type=int, default=size, help=f"images of a tar file (default: {size})")
     with exit_status() as status:
-        parser.error = refuse_arguments
         arguments = parser.parse_args(argv)
         if arguments.shard_size < 1:
             raise UserError(f"--shard-size={arguments.shard_size}: must be 1 or more")

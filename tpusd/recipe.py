@@ -4,7 +4,6 @@ For tpusd's own pictures the command is exact. For those of A1111, of programs t
 text-to-image graph, a line for each thing that cannot carry over goes to stderr.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -13,7 +12,9 @@ from pathlib import Path
 from tpusd.config.schema import config_values, make_config
 from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import show
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
+from tpusd.process.report import report
 from tpusd.recipes.base import Recipe
 from tpusd.recipes.command import shell_command
 from tpusd.recipes.readers import read_recipe
@@ -23,7 +24,7 @@ MAX_NAME_WIDTH = 30  # characters of the column of names
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.recipe", description="A picture's recipe, and the command that makes it again."
     )
     parser.add_argument("image", type=Path, help="a PNG, WebP or JPEG file of tpusd, A1111, ComfyUI and the like")
@@ -34,11 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="text: recipe and command; command: that alone; json: both; yaml: the config (default: text)",
     )
     with exit_status() as status:
-        parser.error = refuse_arguments
         arguments = parser.parse_args(argv)
         recipe = read_recipe(arguments.image)
         for line in recipe.left_out:
-            print(f"tpusd: cannot carry over: {line}", file=sys.stderr)
+            report(f"cannot carry over: {line}")
         print(_shown(recipe, arguments.format))
     return status[0]
 

@@ -3,12 +3,12 @@
 Exit status: 0 if every image is identical or within tolerance, 1 if one is not, 2 for what the user can mend.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 from tpusd.runs.reproduce import reproduce
 
 EXIT_DIFFERENT = 1
@@ -16,7 +16,7 @@ EXIT_DIFFERENT = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.reproduce",
         description="Makes a past run again from its saved config, and says how each image compares.",
         epilog="Exit status: 0 all identical or within tolerance, 1 something differs, 2 it could not be tried.",
@@ -27,7 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--exact", action="store_true", help="within tolerance is not enough: status 1")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="fields with new values, as for tpusd.run")
     with exit_status() as status:
-        parser.error = refuse_arguments
         given = parser.parse_intermixed_args(argv)
         names = None if given.images is None else [name.strip() for name in given.images.split(",") if name.strip()]
         same = reproduce(given.directory, given.overrides, names=names, sample=given.sample, exact=given.exact)

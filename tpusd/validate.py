@@ -3,13 +3,13 @@
 A line on stdout for each fault. Exit status: 0 no fault, 1 faults, 2 where a directory is not a run directory.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tpusd import storage
-from tpusd.process.exit import exit_status, refuse_arguments
+from tpusd.process.arguments import Parser
+from tpusd.process.exit import exit_status
 from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.records.validate import faults
 
@@ -18,14 +18,13 @@ EXIT_FAULTS = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m tpusd.validate",
         description="Checks run directories without a model: every line, file, hash and size, and the plan complete.",
         epilog="Exit status: 0 no fault, 1 faults, a line each, 2 not a run directory.",
     )
     parser.add_argument("directories", nargs="+", type=Path, metavar="directory", help="run directories, or sweeps'")
     with exit_status() as status:
-        parser.error = refuse_arguments
         for path in _run_directories(parser.parse_args(argv).directories):
             number = 0
             for fault in faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"]:

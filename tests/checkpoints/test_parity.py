@@ -19,7 +19,11 @@ from support.checkpoints import tiny  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint, save_checkpoint  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # the reference's own deprecations are not ours
+]
 LAYOUTS = ("sd1", "sd2", "sdxl")
 PARTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 

@@ -18,7 +18,11 @@ from tpusd.engine.pipeline import Pipeline  # noqa: E402
 from tpusd.plan.specs import make_specs  # noqa: E402
 from tpusd.runs.prepare import prepare_run  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # the reference's own deprecations are not ours
+]
 PROMPTS = ["portrait of a smiling woman with long red hair and round glasses, teal background", "a café at night"]
 
 

@@ -28,7 +28,11 @@ from tpusd.samplers.registry import samplers  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import SamplerSettings, make_table  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the reference's own deprecations are not ours
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # the reference's own deprecations are not ours
+]
 LAYOUTS = ("sd1", "sd2", "sdxl")
 # Of pixels in 0..1; ours are rounded to 1 / 255, so the reference's are too. The nearest two samplers that are not one
 # (ddim and euler, SDXL, 5 steps) are 4e-4 apart in the mean. deis of order 3 comes to 4e-5, all others under 1e-5: the

@@ -12,6 +12,7 @@ from tpusd.export import main as export
 from tpusd.recipes.command import hydra_value
 from tpusd.runs.start import start_run
 
+pytestmark = [pytest.mark.libraries, pytest.mark.slow]
 ROWS = [
     {"prompt": "a red fox", "tag": "single_object", "include": [{"class": "fox", "count": 1}]},
     {"prompt": '日本, "two": owls\nat night', "negative_prompt": "dark", "tag": "two"},
@@ -28,6 +29,13 @@ def run_path(tmp_path_factory):
 
 def pixels(path):
     return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_jsonlines_reads_a_manifest(run_path):
+    jsonlines = pytest.importorskip("jsonlines")
+    with jsonlines.open(run_path / "manifest.jsonl") as lines:
+        records = list(lines.iter(type=dict))
+    assert [record["prompt"] for record in records] == [row["prompt"] for row in ROWS for _ in range(2)]
 
 
 @pytest.mark.filterwarnings("default")

@@ -7,7 +7,7 @@ from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.runs.start import start_run
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.libraries, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def make_run(path, logger):

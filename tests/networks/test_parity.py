@@ -15,7 +15,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection  # noqa: E40
 
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("default")  # the reference's own deprecations are not ours
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # the reference's own deprecations are not ours
+]
 LAYOUTS = ("sd1", "sd2", "sdxl")
 RELATIVE = 1e-4  # of the largest value
 

@@ -176,6 +176,8 @@ def test_program_that_the_compiler_cannot_show_is_one_line():
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.tpu_compiler
+@pytest.mark.slow
 @needs_libtpu
 def test_program_that_jaxlib_cannot_read_back_is_read_from_the_compilers_dump(tmp_path):
     code = """
@@ -211,6 +213,8 @@ print(json.dumps([[cost.once.by_op, cost.per_trip.by_op, cost.per_trip.kernels] 
     assert not list(tmp_path.glob("tpusd-hlo-*"))
 
 
+@pytest.mark.tpu_compiler
+@pytest.mark.slow
 @needs_libtpu
 def test_every_topology_has_its_chips_devices():
     code = """
@@ -233,6 +237,8 @@ print(json.dumps({s.name: s.devices[0].device_kind for s in slices}))
         assert device_cores == (1 if name.startswith(("v2", "v3")) else chip_cores), name
 
 
+@pytest.mark.tpu_compiler
+@pytest.mark.slow
 @needs_libtpu
 def test_preflight_of_a_small_run_on_a_v5e():
     arguments = ["topology=v5e:2x2", "model=tiny", "height=64", "width=64", "batch_size_per_device=2"]

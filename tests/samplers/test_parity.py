@@ -20,7 +20,11 @@ from tpusd.samplers.registry import samplers  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import SamplerSettings, make_table  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the reference's own deprecations are not ours
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # the reference's own deprecations are not ours
+]
 PUBLISHED = Path(tpusd.__file__).parent / "assets" / "published"
 CONFIG = json.loads((PUBLISHED / "sd15/scheduler/scheduler_config.json").read_text())
 SHAPE = (3, 5, 7)

@@ -26,6 +26,7 @@ from tpusd import __version__
 from tpusd.config.schema import field_names
 from tpusd.config.yaml_files import check_yaml, parse_yaml
 from tpusd.errors import UserError, show, show_path, suggest
+from tpusd.process.arguments import Parser
 
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000
@@ -71,8 +72,7 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
-    parser = get_args_parser()
-    parser.error = _refuse_flags
+    parser = _HydraParser(parents=[get_args_parser()], add_help=False)
     arguments = parser.parse_args([_version_asked(argument) for argument in argv])
     if arguments.overrides and arguments.overrides[0] == _VERSION:
         print(f"tpusd {__version__}")
@@ -98,8 +98,8 @@ def _version_asked(argument: str) -> str:
     return _VERSION if argument == "--version" else argument
 
 
-def _refuse_flags(message: str) -> None:
-    raise UserError(f"{message}; fields are set as field=value, and --help lists them")
+class _HydraParser(Parser):
+    advice = "fields are set as field=value, and --help lists them"
 
 
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:

@@ -5,7 +5,6 @@ fails costs a line on stderr, never an image. A new logger is a file beside this
 """
 
 import importlib.util
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tpusd.loggers.base import LoggedRun, Logger
 from tpusd.loggers.mlflow import log_to_mlflow
 from tpusd.loggers.tensorboard import log_to_tensorboard
 from tpusd.loggers.wandb import log_to_wandb
+from tpusd.process.report import report
 from tpusd.records.manifest import read_manifest
 from tpusd.records.run_json import images_per_second, latest
 
@@ -60,7 +60,7 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
         try:
             LOGGERS[name].log(run)
         except Exception as error:  # of another program; the images are safe
-            print(f"tpusd: loggers=[{name}]: failed: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+            report(f"loggers=[{name}]: failed: {' '.join(str(error).split())[:200]}")
 
 
 def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

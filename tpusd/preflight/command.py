@@ -8,6 +8,7 @@ from tpusd.config.schema import make_config
 from tpusd.errors import UserError, show
 from tpusd.preflight.topology import check_topology, open_topology, prepare_compiler
 from tpusd.process.exit import exit_status
+from tpusd.process.report import report
 
 HELP = """\
 tpusd preflight: what a run would need of a TPU slice, found out without one.
@@ -53,16 +54,12 @@ def _preflight(argv: Sequence[str]) -> None:
     configs = [make_config(job.values) for job in jobs]
     prepare_compiler()
     on = open_topology(topology)
-    reports = [preflight(config, on, largest=largest, hlo=hlo, tell=_tell) for config in configs]
+    reports = [preflight(config, on, largest=largest, hlo=hlo, tell=report) for config in configs]
     if as_json:
-        values = [report.to_json() for report in reports]
+        values = [each.to_json() for each in reports]
         print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
     else:
         print("\n\n".join(map(report_text, reports)))
-
-
-def _tell(line: str) -> None:
-    print(f"tpusd: {line}", file=sys.stderr, flush=True)
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

@@ -1,7 +1,7 @@
-"""What every command wraps its work in: what the user can mend is one line on stderr and exit status 2.
+"""The exit status of a command. A UserError becomes one line on stderr and status 2.
 
-A signal that asks to stop gives the conventional status, 128 and its number. So does a reader of stdout that has gone,
-as in `... --help | head`: that of SIGPIPE.
+A signal that stops the command gives 128 plus its number, as in a shell. A reader of stdout that stops reading, as in
+`... --help | head`, gives the status of SIGPIPE.
 """
 
 import contextlib
@@ -9,10 +9,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
 
 from tpusd.errors import UserError
 from tpusd.process import signals
+from tpusd.process.report import report
 
 EXIT_USER_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -20,41 +20,32 @@ EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
 @contextlib.contextmanager
 def exit_status() -> Iterator[list[int]]:
-    """Yields [0], whose only item is the exit status after the block."""
+    """Yields [0]. The block may change the item; after the block the item is the command's exit status."""
     status = [0]
     try:
         with signals.handled():
             try:
                 yield status
             finally:
-                print(end="", flush=True)  # which knows a stdout that was closed before us
+                print(end="", flush=True)  # raises BrokenPipeError here, even if stdout was closed before the start
     except BrokenPipeError:
         if not _reader_gone():
             raise
         status[0] = EXIT_BROKEN_PIPE
     except UserError as error:
-        _tell(str(error))
+        report(str(error))
         status[0] = EXIT_USER_ERROR
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, signals.Interrupted) else signals.Interrupted(signals.SIGNALS[0])
-        _tell(f"interrupted ({stopped}){stopped.advice}")
+        report(f"interrupted ({stopped}){stopped.advice}")
         status[0] = stopped.exit_status
 
 
-def refuse_arguments(message: str) -> NoReturn:
-    """argparse's `error`, as a line of ours."""
-    raise UserError(f"{message}; --help says more")
-
-
 def _reader_gone() -> bool:
-    """Whether nobody reads stdout any more. What is left to be written, now or at the interpreter's end, is dropped."""
+    """True if no process reads stdout. Then the rest of the output is dropped, also at the interpreter's end."""
     try:
-        print(flush=True)  # something to write: what failed before is not always kept
+        print(flush=True)  # writes a byte: stdout does not always keep what failed before
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
-
-
-def _tell(line: str) -> None:
-    print(f"tpusd: {' '.join(line.split())}", file=sys.stderr)

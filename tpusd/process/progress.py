@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line now and then elsewhere. Knows nothing of what is being made."""
+"""How far a run is: a bar on a terminal, elsewhere a line at intervals. Knows nothing of what the run makes."""
 
 import shutil
 import sys
@@ -8,24 +8,31 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-PLAIN_INTERVAL = 15.0  # seconds between lines where there is no terminal
-BAR_INTERVAL = 0.1
+PLAIN_INTERVAL = 15.0  # seconds between lines if the stream is no terminal
+BAR_INTERVAL = 0.1  # seconds between updates of the bar
 
 
 class Progress:
-    """Images done, images/s, time left. Moves within a batch: `step` counts for its share of the batch's images.
+    """Images done, images/s, time left. It moves within a batch: each step counts as its share of the batch's images.
 
-    The rate leaves out what comes before the first step (compiling), which does not come again.
+    The rate leaves out the time before the first step (compiling), because that happens once.
     """
 
     def __init__(
         self, total: int, done: int = 0, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ):
+        """
+        Args:
+            total: images of the whole run.
+            done: images that existed before; they count as done and not towards the rate.
+            stream: where the progress is shown; stderr if None.
+            clock: seconds; a test gives its own.
+        """
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._total, self._finished = total, done
         self._batch, self._step, self._num_steps = 0, 0, 0
-        self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first sign of life
+        self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first step
         self._shown = clock()
         self._bar = None
         if self._stream.isatty():
@@ -35,7 +42,7 @@ class Progress:
                 file=self._stream,
                 leave=False,
                 mininterval=0,
-                ncols=80,  # set anew each time it is shown; tqdm shows nothing where a terminal tells 0
+                ncols=80,  # _show sets it each time; tqdm shows nothing if a terminal reports 0
                 nrows=20,
                 bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
             )
@@ -46,7 +53,7 @@ class Progress:
         self._show()
 
     def step(self, done: int, total: int) -> None:
-        """`done` of `total` steps of the batch are behind us."""
+        """`done` of the batch's `total` steps are finished."""
         self._step, self._num_steps = done, total
         if self._anchor is None:
             self._anchor = (self._clock(), self._position())
@@ -64,6 +71,7 @@ class Progress:
             self._bar.close()
 
     def text(self) -> str:
+        """The progress in words: `4/10 images, step 3/50, 0.50 images/s, 0:12 left`."""
         parts = [f"{self._finished}/{self._total} images"]
         if self._num_steps:
             parts.append(f"step {self._step}/{self._num_steps}")
@@ -90,7 +98,7 @@ class Progress:
         if self._bar is None:
             print(f"tpusd: {self.text()}", file=self._stream, flush=True)
         else:
-            self._bar.ncols = shutil.get_terminal_size().columns  # 80 where the terminal does not tell
+            self._bar.ncols = shutil.get_terminal_size().columns  # 80 if the terminal reports 0
             self._bar.n = self._position()
             self._bar.set_description_str(self.text(), refresh=False)
             self._bar.refresh()

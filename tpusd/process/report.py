@@ -1,8 +1,8 @@
-"""What a command tells its user beside its results: one line at a time on stderr."""
+"""What a command says to the person who started it, on stderr."""
 
 import sys
 
 
-def report(line: str) -> None:
-    """Prints `tpusd: line`. Line breaks in it become spaces."""
-    print(f"tpusd: {' '.join(line.split())}", file=sys.stderr, flush=True)
+def report(message: str) -> None:
+    """Prints one line, `tpusd: MESSAGE`. Line breaks in `message` become spaces."""
+    print(f"tpusd: {' '.join(message.split())}", file=sys.stderr, flush=True)

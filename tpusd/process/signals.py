@@ -1,7 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP: the first ends the work in good order, a second Ctrl-C ends the process at once.
+"""SIGINT, SIGTERM and SIGHUP: the first signal ends the work in good order, a second Ctrl-C ends the process at once.
 
-Knows nothing of what is being interrupted. Handlers raise in the main thread, where Python runs them; a second Ctrl-C
-also works while that thread is deep in compiled code, for it is seen by a thread of its own.
+Knows nothing of the work that it interrupts. Python runs the handlers in the main thread, and they raise there.
+A second thread watches for the second Ctrl-C, so that it works while the main thread is in compiled code.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop. `advice`: how to go on, filled in by who knows."""
+    """A signal asked the command to stop. `advice`: how the user can continue; the caller that knows it sets it."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -27,14 +27,14 @@ class Interrupted(KeyboardInterrupt):
         return 128 + self.signum
 
 
-_received: list[int] = []  # signals since `handled` began, as the main thread saw them
+_received: list[int] = []  # signals that the main thread received since `handled` began
 _active = False
 _deferred = False
 
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Within the block the three signals raise Interrupted. Outside the main thread, and nested, it changes nothing."""
+    """Within the block the three signals raise Interrupted. In another thread, or nested, this changes nothing."""
     global _active
     if _active or threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +48,7 @@ def handled() -> Iterator[None]:
     _active = True
     try:
         for number, handler in before.items():
-            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, and a shell's & SIGINT
+            if handler is not signal.SIG_IGN:  # nohup ignores SIGHUP, and a shell's & ignores SIGINT
                 signal.signal(number, _handle)
         yield
     finally:
@@ -57,13 +57,13 @@ def handled() -> Iterator[None]:
         _active = False
         _received.clear()
         signal.set_wakeup_fd(wakeup_before)
-        os.close(writer)  # which ends the watcher
+        os.close(writer)  # this ends the watcher
         watcher.join()
         os.close(reader)
 
 
 def renew() -> None:
-    """Sets the handlers again within `handled`: jax.distributed.initialize puts its own in place of SIGTERM's."""
+    """Sets the handlers again within `handled`. Call it after jax.distributed.initialize, which replaces SIGTERM's."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is _handle:
@@ -72,7 +72,7 @@ def renew() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """A signal within the block, which is short, raises at its end: for two steps of which none may come alone."""
+    """Delays a signal until the block ends, so that both of its steps happen or neither. Keep the block short."""
     global _deferred
     _deferred = True
     try:
@@ -83,7 +83,7 @@ def deferred() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises Interrupted if a signal came: where its exception was lost, in a callback of a library say."""
+    """Raises Interrupted if a signal came. A library's callback, for example, may have lost the exception."""
     if _received:
         raise Interrupted(_received[0])
 
@@ -95,7 +95,7 @@ def _handle(signum: int, frame: object) -> None:
 
 
 def _watch(reader: int) -> None:
-    """Reads the numbers that the C-level handler writes, one byte a signal, until the pipe is closed."""
+    """Reads the signal numbers that Python's C handler writes, one byte each, until the pipe is closed."""
     seen: list[int] = []
     while data := os.read(reader, 64):
         for signum in data:

@@ -1,8 +1,8 @@
-"""Local disks: every disk operation of a run, and the only module that makes one.
+"""The local disk: every disk operation of a run, and no other module makes one.
 
-Each function is a short sequence of `os` calls, so that replacing `storage.os` sees, fails or stops each of them.
-A run directory may come from a stranger: no file is opened through a link, and none that is a pipe or a device.
-Knows nothing of what the bytes mean. Everything raises OSError as the system gave it.
+Each function is a short sequence of `os` calls, so that a test can replace `local.os` and see, fail or stop each call.
+A run directory may come from a stranger: no function opens a link, a pipe or a device.
+Knows nothing of what the bytes mean. Every function raises OSError as the system gave it.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".tmp"  # suffix of files in the making; what carries it after a crash is waste
+TEMPORARY = ".tmp"  # suffix of an unfinished file; after a crash such a file is waste
 
 
 def make_directory(path: Path) -> None:
-    """Makes `path`, whose parent exists. Raises FileExistsError: of two processes exactly one makes it."""
+    """Makes `path`, whose parent exists. Of two processes exactly one succeeds; the other gets FileExistsError."""
     os.mkdir(path)
     try:
         sync_directory(path.parent)
@@ -30,7 +30,7 @@ def make_directory(path: Path) -> None:
 
 
 def make_parents(path: Path, made: list[Path]) -> None:
-    """Makes the missing parents of `path`; adds those it made to `made`, outermost first, also when it then fails."""
+    """Makes the missing parents of `path`, outermost first, and adds each to `made` at once, also before a failure."""
     missing = []
     parent = path.parent
     while not exists(parent) and parent != parent.parent:  # a disk that fails may deny even the root
@@ -43,14 +43,14 @@ def make_parents(path: Path, made: list[Path]) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """The whole file or nothing: temporary file, fsync, rename, fsync of the directory. Replaces an older file."""
+    """Writes the whole file or nothing: temporary file, fsync, rename, fsync of the directory. Replaces an old file."""
     write_chunks(path, (data,))
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """`write_file` of more than should be in memory at once."""
+    """Like `write_file`, for data that should not be in memory at once."""
     temporary = path.with_name(path.name + TEMPORARY)
-    remove_file(temporary)  # of a crash, or a link that somebody laid here
+    remove_file(temporary)  # a crash left it, or somebody placed a link here
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -86,18 +86,18 @@ def write_new_file(path: Path, data: bytes) -> None:
 
 
 class LineFile:
-    """A file that grows by whole lines. Opening cuts off a torn last line: what follows one would be lost with it."""
+    """A file that grows by whole lines. Opening it cuts off a torn last line, because the next line would join it."""
 
     def __init__(self, path: Path):
         self._descriptor = _open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         try:
-            self.num_torn_bytes = self._cut_torn_line()
+            self._cut_torn_line()
         except OSError:
             os.close(self._descriptor)
             raise
 
     def append(self, line: bytes, *, sync: bool = True) -> None:
-        """One write() of `line` and its newline. A line that does not fit on the disk is taken back whole."""
+        """Appends `line` and a newline in one write(). If the disk is full, no part of the line stays."""
         size = os.fstat(self._descriptor).st_size
         try:
             _write_all(self._descriptor, line + b"\n")
@@ -109,9 +109,9 @@ class LineFile:
             raise
 
     def lock(self) -> bool:
-        """Holds the file until it is closed or the process ends, however it ends; False: another process holds it.
+        """Locks the file until it is closed or the process ends. Returns False if another process holds the lock.
 
-        On a file system that has no locks it is held by nobody, and everybody may go on.
+        On a file system without locks it returns True.
         """
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +134,7 @@ class LineFile:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _cut_torn_line(self) -> int:
+    def _cut_torn_line(self) -> None:
         end = size = os.fstat(self._descriptor).st_size
         while end > 0:
             start = max(0, end - 65536)
@@ -146,13 +146,12 @@ class LineFile:
         if end < size:
             os.ftruncate(self._descriptor, end)
             os.fsync(self._descriptor)
-        return size - end
 
 
 def read_lines(path: Path, max_bytes: int) -> Iterator[bytes]:
-    """The whole lines of a file, one at a time; a torn last line is left out. A missing file has no lines.
+    """Yields the whole lines of a file, without a torn last line. A missing file has no lines.
 
-    A line of more than `max_bytes` comes out cut to that length.
+    A line of more than `max_bytes` is cut to that length.
     """
     try:
         file = os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
@@ -168,7 +167,7 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[bytes]:
 
 
 def ends_torn(path: Path) -> bool:
-    """Whether the file's last byte is not a newline. A missing or empty file is not torn."""
+    """True if the file's last byte is not a newline. A missing or empty file is not torn."""
     try:
         with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -178,7 +177,7 @@ def ends_torn(path: Path) -> bool:
 
 
 def read_file(path: Path, max_bytes: int | None = None) -> bytes:
-    """The whole file. Raises OSError (EFBIG) where it holds more than `max_bytes`."""
+    """Returns the whole file. Raises OSError (EFBIG) if it holds more than `max_bytes`."""
     with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
         data = file.read(-1 if max_bytes is None else max_bytes + 1)
     if max_bytes is not None and len(data) > max_bytes:
@@ -197,7 +196,7 @@ def file_sha256(path: Path) -> str:
 
 
 def file_size(path: Path) -> int | None:
-    """Bytes; None where there is no such file, or something else (a link, a directory) has its name."""
+    """The size in bytes. None if there is no such file, or if it is a link, a directory or the like."""
     try:
         status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -206,7 +205,7 @@ def file_size(path: Path) -> int | None:
 
 
 def is_plain_directory(path: Path) -> bool:
-    """A directory, and not a link to one."""
+    """True for a directory, and False for a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -214,7 +213,7 @@ def is_plain_directory(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """A link that leads nowhere exists too."""
+    """True if the name exists, even as a link to nothing."""
     try:
         os.lstat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -223,7 +222,7 @@ def exists(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Raises what making something in the directory `path` would raise, as far as its permissions tell."""
+    """Raises OSError if `path` is no directory, or if its permissions forbid to make files in it."""
     if not stat.S_ISDIR(os.stat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     if not os.access(path, os.W_OK | os.X_OK):
@@ -240,12 +239,12 @@ def remove_file(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Removes an empty directory; one that holds anything raises OSError and stays."""
+    """Removes an empty directory. Raises OSError if it is not empty."""
     os.rmdir(path)
 
 
 def sync_directory(path: Path) -> None:
-    """Makes renames and new names in `path` survive a power cut."""
+    """Makes renames and new names in `path` survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -254,7 +253,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    """A descriptor of a regular file that is no link. Without O_NONBLOCK, opening a pipe would wait for ever."""
+    """Opens a regular file that is no link. O_NONBLOCK: without it, opening a pipe would wait for ever."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -271,7 +270,7 @@ def _open_regular(path: Path, flags: int) -> int:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """os.write may take less than it is given, and then says why at the next call."""
+    """os.write may write a part only. The next call then raises the reason."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
