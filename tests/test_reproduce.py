@@ -127,7 +127,7 @@ def test_damaged_original_is_no_proof(original, tmp_path):
         (["--sample=0"], "--sample=0: must be 1 or more"),
         (["--sample=x"], "invalid int value"),
         (["--frob"], "unrecognized arguments: --frob"),
-        (["seed"], "'seed': is no field=value"),
+        (["seed"], "'seed': is not field=value"),
     ],
 )
 def test_faults_are_one_line(original, capsys, arguments, expected):

@@ -7,7 +7,9 @@ A marker stands alone on its line, or inside a line for a list: <!-- table: samp
 """
 
 import argparse
+import dataclasses
 import functools
+import json
 import re
 import sys
 import typing
@@ -19,8 +21,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 from tpusd.config.compose import compose_jobs  # noqa: E402
+from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
-from tpusd.config.schema import MAX_STEPS  # noqa: E402
+from tpusd.config.schema import RunConfig  # noqa: E402
+from tpusd.config.typed import split_hint  # noqa: E402
 from tpusd.samplers.registry import OptionValue, Sampler, samplers  # noqa: E402
 from tpusd.samplers.rows import NOISE  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
@@ -106,10 +110,11 @@ def _chosen(*overrides: str) -> Mapping[str, Any]:
 
 def sampler_options_table() -> str:
     """A row for each option: its meaning, the values of each sampler with the default in bold, and who has it."""
-    rows = [["`num_inference_steps`", "the number of steps", f"1 to {MAX_STEPS}", "all"]]
-    hints = typing.get_type_hints(SamplerSettings, include_extras=True)
+    known = {option.path: option for option in options(SamplerSettings)}
+    steps = known["num_inference_steps"]
+    rows = [[f"`{steps.path}`", steps.help, describe(steps.hint), "all"]]
     for option in (field.name for field in fields(SamplerOptions)):
-        hint, meaning = typing.get_args(hints[option])[:2]
+        hint, meaning = split_hint(known[option].hint)[0], known[option].help
         having = [sampler for sampler in samplers().values() if option in sampler.defaults]
         by_values: dict[str, list[str]] = {}
         for sampler in having:
@@ -151,7 +156,31 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def run_options_table(group: str = "") -> str:
+    """A row for each field of a run, or of one of its groups: its default, what it accepts, and its help.
+
+    group: such as `model`; empty: the fields that are in no group.
+    """
+    rows = [
+        [f"`{option.path}`", _default(option), describe(option.hint), option.help]
+        for option in options(RunConfig)
+        if not option.is_group and option.path.rpartition(".")[0] == group
+    ]
+    return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
+
+
+def _default(option: Option) -> str:
+    """A default as YAML writes it; empty for a field that the group's file sets."""
+    if option.default is dataclasses.MISSING:
+        return ""
+    return option.default if isinstance(option.default, str) else json.dumps(option.default)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "run-options": run_options_table,
+    "model-options": functools.partial(run_options_table, "model"),
+    "precision-options": functools.partial(run_options_table, "precision.unet"),
+    "prompts-options": functools.partial(run_options_table, "prompts"),
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,

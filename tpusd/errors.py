@@ -1,12 +1,18 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can correct this. And foreign text in one printable line.
+
+Foreign text is whatever a file, a name or a library brings: it may be long, and terminals act on control characters.
+"""
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+
+MAX_VALUE = 80  # characters of a value in an error line
+MAX_PATH = 300
 
 
 class UserError(Exception):
-    """A wrong value, file or environment, told in one line: what, the rule, what to do.
+    """A wrong value, file or environment, in one line: what is wrong, the rule, what to do.
 
     Entry points print it as `tpusd: <line>` on stderr and exit with status 2, without a traceback.
     """
@@ -22,14 +28,22 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {by_leaf[near[0]]}" if near else ""
 
 
-def show(value: Any) -> str:
-    """A value as it stands in an error line: one line, not too long."""
-    text = value if isinstance(value, str) else "null" if value is None else repr(value)
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:200])
-    return text if len(text) <= 80 else text[:77] + "..."
+def printable(text: str) -> str:
+    """Text with control characters and line ends as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def show_path(path: Any) -> str:
-    """A path as it stands in an error line: its end, which is what tells one from another, is always there."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
-    return text if len(text) <= 300 else "..." + text[-297:]
+def show(value: object, limit: int = MAX_VALUE) -> str:
+    """A value for an error line: printable, its beginning where it is longer than `limit` characters."""
+    try:
+        text = value if isinstance(value, str) else "null" if value is None else repr(value)
+    except ValueError:  # Python refuses to write a number of more than 4300 digits
+        text = f"<{type(value).__name__}>"
+    text = printable(text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def show_path(path: str | Path) -> str:
+    """A path for an error line: printable, its end where it is long, because the end tells one path from another."""
+    text = printable(str(path))
+    return text if len(text) <= MAX_PATH else "..." + text[3 - MAX_PATH :]

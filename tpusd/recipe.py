@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tpusd.config.schema import config_values, make_config
 from tpusd.config.yaml_files import to_yaml
-from tpusd.errors import show
+from tpusd.errors import printable, show
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
 from tpusd.process.report import report
@@ -64,7 +64,7 @@ def _shown(recipe: Recipe, form: str) -> str:
 def _text(value: object) -> str:
     """Terminals act on control characters, so these are shown as escapes."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable(text)
 
 
 def _json(value: object, *, indent: int) -> str:

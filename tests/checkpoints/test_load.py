@@ -187,7 +187,7 @@ def test_all_faults_come_in_one_error_of_bounded_length(tmp_path):
     rewrite(root / UNET, damage)
     line = error_of(root, lambda c: load_weights(c, "unet", param_dtype=jnp.float32))
     assert "1 missing: conv_in.bias (16,)" in line
-    assert "50 not known to the model" in line and "and 42 more" in line and "lora.0 (1,)" in line
+    assert "50 that the model of config.json does not have" in line and "and 42 more" in line and "lora.0 (1,)" in line
     assert "conv_out.weight (3, 16, 3, 3), the config asks for (4, 16, 3, 3)" in line
     assert "time_embedding.linear_1.bias int32" in line
     assert len(line) < 2000

@@ -75,7 +75,7 @@ def test_a_truncated_flax_file_is_found_on_opening(tmp_path):
         file.write_bytes(data[:size])
         assert "get it again" in error_of(root)
     file.write_bytes(data + b"\0")
-    assert "more bytes after the end" in error_of(root)
+    assert "bytes after its end" in error_of(root)
 
 
 def array(shape, dtype="float32", data=None):

@@ -12,7 +12,6 @@ import pytest
 import tpusd
 from tpusd.checkpoints.fill import match, parameters
 from tpusd.checkpoints.formats.safetensors import TensorInfo
-from tpusd.checkpoints.limits import check_values
 from tpusd.errors import UserError
 from tpusd.families.sdxl import SDXL
 from tpusd.networks.abstract import abstract_model
@@ -43,7 +42,6 @@ SPELLINGS = [
 def wanted(model, part):
     values = json.loads((PUBLISHED_CONFIGS / model / part / "config.json").read_text())
     component = COMPONENTS[part]
-    check_values(component.config, values, part)
     config = component.config.from_dict(values)
     return parameters(abstract_model(component.network, config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
 

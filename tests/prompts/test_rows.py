@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.runs import config
 
-from tpusd.config.rows import Row, row_values
+from tpusd.config.rows import Row
 from tpusd.config.schema import PromptsConfig, config_values, make_config
 from tpusd.errors import UserError
 from tpusd.prompts.rows import read_rows
@@ -67,7 +67,7 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         "p.jsonl",
         '{"prompt": "a", "seed": 0, "guidance_scale": 0, "id": 5}\n{"prompt": "b", "negative_prompt": ""}',
     )
-    values = config_values(config()) | {"prompts": {"name": "file", "rows": list(map(row_values, rows))}}
+    values = config_values(config()) | {"prompts": {"name": "file", "rows": [row.to_values() for row in rows]}}
     made = make_config(values)
     assert read_rows(made.prompts) == rows and make_config(config_values(made)) == made
 
@@ -99,9 +99,9 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         ("p.jsonl", '{"prompt": 3}\n', None, "p.jsonl line 1: prompt=3: must be text"),
         ("p.jsonl", '{"prompt": "a", "seed": true}\n', None, "p.jsonl line 1: seed=True: must be a whole number"),
         ("p.jsonl", '{"prompt": "a", "sha256": 1}\n', None, "column sha256 has the name of a manifest field"),
-        ("p.jsonl", '{"prompt": "a", "x": NaN}\n', None, "x=nan: cannot stand in the manifest"),
+        ("p.jsonl", '{"prompt": "a", "x": NaN}\n', None, "x=nan: cannot be written to the manifest"),
         ("p.jsonl", '{"prompt": "\\ud800"}\n', None, "half a surrogate pair"),
-        ("p.jsonl", '{"prompt": "a", "guidance_scale": 1' + "0" * 400 + "}\n", None, "is too large"),
+        ("p.jsonl", '{"prompt": "a", "guidance_scale": 1' + "0" * 400 + "}\n", None, "must be from 0 to 1000"),
         ("p.txt", b"ok\n\xff\n", None, "p.txt line 2: is not UTF-8"),
         ("p.txt", b"\xff\xfea\0", None, "is UTF-16"),
         ("p.txt", "a", "prompt", "a txt file has no columns"),

@@ -36,9 +36,9 @@ def aliases(levels):
 PROMPTS = "name: mine\nrows: [{prompt: a}]\npath: null\ncolumn: null\n"
 CODE = "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [ran]]"
 CONFIGS = {
-    "aliases": (PROMPTS + aliases(9), "aliases stand for over"),
-    "itself": (PROMPTS + "more: &more [*more]\n", "holds itself"),
-    "number": ("name: 1" + ":00" * 100_000, "too long a number"),
+    "aliases": (PROMPTS + aliases(9), "aliases expand to over"),
+    "itself": (PROMPTS + "more: &more [*more]\n", "contains itself"),
+    "number": ("name: 1" + ":00" * 100_000, "too many digits"),
     "nested": (PROMPTS + "more: " + "[" * 100 + "]" * 100, "nested over"),
     "tag": (f"name: {CODE}\n", "cannot be composed"),
     "target": (PROMPTS + "_target_: pathlib.Path.touch\n", "prompts._target_=pathlib.Path.touch: no such field"),
@@ -74,7 +74,7 @@ def test_logging_of_a_config_runs_no_code(tmp_path, monkeypatch, capsys, argv):
         "callbacks: {x: {_target_: os.mkdir, path: ran}}}\n"
         "prompts: {name: x, rows: [{prompt: a}], path: null, column: null}\n"
     )
-    with pytest.raises(UserError, match="which name code to run"):
+    with pytest.raises(UserError, match="which can run code"):
         compose_jobs([f"--config-dir={tmp_path / 'conf'}", "prompts=evil", *argv])
     assert sorted(os.listdir(tmp_path)) == ["conf"]
 
@@ -119,7 +119,7 @@ def commands(path, capsys):
 SAVED = {
     "tag": (lambda text: text.replace("seed: 0", f"seed: {CODE}"), "is not YAML"),
     "target": (lambda text: text + "_target_: os.system\n", "_target_=os.system: no such field"),
-    "aliases": (lambda text: text + aliases(9), "aliases stand for over"),
+    "aliases": (lambda text: text + aliases(9), "aliases expand to over"),
     "environment": (lambda text: text.replace("output: ", "negative_prompt: ${oc.env:HOME}\noutput: "), None),
     "prompts file": (lambda text: text.replace("path: null\n  column", "path: /etc/passwd\n  column"), "prompts"),
     "size": (lambda text: text.replace("height: 24", "height: 1000000000"), "height=1000000000: must be"),

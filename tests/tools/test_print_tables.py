@@ -3,6 +3,7 @@
 import pytest
 from support.checkpoints import load_tool
 
+from tpusd.config.schema import field_names
 from tpusd.samplers.registry import samplers
 
 tables = load_tool("print_tables")
@@ -41,3 +42,16 @@ def test_a_row_of_options_names_the_samplers_that_have_it(name):
         if who == "all" or (f"`{name}`" in who) != who.startswith("all except"):
             named.add(option.strip("`"))
     assert named == {"num_inference_steps", *samplers()[name].defaults}
+
+
+def test_every_field_that_a_command_line_can_set_is_in_a_table():
+    printed = "".join(tables.run_options_table(group) for group in ("", "model", "precision.unet", "prompts"))
+    groups = {"model", "precision", "sampler", "prompts"}
+    names = [
+        name
+        for name in field_names()
+        if name not in groups
+        and not name.startswith(("sampler.", "precision.text_encoder", "precision.vae"))
+        and name not in ("precision.name", "precision.unet")
+    ]
+    assert [name for name in names if f"| `{name}` |" not in printed] == []

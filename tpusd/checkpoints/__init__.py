@@ -1,7 +1,8 @@
 """Checkpoints that people have -> our parameters, completely or not at all (contract 5), and back.
 
-source finds a directory, architecture reads its configs, tensors and msgpack read weight files, names and fill map
-them, checkpoint puts it together, save writes a diffusers directory, tokenizer makes ids of prompts.
+source finds a checkpoint's directory; architecture reads its configs; formats/ read weight files; names and fill map
+stored tensors to parameters; tokenizer reads the tokenizer; checkpoint opens all of it; save writes a directory in the
+layout of diffusers.
 """
 
 from tpusd.checkpoints.checkpoint import Checkpoint, Identity, load_weights, open_checkpoint

@@ -9,7 +9,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tpusd.checkpoints.files import Directory, shown
-from tpusd.checkpoints.limits import check_values
 from tpusd.checkpoints.model_index import check_components, read_family
 from tpusd.checkpoints.tokenizer import MAX_LENGTH
 from tpusd.errors import UserError
@@ -74,7 +73,6 @@ def _read_config(component: Component, class_name: str, part: str, directory: Di
     if component.library == "transformers":
         # The class decides the architecture; not every writer of the file has put it into `architectures`.
         values["architectures"] = [class_name.removeprefix("Flax")]
-    check_values(component.config, values, directory.shown(name))
     return _parsed(component.config, values, name, directory)
 
 

@@ -1,4 +1,4 @@
-"""Small files of a checkpoint directory that a stranger may have made: of bounded size, inside the directory.
+"""Small files of a checkpoint directory, which may come from anyone: their size is bounded, and none is outside it.
 
 Knows nothing of what the files mean.
 """
@@ -7,46 +7,46 @@ import json
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, show_path
 
 MAX_JSON_BYTES = 1 << 20  # configs are a few kB
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def shown(text: object, limit: int = 100) -> str:
-    """Foreign text as it may stand in an error: one printable line, not long."""
+    """Foreign text for an error: one printable line, not long."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:limit])
     return line if len(str(text)) <= limit else line + "..."
 
 
 class Directory:
-    """A checkpoint directory whose files are reached by relative name only.
+    """A checkpoint directory. Its files have relative names.
 
-    A link may not lead out of the directory: a stranger's checkpoint could otherwise name any file of this machine. The
-    one exception is the layout of the Hugging Face cache, `models--x/snapshots/COMMIT/file -> models--x/blobs/...`.
+    A link may not lead out of the directory, because a checkpoint could then name any file of this machine. The one
+    exception is the layout of the Hugging Face cache, `models--x/snapshots/COMMIT/file -> models--x/blobs/...`.
     """
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path) -> None:
         path = Path(root).expanduser()
         try:
             self.root = path.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links; ValueError: NUL in the name
             raise UserError(
-                f"model.path={shown(root)}: no such directory; give the directory that holds model_index.json"
+                f"model.path={show_path(root)}: no such directory; give the directory that has model_index.json"
             ) from None
         if not self.root.is_dir():
             raise UserError(
-                f"model.path={shown(root)}: not a directory; give the directory that holds model_index.json"
+                f"model.path={show_path(root)}: is not a directory; give the directory that has model_index.json"
             )
-        self.allowed = (self.root,)
+        self.allowed: tuple[Path, ...] = (self.root,)
         snapshots = self.root.parent
         if snapshots.name == "snapshots" and _COMMIT.fullmatch(self.root.name):
             self.allowed += (snapshots.parent / "blobs",)
 
     def path(self, name: str) -> Path | None:
-        """The file `name` (such as unet/config.json), None if there is none. Raises UserError for what is no file."""
+        """The file `name` (such as unet/config.json), None if it is missing. Raises UserError for a folder."""
         try:
             real = (self.root / name).resolve(strict=True)
             mode = real.stat().st_mode
@@ -58,33 +58,33 @@ class Directory:
             ) from None
         if not any(real.is_relative_to(root) for root in self.allowed):
             raise UserError(
-                f"{self.shown(name)}: a link that leads out of the checkpoint directory; copy the file into it"
+                f"{self.shown(name)}: is a link that leads out of the checkpoint directory; copy the file into it"
             )
         if not stat.S_ISREG(mode):
-            raise UserError(f"{self.shown(name)}: not a regular file")
+            raise UserError(f"{self.shown(name)}: is not a plain file")
         return self.root / name
 
     def need(self, name: str, what: str) -> Path:
-        """`path`, but a missing file is an error."""
+        """As `path`, but raises UserError for a missing file. what: the end of that error line."""
         path = self.path(name)
         if path is None:
-            raise UserError(f"{self.shown(name)}: missing; {what}")
+            raise UserError(f"{self.shown(name)}: is missing; {what}")
         return path
 
     def names(self, part: str = "") -> list[str]:
-        """Names of the files in one folder, without the folder; empty if there is no such folder."""
+        """The names of the files in one folder, without the folder's; empty if there is no such folder."""
         folder = self.root / part
         try:
             if not folder.resolve(strict=True).is_relative_to(self.root):
                 raise UserError(
-                    f"{self.shown(part)}: a link that leads out of the checkpoint directory; copy the folder into it"
+                    f"{self.shown(part)}: is a link that leads out of the checkpoint directory; copy the folder into it"
                 )
             return sorted(entry.name for entry in folder.iterdir() if entry.is_file())
         except (OSError, RuntimeError):
             return []
 
     def read(self, name: str, limit: int, what: str) -> bytes:
-        """A whole file of at most `limit` bytes."""
+        """A whole file of at most `limit` bytes. what: the end of the error line if it is missing. Raises UserError."""
         path = self.need(name, what)
         try:
             with open(path, "rb") as file:
@@ -92,30 +92,33 @@ class Directory:
         except OSError as error:
             raise UserError(f"{self.shown(name)}: cannot be read: {error.strerror}") from None
         if len(data) > limit:
-            raise UserError(f"{self.shown(name)}: larger than {limit >> 20} MiB, which no such file is; get it again")
+            raise UserError(f"{self.shown(name)}: is larger than {limit >> 20} MiB, the largest allowed; get it again")
         return data
 
     def json(self, name: str, limit: int = MAX_JSON_BYTES, *, infinity: bool = False) -> dict[str, Any]:
-        """A JSON object. infinity: Infinity and -Infinity pass, which JSON does not have and diffusers writes."""
+        """A file's JSON object (its values are any JSON). Raises UserError.
+
+        infinity: accept Infinity and -Infinity. JSON does not have them, and diffusers writes them.
+        """
         data = self.read(name, limit, "the directory is incomplete; get it again")
         try:
             values = json.loads(data, parse_constant=_infinity if infinity else _no_constant)
         except RecursionError:
-            raise UserError(f"{self.shown(name)}: nested too deeply; get it again") from None
+            raise UserError(f"{self.shown(name)}: is nested too deeply; get it again") from None
         except ValueError as error:
-            raise UserError(f"{self.shown(name)}: not valid JSON ({shown(error)}); get it again") from None
+            raise UserError(f"{self.shown(name)}: is not valid JSON ({show(str(error), 160)}); get it again") from None
         if not isinstance(values, dict):
-            raise UserError(f"{self.shown(name)}: must hold a JSON object, not a {type(values).__name__}")
+            raise UserError(f"{self.shown(name)}: must hold a JSON object, not a {type(values).__name__}; get it again")
         return values
 
     def shown(self, name: str) -> str:
-        """A file's name for an error."""
-        return shown(self.root / name, 300)
+        """A file's path for an error."""
+        return show_path(self.root / name)
 
 
 def _infinity(name: str) -> float:
     return _no_constant(name) if name == "NaN" else float(name)
 
 
-def _no_constant(name: str):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")

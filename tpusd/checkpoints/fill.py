@@ -1,25 +1,26 @@
 """Strict filling (contract 5): every stored tensor used or ignored for a reason, every parameter filled exactly once.
 
-How a leaf is turned around follows the type of the module that receives it (Linear, Conv, norm, Embed), never its shape
-or name. Knows no files and no network in particular.
+The type of the module that receives a leaf (Linear, Conv, norm, Embed) says how its axes are arranged, never the leaf's
+shape or name. Knows no files and no network in particular.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from flax.typing import Key
 from jax.typing import DTypeLike
 
-from tpusd.checkpoints.files import shown
 from tpusd.checkpoints.formats.safetensors import TensorInfo, TensorSource
 from tpusd.checkpoints.names import destination_name, ignored_reason
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.families.base import Component
 from tpusd.networks.layers import GroupNorm
 
-MAX_SHOWN = 8  # faults of one kind that an error spells out; the rest are counted
+MAX_SHOWN = 8  # faults of one kind that an error lists; it counts the rest
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
 # Module type -> {our leaf: PyTorch's leaf}.
 _LEAVES = {
@@ -35,14 +36,16 @@ _LEAVES = {
 class Parameter:
     """One parameter of the abstract model: where it is, what it belongs to, and its shape in our layout."""
 
-    path: tuple  # as in nnx.State
+    path: tuple[Key, ...]  # as in nnx.State
     module: type  # a key of _LEAVES
     leaf: str
     shape: tuple[int, ...]
 
     def stored_shapes(self, layout: str) -> tuple[tuple[int, ...], ...]:
-        """The shapes in which a file may hold it. A linear layer and a 1x1 convolution are the same arithmetic, and
-        published files mix them; which of the two ours is, is known from the module."""
+        """The shapes in which a file may hold it.
+
+        A linear layer and a 1x1 convolution are the same arithmetic, and published files have either for the other.
+        """
         if self.leaf != "kernel":
             return (self.shape,)
         if self.module is nnx.Linear:
@@ -55,7 +58,7 @@ class Parameter:
         return ((h, w, i, o), (i, o)) if one else ((h, w, i, o),)
 
     def arrange(self, stored: np.ndarray, layout: str) -> np.ndarray:
-        """The stored array in our layout: a view where that is possible."""
+        """The stored array in our layout: a view if possible."""
         if self.leaf == "kernel" and layout == "torch":
             if stored.ndim == 4:
                 stored = stored.transpose(2, 3, 1, 0)  # (o,i,h,w) -> (h,w,i,o)
@@ -64,7 +67,7 @@ class Parameter:
         return stored.reshape(self.shape)
 
     def to_torch(self, ours: np.ndarray) -> np.ndarray:
-        """The inverse of `arrange` into PyTorch's layout."""
+        """Our array in PyTorch's layout: the inverse of `arrange`."""
         if self.leaf != "kernel":
             return ours
         return ours.T if self.module is nnx.Linear else ours.transpose(3, 2, 0, 1)
@@ -92,13 +95,15 @@ def match(
     wanted: Mapping[str, Parameter],
     where: str,
 ) -> dict[str, str]:
-    """Parameter name -> stored name, one to one. Raises one UserError that lists all that is wrong.
+    """Finds the stored tensor of every parameter: parameter name -> stored name, one to one.
 
-    component: what the names of its files differ in.
-    layout: "torch" or "flax".
-    tensors: stored name -> what the file's header says of it.
-    wanted: the model's parameters by their PyTorch names.
-    where: the file, for the error.
+    component: says which names are renamed and which tensors are ignored.
+    layout: "torch" or "flax", as a TensorSource has it.
+    tensors: what the files hold.
+    wanted: what the model needs, by PyTorch name.
+    where: the file, as the error begins with it.
+
+    Raises one UserError that lists everything that is wrong.
     """
     chosen: dict[str, str] = {}
     unknown, twice, shapes, dtypes = [], [], [], []
@@ -107,27 +112,27 @@ def match(
             continue
         name = destination_name(component, layout, stored)
         if name not in wanted:
-            unknown.append(f"{shown(stored)} {shown(info.shape)}")
+            unknown.append(f"{show(stored)} {show(info.shape)}")
             continue
         if name in chosen:
-            twice.append(f"{shown(stored)} and {shown(chosen[name])}")
+            twice.append(f"{show(stored)} and {show(chosen[name])}")
             continue
         chosen[name] = stored
         if info.shape not in (fits := wanted[name].stored_shapes(layout)):
-            shapes.append(f"{shown(stored)} {shown(info.shape)}, the config asks for {' or '.join(map(str, fits))}")
+            shapes.append(f"{show(stored)} {show(info.shape)}, the config asks for {' or '.join(map(str, fits))}")
         elif info.dtype not in _FLOATS:
-            dtypes.append(f"{shown(stored)} {shown(info.dtype)}")
+            dtypes.append(f"{show(stored)} {show(info.dtype)}")
     missing = [f"{name} {wanted[name].stored_shapes(layout)[0]}" for name in wanted if name not in chosen]
     faults = (
         ("missing", missing),
-        ("not known to the model that config.json describes", unknown),
+        ("that the model of config.json does not have", unknown),
         ("of another shape", shapes),
         ("stored twice", twice),
         (f"of a type other than {', '.join(_FLOATS)}", dtypes),
     )
     if any(rows for _, rows in faults):
         listed = "; ".join(_listed(kind, rows) for kind, rows in faults if rows)
-        raise UserError(f"{where}: the weights do not fit: {listed}; get the checkpoint again, or mend its config.json")
+        raise UserError(f"{where}: the weights do not fit: {listed}; get the checkpoint again, or edit its config.json")
     return chosen
 
 
@@ -144,17 +149,17 @@ def fill(
     dtype: DTypeLike,
     sharding: jax.sharding.Sharding | None = None,
     where: str,
-) -> nnx.State:
-    """The model's state with `source`'s values as `dtype`, each tensor on its devices before the next but one is read.
+) -> nnx.State[Any, Any]:
+    """The model's state, filled with a source's values. Host memory holds two tensors at most.
 
-    Host memory holds two tensors at most.
+    model: abstract (shapes only).
+    component: says which names are renamed and which tensors are ignored.
+    source: the stored tensors.
+    dtype: of every parameter.
+    sharding: as in jax.device_put; None: the default device.
+    where: the file, as an error begins with it.
 
-    model: abstract.
-    component: what the names of its files differ in.
-    source: the open weight files.
-    dtype: of the parameters.
-    sharding: as in jax.device_put; None for the default device.
-    where: the file, for errors.
+    Raises UserError if the stored tensors do not fit the model, or a value does not fit `dtype`.
     """
     wanted = parameters(model)
     chosen = match(component, source.layout, source.tensors, wanted, where)
@@ -166,13 +171,14 @@ def fill(
         array = cast(parameter.arrange(source.read(stored), source.layout), np.dtype(dtype), f"{where}: {name}")
         placed = jax.device_put(array, sharding)
         if previous is not None:
-            previous.block_until_ready()  # else the copies of all tensors may wait in host memory for the devices
+            previous.block_until_ready()  # else all tensors may be in host memory at once, waiting for the devices
         previous = placed
         variables[parameter.path].set_value(placed)
     return state
 
 
 def cast(array: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    """The array as `dtype`, contiguous. Raises UserError (its line begins with `where`) if a value overflows."""
     with np.errstate(over="raise"):
         try:
             return np.ascontiguousarray(array, dtype=dtype)

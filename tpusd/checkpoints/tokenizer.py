@@ -1,16 +1,17 @@
 """CLIP's tokenizer: prompts -> 77 token ids. Wraps transformers' fast CLIPTokenizer; knows no model."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from tpusd.checkpoints.files import Directory, shown
-from tpusd.errors import UserError
+from tpusd.checkpoints.files import Directory
+from tpusd.errors import UserError, show
 
 MAX_LENGTH = 77  # Stable Diffusion's text encoders see 77 positions, whatever the prompt
 MAX_FILE_BYTES = 16 << 20  # CLIP's largest, tokenizer.json, is under 4 MB
@@ -25,34 +26,47 @@ FILES = (
 
 
 class TokenizedPrompts(NamedTuple):
-    """input_ids (n,77) int32; num_tokens (n,) before truncation, with begin and end of text; truncated (n,) bool."""
+    """Token ids of n prompts."""
 
-    input_ids: np.ndarray
-    num_tokens: np.ndarray
-    truncated: np.ndarray
+    input_ids: np.ndarray  # (n, 77) int32
+    num_tokens: np.ndarray  # (n,) int32: before truncation, with begin and end of text
+    truncated: np.ndarray  # (n,) bool
+
+
+class TokenizerBackend(Protocol):
+    """What is used of transformers' tokenizer."""
+
+    eos_token_id: int
+    pad_token_id: int
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+    def __call__(self, prompts: list[str], *, verbose: bool) -> Mapping[Literal["input_ids"], list[list[int]]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """Callable on prompts. Padding and special tokens are what the checkpoint's tokenizer says: SD 1.x pads with
-    end-of-text, SD 2.x and SDXL's second tokenizer with `!` (id 0)."""
+    """Prompts -> token ids, with the checkpoint's own padding and special tokens.
 
-    files: tuple[Path, ...]  # what the folder holds of FILES
-    backend: object  # transformers' tokenizer
+    SD 1.x pads with end-of-text; SD 2.x and SDXL's second tokenizer pad with `!` (id 0).
+    """
+
+    files: tuple[Path, ...]  # those of FILES that the folder has
+    backend: TokenizerBackend
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id that can come out."""
+        """One more than the highest token id."""
         return max(self.backend.get_vocab().values(), default=-1) + 1
 
     def __call__(self, prompts: Sequence[str]) -> TokenizedPrompts:
-        """Any text, of any length, NUL and control characters too. Raises UserError for text that is not Unicode."""
+        """Tokenizes text of any length, also with NUL or control characters. Raises UserError if it is not Unicode."""
         for prompt in prompts:
             try:
                 prompt.encode()
             except UnicodeEncodeError as error:
                 raise UserError(
-                    f"prompt={shown(prompt)}: half a surrogate pair at character {error.start}: mend the text"
+                    f"prompt={show(prompt)}: has half a surrogate pair at character {error.start}; correct the text"
                 ) from None
         tokenizer = self.backend
         rows = tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
@@ -82,46 +96,47 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
             f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; "
             "get the checkpoint again"
         )
-    for name in directory.names(folder):  # all of them: the library may open more than we name
+    for name in directory.names(folder):  # every file, because the library may open more than FILES
         if name.endswith(".json"):
             directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
         else:
             directory.read(f"{folder}/{name}", MAX_FILE_BYTES, "")
-    from transformers import CLIPTokenizerFast  # seconds to import
+    from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # loaded by name; takes seconds
 
     try:
         with _quiet():
             backend = CLIPTokenizerFast.from_pretrained(str(directory.root / folder), local_files_only=True)
         special = {name: getattr(backend, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         probe = backend(["a"], verbose=False)["input_ids"][0]
-    except Exception as error:  # the library raises whatever its parsers meet, plain Exception among it
+    except Exception as error:  # the library raises many types, plain Exception too
         raise UserError(
-            f"{directory.shown(folder)}: not a CLIP tokenizer ({shown(error)}); get the checkpoint again"
+            f"{directory.shown(folder)}: is not a CLIP tokenizer ({show(str(error), 160)}); get the checkpoint again"
         ) from None
     if None in special.values() or probe[0] != special["bos"] or probe[-1] != special["eos"]:
         raise UserError(
-            f"{directory.shown(folder)}: does not put begin and end of text around a prompt, as CLIP's does; "
+            f"{directory.shown(folder)}: does not put begin and end of text around a prompt as CLIP's tokenizer does; "
             "get the checkpoint again"
         )
     return Tokenizer(files=tuple(paths.values()), backend=backend)
 
 
-class _quiet:
-    """Silences transformers' advice for the time of a call; it speaks of models that are not used here."""
-
-    def __enter__(self):
-        self.logger = logging.getLogger("transformers")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_):
-        self.logger.setLevel(self.level)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences transformers' advice, which is about models that are not used here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> int:
-    """Writes CLIP's format with bytes as the only tokens, for random checkpoints; returns the vocabulary's size.
+    """Writes CLIP's format with bytes as the only tokens, for random checkpoints. Returns the vocabulary's size.
 
-    The order is that of CLIP's own vocabulary: 256 bytes, the same at the end of a word, then begin and end of text.
+    The tokens have the order of CLIP's own vocabulary: 256 bytes, the same bytes at the end of a word, then begin and
+    end of text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     letters = [

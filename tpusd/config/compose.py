@@ -1,7 +1,7 @@
 """The command line -> plain values of one or more runs, composed by Hydra from conf/. DictConfigs stay in here.
 
-Uses Hydra to read, list and compose configs, and nothing of it that instantiates, logs or makes directories: a config
-from anywhere is safe to compose. Every fault is a UserError of one line.
+Hydra reads, lists and composes configs here. It never instantiates, logs or makes directories, so a config from
+anywhere is safe to compose. Every fault is a UserError of one line.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import yaml
@@ -36,11 +36,11 @@ _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run as composed. `overrides`: what the command line set; `hydra_yaml`: Hydra's own settings, unresolved."""
+    """One run, composed."""
 
-    values: dict[str, Any]
-    overrides: tuple[str, ...]
-    hydra_yaml: str
+    values: dict[str, Any]  # as YAML has them: any JSON values
+    overrides: tuple[str, ...]  # what the command line set
+    hydra_yaml: str  # Hydra's own settings, unresolved
 
     def hydra_files(self) -> dict[str, Any]:
         """Name in a run's .hydra/ -> text or plain values, as Hydra itself would write them."""
@@ -54,10 +54,10 @@ def conf_directory() -> Path:
 
 
 def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
-    """The runs that the command line asks for, all of them composed; None where it only asked to be shown something.
+    """Composes every run that the command line asks for; None if it only asked Hydra to show something, such as --help.
 
-    argv: without the program's name. More than one job only with --multirun, in the order of Hydra's own sweeper: the
-    last field varies fastest.
+    argv: without the program's name. There is more than one job only with --multirun. Their order is that of Hydra's
+    own sweeper: the last field varies fastest. Raises UserError.
     """
     arguments = _parse(argv)
     if arguments is None:
@@ -99,7 +99,7 @@ def _version_asked(argument: str) -> str:
 
 
 class _HydraParser(Parser):
-    advice = "fields are set as field=value, and --help lists them"
+    advice = "set fields as field=value; --help lists them"
 
 
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:
@@ -115,7 +115,7 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
             _check_choice(override, choices)
     extra = [] if arguments.config_dir is None else [_search_path(arguments.config_dir)]
     with hydra.initialize_config_dir(config_dir=str(conf_directory()), version_base=VERSION_BASE, job_name="tpusd"):
-        # A stranger's config could have Hydra build what it names, even where it is only asked to show something.
+        # A config from elsewhere could have Hydra build what it names, even if it is only asked to show something.
         usual = None
         if arguments.config_dir is not None:
             usual = _built(hydra.compose(config_name="config", return_hydra_config=True))
@@ -123,8 +123,9 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
 
 
 def sweep_words(argv: Sequence[str]) -> list[str]:
-    """What of a sweep's command line makes its runs: the words to compose it from again, from anywhere."""
+    """The words of a sweep's command line that make its runs. They compose the same sweep from any directory."""
     arguments = _parse(argv)
+    assert arguments is not None, argv
     words = list(arguments.overrides)
     if arguments.config_dir is not None:
         words.append(f"--config-dir={Path(arguments.config_dir).resolve()}")
@@ -132,15 +133,15 @@ def sweep_words(argv: Sequence[str]) -> list[str]:
 
 
 def _swept_by_experiment(arguments: argparse.Namespace) -> list[str]:
-    """The sweep that a chosen conf/experiment file asks for, as overrides; the command line's own values win."""
+    """The sweep of the chosen conf/experiment file, as overrides. The command line's own values win."""
     given = dict(line.split("=", 1) for line in arguments.overrides if "=" in line)
     name = given.get("experiment", "null")
     roots = [conf_directory()] + ([] if arguments.config_dir is None else [Path(arguments.config_dir)])
     if "," in name:
-        raise UserError(f"experiment={show(name)}: is several; sweep over one at a time")
+        raise UserError(f"experiment={show(name)}: is a list; choose one experiment")
     file = next((path for root in roots[::-1] if (path := root / "experiment" / f"{name}.yaml").is_file()), None)
     if file is None or not name.isidentifier():
-        return []  # no experiment, or one that is refused where all choices are
+        return []  # no experiment, or an unknown one, which _check_choice refuses
     where = f"experiment={show(name)}"
     try:
         text = file.read_text(encoding="utf-8")
@@ -152,7 +153,7 @@ def _swept_by_experiment(arguments: argparse.Namespace) -> list[str]:
     if values is None:
         return []
     if not isinstance(values, dict):
-        raise UserError(f"{where}: hydra.sweeper.params must be fields and their values, as in seed: 0,1")
+        raise UserError(f"{where}: hydra.sweeper.params must hold fields and their values, as in seed: 0,1")
     if not arguments.multirun:
         raise UserError(f"{where}: is a sweep; add -m")
     return [f"{key}={value}" for key, value in values.items() if key not in given]
@@ -167,7 +168,7 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
             if "=" not in line:
                 raise UserError(
-                    f"'{show(line)}': is no field=value{suggest(line, field_names()) if line else ''}"
+                    f"'{show(line)}': is not field=value{suggest(line, field_names()) if line else ''}"
                 ) from None
             raise UserError(
                 f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
@@ -177,7 +178,7 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
 
 
 def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
-    """Group -> the choices that it has, from conf/ and the directory of --config-dir."""
+    """The choices of every group, by its name, from conf/ and the directory of --config-dir."""
     found: dict[str, set[str]] = {}
     for root in [conf_directory()] + ([] if config_dir is None else [Path(config_dir)]):
         for file in root.glob("*/**/*.yaml"):
@@ -187,11 +188,12 @@ def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
 
 def _check_override(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> None:
     key = override.key_or_group
-    line = show(override.input_line)
-    if _INTERPOLATION.search(override.input_line):
+    text = override.input_line or ""
+    line = show(text)
+    if _INTERPOLATION.search(text):
         raise UserError(f"{line}: config is data, so ${{...}} is not looked up; write the value itself (text: \\${{)")
     if override.is_delete() or override.package is not None:
-        raise UserError(f"{line}: fields and groups are set, not moved or taken out; write field=value")
+        raise UserError(f"{line}: a field or a group can only be set; write field=value")
     if key.split(".")[0].split("/")[0] == "hydra":
         raise UserError(f"{line}: Hydra's own settings are not used; the run directory is set with output=DIR")
     fields = field_names()
@@ -203,20 +205,20 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
         )
     if override.is_sweep_override():
         if not multirun:
-            raise UserError(f"{line}: is several values; add -m to run once for each, or quote it if it is one text")
+            raise UserError(f"{line}: has several values; add -m to make a run for each, or quote it if it is one text")
         if not override.is_discrete_sweep():
             raise UserError(
-                f"{line}: an interval has no end of values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
+                f"{line}: an interval has infinitely many values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
             )
         if isinstance(override.value(), Glob) and key not in choices:
-            raise UserError(f"{line}: glob chooses among a group's choices, and {key} is a field; list the values")
+            raise UserError(f"{line}: glob chooses from a group, and {key} is a field; list the values")
         if len(list(itertools.islice(_swept(override, choices), MAX_JOBS + 1))) > MAX_JOBS:
-            raise UserError(f"{line}: more than {MAX_JOBS} values; sweep over fewer")
+            raise UserError(f"{line}: has more than {MAX_JOBS} values; sweep over fewer")
 
 
 def _values(override: Override, choices: Mapping[str, list[str]]) -> list[str]:
     if not override.is_sweep_override():
-        return [override.input_line]
+        return [override.input_line or ""]
     return [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
 
 
@@ -244,13 +246,13 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
 
 
 def _check_files(root: Path) -> None:
-    """Refuses a stranger's files that Hydra could not load in bounded time and memory, before it sees them."""
+    """Refuses files that Hydra could not load in bounded time and memory, before it reads them. Raises UserError."""
     for file in [*root.glob("*.yaml"), *root.glob("*/**/*.yaml")]:
         where = f"--config-dir: {show_path(file)}"
         if not file.is_file():
-            raise UserError(f"{where}: is not a file; take it out")
+            raise UserError(f"{where}: is not a file; remove it")
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; put long prompt sets into txt files")
+            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; put long prompt sets in txt files")
         try:
             data = file.read_bytes()
         except OSError as error:
@@ -264,14 +266,22 @@ def _search_path(config_dir: str) -> str:
 
 
 def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usual: str | None = None) -> Job:
-    """usual: what `_built` must be."""
+    """Composes one run.
+
+    config_name: the top file, without .yaml.
+    overrides: the run's own field=value words.
+    extra: words for Hydra that are not part of the run.
+    usual: what `_built` must give; None: anything.
+
+    Raises UserError.
+    """
     try:
         config = hydra.compose(config_name=config_name, overrides=[*overrides, *extra], return_hydra_config=True)
         hydra_yaml = OmegaConf.to_yaml(config.hydra, resolve=False)
         if usual is not None and _built(config) != usual:
             raise UserError(
-                "--config-dir: a config in it sets Hydra's logging, launcher, sweeper or callbacks, which name code to "
-                "run; take that out"
+                "--config-dir: a file in it sets Hydra's logging, launcher, sweeper or callbacks, which can run code; "
+                "remove that"
             )
         values = _plain(config)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
@@ -279,16 +289,15 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
         if missing:
             line = next((line for line in overrides if line.startswith(missing[1] + "=")), missing[1])
             raise UserError(
-                f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; "
-                "--cfg job shows those that it has"
+                f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 
 
 def _built(config: DictConfig) -> str:
-    """Those of Hydra's settings from which it makes objects by name. A sweep's parameters are not among them."""
-    settings = OmegaConf.to_container(config.hydra, resolve=False)
+    """Those of Hydra's settings from which it builds objects by name. A sweep's parameters are not among them."""
+    settings = cast("dict[str, Any]", OmegaConf.to_container(config.hydra, resolve=False))
     settings["sweeper"].pop("params", None)
     return repr(
         [settings[name] for name in ("job_logging", "hydra_logging", "launcher", "sweeper", "callbacks", "env")]
@@ -296,13 +305,15 @@ def _built(config: DictConfig) -> str:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    raw = OmegaConf.to_container(config, resolve=False)
+    """The run's own values: any JSON values. Raises UserError for an interpolation."""
+    raw = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
     raw.pop("hydra", None)
     _refuse_interpolation(raw, "")
-    return OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)
+    values = OmegaConf.to_container(OmegaConf.create(raw), resolve=True, throw_on_missing=True)
+    return cast("dict[str, Any]", values)
 
 
-def _refuse_interpolation(value: Any, where: str) -> None:
+def _refuse_interpolation(value: object, where: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             _refuse_interpolation(item, f"{where}.{key}" if where else str(key))
@@ -321,7 +332,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _let_hydra_show(argv: Sequence[str]) -> None:
-    """--help, --cfg, --info, --hydra-help and tab completion are Hydra's own; it reads sys.argv and may exit."""
+    """Hydra itself answers --help, --cfg, --info, --hydra-help and tab completion. It reads sys.argv and may exit."""
     before = sys.argv
     sys.argv = [before[0], *argv]
     try:
@@ -331,4 +342,4 @@ def _let_hydra_show(argv: Sequence[str]) -> None:
 
 
 def _nothing(config: DictConfig) -> None:
-    raise AssertionError("only what shows something is handed to Hydra")
+    raise AssertionError("Hydra was asked to run something")

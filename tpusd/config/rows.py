@@ -1,35 +1,41 @@
-"""A row of a prompt set: one prompt, and what goes with it. Parsed here, and nowhere else."""
+"""A row of a prompt set: one prompt, and what belongs to it. A record becomes a row here, and nowhere else."""
 
+import contextlib
 import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from tpusd.config.limits import check_guidance_scale, check_seed
+from tpusd.config.limits import GuidanceScale, Seed
+from tpusd.config.typed import read_value
 from tpusd.errors import UserError, show
 
+_N = TypeVar("_N", int, float)
+_T = TypeVar("_T")
 ROW_FIELDS = ("prompt", "negative_prompt", "seed", "guidance_scale")
+MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt. `None`: the run's own value holds. `extra`: further columns, for the manifest alone."""
+    """One prompt. `None`: the run's own value holds. `extra`: further columns (any JSON), for the manifest alone."""
 
     prompt: str
     negative_prompt: str | None = None
-    seed: int | None = None
-    guidance_scale: float | None = None
+    seed: Seed | None = None
+    guidance_scale: GuidanceScale | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str) -> "Row":
+        """An inline row of a config, which has its further columns beside its own fields. Raises UserError."""
+        return parse_row(where, values)
 
-def row_values(row: Row) -> dict[str, Any]:
-    """A Row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
-    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
-    return own | dict(row.extra)
-
-
-MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
+    def to_values(self) -> dict[str, Any]:
+        """The row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
+        own = {name: getattr(self, name) for name in ROW_FIELDS if getattr(self, name) is not None}
+        return own | dict(self.extra)
 
 
 def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", inline: bool = True) -> Row:
@@ -67,13 +73,13 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     return Row(
         prompt=prompt,
         negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
-        seed=None if seed in (None, "") else check_seed(f"{place}: seed", _number(seed, int)),
-        guidance_scale=None if scale in (None, "") else _guidance_scale(place, scale),
+        seed=_own_number(Seed, int, seed, f"{place}: seed"),
+        guidance_scale=_own_number(GuidanceScale, float, scale, f"{place}: guidance_scale"),
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
 
-def _text(place: str, name: str, value: Any) -> str:
+def _text(place: str, name: str, value: object) -> str:
     if not isinstance(value, str):
         raise UserError(f"{place}: {show(name)}={show(value)}: must be text; put it in quotes")
     if len(value) > MAX_PROMPT_CHARS:
@@ -87,32 +93,33 @@ def _text(place: str, name: str, value: Any) -> str:
     return value
 
 
-def _number(value: Any, kind: type) -> Any:
-    """csv gives text: '7' -> 7. What is not a number stays, for the check that follows to refuse."""
-    try:
-        return kind(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def _own_number(hint: object, kind: type[_N], value: object, where: str) -> _N | None:
+    """A row's own number; None if it has none.
+
+    hint: the field's type, with its range.
+    kind: int or float. csv gives text: '7' -> 7. The check refuses text that is not a number.
+    value: as the file has it.
+    where: the place and the field's name, for the error.
+
+    Raises UserError.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
+    number: _N = read_value(hint, value, where)
+    return number
 
 
-def _guidance_scale(place: str, value: Any) -> float:
-    number = _number(value, float)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise UserError(f"{place}: guidance_scale={show(value)}: must be a number")
-    try:
-        return check_guidance_scale(f"{place}: guidance_scale", float(number))
-    except OverflowError:
-        raise UserError(f"{place}: guidance_scale={show(value)}: is too large") from None
-
-
-def _json_value(place: str, name: str, value: Any) -> Any:
-    """Further columns travel into JSON as they are, so they must fit there."""
+def _json_value(place: str, name: str, value: _T) -> _T:
+    """A further column, unchanged. It goes into JSON as it is; raises UserError for a value that JSON cannot hold."""
     try:
         json.dumps(value, allow_nan=False).encode()
         json.dumps(value, ensure_ascii=False).encode()
         json.dumps(name, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
         raise UserError(
-            f"{place}: {show(name)}={show(value)}: cannot stand in the manifest; use text or a number"
+            f"{place}: {show(name)}={show(value)}: cannot be written to the manifest; use text or a number"
         ) from None
     return value

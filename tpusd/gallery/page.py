@@ -8,13 +8,14 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
+from tpusd.config.typed import flatten
 from tpusd.recipes.command import config_overrides, image_overrides, quoted, shell_command
 from tpusd.recipes.files import SUFFIXES
 from tpusd.records.manifest import ImageRecord
@@ -131,7 +132,7 @@ def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
     groups: dict[str, list[tuple[str, Any]]] = {"Run": []}
     for name, value in run.items():
         if isinstance(value, Mapping):
-            groups[name.replace("_", " ").capitalize()] = list(_flat(value, ""))
+            groups[name.replace("_", " ").capitalize()] = list(flatten(value))
         else:
             groups["Run"].append((name, value))
     return [(title, lines) for title, lines in groups.items() if lines]
@@ -178,14 +179,6 @@ def _row(row: Row, index: int) -> dict[str, Any]:
     own = {"negative_prompt": row.negative_prompt, "seed": row.seed, "guidance_scale": row.guidance_scale}
     values |= {name: value for name, value in own.items() if value is not None}
     return values | ({"extra": dict(row.extra)} if row.extra else {})
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _json_in_html(values: Any) -> str:

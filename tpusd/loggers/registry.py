@@ -5,11 +5,12 @@ fails costs a line on stderr, never an image. A new logger is a file beside this
 """
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tpusd.config.schema import RunConfig, config_values
+from tpusd.config.typed import flatten
 from tpusd.errors import UserError
 from tpusd.loggers.base import LoggedRun, Logger
 from tpusd.loggers.mlflow import log_to_mlflow
@@ -49,10 +50,11 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
     seconds, rate = session["session"].get("seconds", {}), images_per_second(session)
     metrics = {f"seconds/{name}": float(value) for name, value in seconds.items()} | {"images": float(len(records))}
     metrics |= {} if rate is None else {"images_per_second": rate}
+    parameters = config_values(config) | {"prompts": config.prompts.name}
     run = LoggedRun(
         name=path.name,
         path=path,
-        parameters=dict(_dotted(config_values(config) | {"prompts": config.prompts.name}, "")),
+        parameters={name: value for name, value in flatten(parameters) if value is not None},
         metrics=metrics,
         images=records[:MAX_IMAGES],
     )
@@ -61,11 +63,3 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
             LOGGERS[name].log(run)
         except Exception as error:  # of another program; the images are safe
             report(f"loggers=[{name}]: failed: {' '.join(str(error).split())[:200]}")
-
-
-def _dotted(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield prefix + name, value

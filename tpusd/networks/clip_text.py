@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from flax import nnx
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import read_config
+from tpusd.networks.config import Number, Real, TokenId, read_config
 from tpusd.networks.layers import gelu, layer_norm
 
 ACTIVATIONS = {
@@ -29,19 +30,19 @@ _HARMLESS = frozenset({
 class CLIPTextConfig:
     """Fields of text_encoder/config.json that shape the network; defaults are transformers'."""
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Annotated[int, Interval(ge=1, le=1 << 20)] = 49408
+    hidden_size: Number = 512
+    intermediate_size: Number = 2048
+    num_hidden_layers: Annotated[int, Interval(ge=1, le=256)] = 12
+    num_attention_heads: Number = 8
+    max_position_embeddings: Number = 77
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    projection_dim: int = 512
-    eos_token_id: int = 49407
+    layer_norm_eps: Real = 1e-5
+    projection_dim: Number = 512
+    eos_token_id: TokenId = 49407
     with_projection: bool = False  # `CLIPTextModelWithProjection` in `architectures`
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
         if self.hidden_size % self.num_attention_heads:

@@ -1,27 +1,56 @@
-"""Published config.json files -> config dataclasses.
+"""Published config.json files -> config dataclasses, and the ranges of their fields.
 
-A field that would change the network and is not implemented is refused.
+A field that would change the network and is not implemented is refused. A config from anywhere must fail quickly:
+block_out_channels of 10**9 or a million layers must not be built even as shapes. So every number has a range, some ten
+times what the largest Stable Diffusion has.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from annotated_types import Interval, Len
+
+from tpusd.config.typed import DataclassInstance, read
 from tpusd.errors import UserError
 
+MAX_LEVELS = 8  # entries of a per-level list; Stable Diffusion has 3 or 4
+MAX_BLOCKS = 4096  # resnets and transformer layers of one network; SDXL's UNet has 87
 
-def read_config(cls, values: Mapping[str, Any], *, only: Mapping[str, tuple], harmless: frozenset[str], name: str):
-    """Builds dataclass `cls` from a config.json's values; missing fields take the dataclass's defaults.
+Number = Annotated[int, Interval(ge=1, le=65536)]  # channels, heads, pixels
+Real = Annotated[float, Interval(ge=-1e9, le=1e9)]
+TokenId = Annotated[int, Interval(ge=0, le=1 << 20)]
+NumberPerLevel = Annotated[tuple[Number, ...], Len(1, MAX_LEVELS)]
+NamePerLevel = Annotated[tuple[str, ...], Len(1, MAX_LEVELS)]
 
-    only: fields that are implemented for the given values alone. harmless: fields that do not reach inference.
-    Raises UserError that names every field with a value that is not implemented. Unknown fields pass when they are
-    switched off (None or False): newer writers spell out every option that they know.
+_T = TypeVar("_T", bound=DataclassInstance)
+
+
+def read_config(
+    cls: type[_T],
+    values: Mapping[str, Any],
+    *,
+    only: Mapping[str, tuple[object, ...]],
+    harmless: frozenset[str],
+    name: str,
+) -> _T:
+    """Builds a config dataclass from the values of a config.json.
+
+    cls: the dataclass. A field that the file does not have takes its default.
+    values: any JSON values. An unknown field passes if it is switched off (None or False), because newer writers
+        write every option that they know.
+    only: fields of which only the given values are implemented.
+    harmless: fields that do not reach inference.
+    name: the file, as error lines begin with it.
+
+    Raises UserError that names every field with a value that is not implemented, or else the first value that has the
+    wrong type or is out of range.
     """
-    fields = {f.name for f in dataclasses.fields(cls)}
+    fields = {field.name for field in dataclasses.fields(cls)}
     wrong, taken = [], {}
     for key, value in values.items():
         if key in fields:
-            taken[key] = tuple(value) if isinstance(value, list) else value
+            taken[key] = value
         elif key.startswith("_") or key in harmless:
             continue
         elif key in only:
@@ -32,6 +61,6 @@ def read_config(cls, values: Mapping[str, Any], *, only: Mapping[str, tuple], ha
     if wrong:
         raise UserError(f"{name}: not implemented: {', '.join(wrong)}")
     try:
-        return cls(**taken)
-    except (TypeError, ValueError) as error:
+        return read(cls, taken, where=f"{name}: ")
+    except ValueError as error:  # a rule between fields
         raise UserError(f"{name}: {error}") from None

@@ -6,14 +6,15 @@ Knows nothing of guidance, schedules or sampling: one call is one prediction.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval, Len
 from flax import nnx
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import read_config
+from tpusd.networks.config import MAX_BLOCKS, MAX_LEVELS, NamePerLevel, Number, NumberPerLevel, Real, read_config
 from tpusd.networks.layers import (
     Identity,
     conv1x1,
@@ -30,6 +31,8 @@ TRANSFORMER_NORM_EPS = 1e-6  # GroupNorm in front of attention; resnets have nor
 LAYER_NORM_EPS = 1e-5
 DOWN_BLOCKS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # name -> has attention
 UP_BLOCKS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
+
+NumberOfLayers = Annotated[int, Interval(ge=1, le=128)]
 
 # Fields of config.json that diffusers writes and of which only these values are implemented.
 _ONLY = {
@@ -60,28 +63,28 @@ def _per_level(value, levels: int) -> tuple:
 class UNetConfig:
     """Fields of unet/config.json that shape the network; defaults are diffusers'."""
 
-    sample_size: int | None = None
-    in_channels: int = 4
-    out_channels: int = 4
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    layers_per_block: int = 2
-    attention_head_dim: int | tuple[int, ...] = 8  # a head COUNT where num_attention_heads is unset: read `num_heads`
-    num_attention_heads: int | tuple[int, ...] | None = None
-    cross_attention_dim: int = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
+    sample_size: Number | None = None
+    in_channels: Number = 4
+    out_channels: Number = 4
+    block_out_channels: NumberPerLevel = (320, 640, 1280, 1280)
+    down_block_types: NamePerLevel = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: NamePerLevel = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    layers_per_block: Annotated[int, Interval(ge=1, le=32)] = 2
+    attention_head_dim: Number | NumberPerLevel = 8  # a head COUNT where num_attention_heads is unset: read `num_heads`
+    num_attention_heads: Number | NumberPerLevel | None = None
+    cross_attention_dim: Number = 1280
+    transformer_layers_per_block: NumberOfLayers | Annotated[tuple[NumberOfLayers, ...], Len(1, MAX_LEVELS)] = 1
     use_linear_projection: bool = False
     upcast_attention: bool | None = False  # scores are float32 here in any case
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    norm_num_groups: Number = 32
+    norm_eps: Real = 1e-5
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: Annotated[int, Interval(ge=0, le=65536)] = 0
     addition_embed_type: str | None = None
-    addition_time_embed_dim: int | None = None
-    projection_class_embeddings_input_dim: int | None = None
+    addition_time_embed_dim: Number | None = None
+    projection_class_embeddings_input_dim: Number | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         levels = len(self.block_out_channels)
         for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
             types = getattr(self, name)
@@ -96,6 +99,9 @@ class UNetConfig:
         for field in ("num_heads", "transformer_layers"):
             if len(getattr(self, field)) != levels:
                 raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
+        blocks = levels * self.layers_per_block * max(self.transformer_layers)
+        if blocks > MAX_BLOCKS:
+            raise ValueError(f"describes {blocks} layers, over {MAX_BLOCKS}: not a Stable Diffusion model")
         if bad := [c for c, n in zip(self.block_out_channels, self.num_heads, strict=True) if c % n]:
             raise ValueError(f"block_out_channels={bad[0]} is not a multiple of its number of attention heads")
         if bad := [c for c in self.block_out_channels if c % self.norm_num_groups]:

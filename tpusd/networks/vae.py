@@ -5,14 +5,15 @@ Source of the layer order: the published state dicts of CompVis/stable-diffusion
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Interval
 from flax import nnx
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import read_config
+from tpusd.networks.config import Number, NumberPerLevel, Real, read_config
 from tpusd.networks.layers import conv1x1, conv3x3, group_norm, upsample_by_transposed_conv, upsample_nearest
 from tpusd.networks.target import V5E, V5P, V6E, tpu_kind
 
@@ -23,24 +24,25 @@ NORM_EPS = 1e-6  # every norm of the VAE; the UNet's resnets have 1e-5
 class VAEConfig:
     """Fields of vae/config.json that shape the network or scale its latents; defaults are diffusers'."""
 
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
-    norm_num_groups: int = 32
+    in_channels: Number = 3
+    out_channels: Number = 3
+    latent_channels: Number = 4
+    block_out_channels: NumberPerLevel = (64,)
+    layers_per_block: Annotated[int, Interval(ge=1, le=32)] = 1
+    norm_num_groups: Number = 32
     mid_block_add_attention: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
-    scaling_factor: float = 0.18215
-    shift_factor: float | None = None
-    sample_size: int = 32
+    scaling_factor: Real = 0.18215
+    shift_factor: Real | None = None
+    sample_size: Number = 32
     force_upcast: bool = True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VAEConfig":
         """Reads vae/config.json. Raises UserError for a field that is not implemented."""
-        levels = len(values.get("block_out_channels", (64,)))
+        channels = values.get("block_out_channels", (64,))
+        levels = len(channels) if isinstance(channels, list | tuple) else 1
         only = {
             "act_fn": ("silu",),
             "down_block_types": (("DownEncoderBlock2D",) * levels,),

@@ -6,15 +6,16 @@ field that the file does not have stays None here, because each sampler has its 
 """
 
 import math
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
+from annotated_types import Interval, Len
 
 from tpusd.config.sampler import BetaSchedule, SamplerOptions, Spacing
-from tpusd.errors import UserError
+from tpusd.config.typed import read
+from tpusd.errors import UserError, show
 
 MAX_TRAIN_TIMESTEPS = 100_000
 KARRAS_RHO = 7.0  # Karras et al. 2022, section 5
@@ -35,6 +36,11 @@ class BetaDefaults(TypedDict, total=False):
 # LCMScheduler and TCDScheduler have Stable Diffusion's schedule as their default.
 STABLE_DIFFUSION_BETAS: BetaDefaults = {"beta_range": (0.00085, 0.012), "beta_schedule": "scaled_linear"}
 
+# The ranges of numbers in a file, which may come from anyone.
+_Number = Annotated[float, Interval(ge=-1e30, le=1e30)]
+_Timestep = Annotated[int, Interval(ge=0, le=MAX_TRAIN_TIMESTEPS)]
+_Count = Annotated[int, Interval(ge=1, le=MAX_TRAIN_TIMESTEPS)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerConfig(SamplerOptions):
@@ -43,28 +49,34 @@ class SchedulerConfig(SamplerOptions):
     clip_sample is ignored: latents are not limited to -1..1, and StableDiffusionPipeline switches it off too.
     """
 
-    num_train_timesteps: int | None = None
-    beta_start: float | None = None
-    beta_end: float | None = None
+    num_train_timesteps: _Count | None = None
+    beta_start: _Number | None = None
+    beta_end: _Number | None = None
     beta_schedule: BetaSchedule | None = None
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: Annotated[tuple[_Number, ...], Len(0, MAX_TRAIN_TIMESTEPS)] | None = None
+    # Options that a run may set too, here with the range of a file.
+    steps_offset: _Timestep | None = None
+    sigma_min: _Number | None = None
+    sigma_max: _Number | None = None
+    solver_order: _Count | None = None
+    lambda_min_clipped: Annotated[float, Interval(ge=-math.inf, le=1e30)] | None = None  # minus infinity: no clip
+    disable_corrector: Annotated[tuple[_Timestep, ...], Len(0, MAX_TRAIN_TIMESTEPS)] | None = None
+    original_inference_steps: _Count | None = None
+    timestep_scaling: _Number | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SchedulerConfig":
         """values: the file's JSON. Raises UserError for a field that is not implemented and for an invalid value."""
         name = values.get("_class_name")
         if isinstance(name, str) and ("FlowMatch" in name or "EDM" in name):
-            raise UserError(f"_class_name={name}: flow matching and EDM models are not implemented")
+            raise UserError(f"_class_name={show(name)}: flow matching and EDM models are not implemented")
         for key, allowed in _ONLY.items():
             if not any(values.get(key) is value or values.get(key) == value for value in allowed):
-                raise UserError(f"{key}={values[key]!r}: is not implemented")
-        taken = {}
-        for key, hint in typing.get_type_hints(cls).items():
-            if values.get(key) is not None and key != NEVER_PUBLISHED:
-                taken[key] = _checked(key, typing.get_args(hint)[0], values[key])  # hint: X | None
-        made = cls(**taken)
-        made.alphas_cumprod()
-        return made
+                raise UserError(f"{key}={show(values[key])}: is not implemented")
+        known = {field.name for field in fields(cls)} - {NEVER_PUBLISHED}
+        config = read(cls, {key: value for key, value in values.items() if key in known and value is not None})
+        config.alphas_cumprod()
+        return config
 
     @property
     def train_timesteps(self) -> int:
@@ -194,26 +206,3 @@ def _linspace(start: float, end: float, n: int) -> np.ndarray:
 
 def _float32(values: np.ndarray) -> np.ndarray:
     return np.asarray(values).astype(np.float32).astype(np.float64)
-
-
-def _checked(name: str, hint: Any, value: Any) -> Any:
-    """A value from an untrusted file, as the type of its field."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{name}={str(value)[:80]!r}: is not implemented (implemented: {', '.join(args)})")
-        return value
-    if origin is tuple:
-        if isinstance(value, list | tuple) and len(value) <= MAX_TRAIN_TIMESTEPS:
-            return tuple(_checked(name, args[0], item) for item in value)
-    elif hint is float:
-        # In lambda_min_clipped, minus infinity means no clip.
-        if isinstance(value, int | float) and not isinstance(value, bool) and (abs(value) < 1e30 or value == -math.inf):
-            return float(value)
-    elif hint is int:
-        low = 1 if name in ("num_train_timesteps", "original_inference_steps", "solver_order") else 0
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= MAX_TRAIN_TIMESTEPS:
-            return value
-    elif isinstance(value, hint):
-        return value
-    raise UserError(f"{name}={str(value)[:80]!r}: is not a valid value")

@@ -1,7 +1,7 @@
 """Weight files as named arrays that are read one at a time. Knows formats, not models.
 
-A source lists names, shapes and dtypes without reading any data; `read` brings one tensor into host memory. Nothing
-is unpickled, and a declared size is checked against the file before anything of that size is allocated.
+A source lists names, shapes and dtypes without reading any data; `read` brings one tensor into host memory. It never
+unpickles, and checks a declared size against the file before anything of that size is allocated.
 """
 
 import struct
@@ -14,8 +14,8 @@ import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, for safetensors a
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tpusd.checkpoints.files import Directory, shown
-from tpusd.errors import UserError
+from tpusd.checkpoints.files import Directory
+from tpusd.errors import UserError, show, show_path
 
 MAX_HEADER_BYTES = 16 << 20  # SDXL's UNet, 1680 tensors, takes 0.2 MB
 MAX_INDEX_BYTES = 16 << 20
@@ -24,7 +24,7 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """What a file declares of one tensor, and which file."""
+    """What a file declares about one tensor, and which file it is."""
 
     shape: tuple[int, ...]
     dtype: str  # NumPy's name, or the format's own name in angle brackets where NumPy has none
@@ -35,10 +35,32 @@ class TensorSource(Protocol):
     """Named tensors of one part of a checkpoint."""
 
     layout: str  # "torch": (out, in, h, w); "flax": (h, w, in, out)
-    files: tuple[Path, ...]
-    tensors: Mapping[str, TensorInfo]
 
-    def read(self, name: str) -> np.ndarray: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor in host memory, as the file holds it."""
+        ...
+
+
+class _Slice(Protocol):
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> list[int]: ...
+
+
+class _OpenFile(Protocol):
+    """What is used of safetensors.safe_open, which has no types."""
+
+    def keys(self) -> list[str]: ...
+
+    def get_slice(self, name: str) -> _Slice: ...
+
+    def get_tensor(self, name: str) -> np.ndarray: ...
 
 
 class Safetensors:
@@ -46,26 +68,31 @@ class Safetensors:
 
     layout = "torch"
 
-    def __init__(self, files: tuple[Path, ...]):
+    def __init__(self, files: tuple[Path, ...]) -> None:
         self.files = files
         self._open = {file: _open_safetensors(file) for file in files}
-        self.tensors = {}
+        self.tensors: dict[str, TensorInfo] = {}
         for file, handle in self._open.items():
             for name in handle.keys():
                 if name in self.tensors:
                     raise UserError(
-                        f"{shown(file, 300)}: tensor {shown(name)} stands in {self.tensors[name].file.name} as well"
+                        f"{show_path(file)}: tensor {show(name)} is in {self.tensors[name].file.name} too; "
+                        "get the checkpoint again"
                     )
                 part = handle.get_slice(name)
                 dtype = _DTYPES.get(part.get_dtype(), f"<{part.get_dtype()}>")
                 self.tensors[name] = TensorInfo(shape=tuple(part.get_shape()), dtype=dtype, file=file)
 
     def read(self, name: str) -> np.ndarray:
+        """One tensor in host memory."""
         return self._open[self.tensors[name].file].get_tensor(name)
 
 
 def open_shards(directory: Directory, index: str) -> Safetensors:
-    """The shards of `unet/diffusion_pytorch_model.safetensors.index.json`; the index and the files must agree."""
+    """The shards that an index such as unet/diffusion_pytorch_model.safetensors.index.json names.
+
+    Raises UserError if the index and the files do not agree.
+    """
     folder = index.rpartition("/")[0]
     weight_map = directory.json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
@@ -73,9 +100,7 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
     shards = sorted(set(weight_map.values()))
     for shard in shards:
         if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise UserError(
-                f"{directory.shown(index)}: names {shown(shard)}, which is not a safetensors file beside it"
-            )
+            raise UserError(f"{directory.shown(index)}: names {show(shard)}, which is not a safetensors file beside it")
     paths = {
         shard: directory.need(f"{folder}/{shard}", f"the index names it; get it again ({len(shards)} shards)")
         for shard in shards
@@ -86,32 +111,30 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
     if wrong:
         raise UserError(
             f"{directory.shown(index)}: does not agree with its shards on {len(wrong)} tensor(s), such as "
-            f"{shown(wrong[0])}; get the checkpoint again"
+            f"{show(wrong[0])}; get the checkpoint again"
         )
     return source
 
 
-def _open_safetensors(file: Path):
-    """A checked handle. The library verifies that tensors cover the file exactly; here the header's size is bounded."""
+def _open_safetensors(file: Path) -> _OpenFile:
+    """A checked handle. The library verifies that the tensors cover the file exactly; this bounds the header's size."""
     try:
         size = file.stat().st_size
         with open(file, "rb") as raw:
             head = raw.read(8)
         if len(head) < 8:
-            raise UserError(f"{shown(file, 300)}: {size} bytes, too short for a safetensors file; get it again")
+            raise UserError(f"{show_path(file)}: has {size} bytes, too few for a safetensors file; get it again")
         header = struct.unpack("<Q", head)[0]
         if header > size - 8:
             raise UserError(
-                f"{shown(file, 300)}: not a safetensors file, or cut off within its header ({size} bytes); get it again"
+                f"{show_path(file)}: is not a safetensors file, or its header is cut off ({size} bytes); get it again"
             )
         if header > MAX_HEADER_BYTES:
-            raise UserError(
-                f"{shown(file, 300)}: a header of {header} bytes, over {MAX_HEADER_BYTES}, which no model needs"
-            )
+            raise UserError(f"{show_path(file)}: has a header of {header} bytes, over {MAX_HEADER_BYTES}; get it again")
         return safe_open(file, framework="numpy")
     except OSError as error:
-        raise UserError(f"{shown(file, 300)}: cannot be read: {error.strerror or error}") from None
+        raise UserError(f"{show_path(file)}: cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValueError) as error:
         raise UserError(
-            f"{shown(file, 300)}: not a whole safetensors file ({shown(error, 160)}); get it again"
+            f"{show_path(file)}: is not a whole safetensors file ({show(str(error), 160)}); get it again"
         ) from None
