@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -88,7 +89,7 @@ def describe(resolved: Resolved) -> Checkpoint:
 
 def load_weights(
     checkpoint: Checkpoint, part: str, *, param_dtype: DTypeLike, sharding: jax.sharding.Sharding | None = None
-) -> nnx.State:
+) -> nnx.State[Any, Any]:
     """One part's parameters as `param_dtype`, placed as `sharding` says (see jax.device_put; None: the default device).
 
     part: one of checkpoint.parts. Host memory holds two tensors at most. The state has the structure of

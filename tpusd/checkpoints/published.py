@@ -8,6 +8,7 @@ from tpusd.checkpoints.architecture import Architecture, read_architecture
 from tpusd.checkpoints.files import Directory, shown
 from tpusd.checkpoints.source import CheckpointSource
 from tpusd.errors import UserError
+from tpusd.families.base import changed_config
 from tpusd.families.latent_diffusion import UNET
 
 # Repository -> folder of assets/published, and fields of a part's config that differ from that folder's.
@@ -37,5 +38,5 @@ def find_architecture(source: CheckpointSource) -> Architecture:
         )
     folder, changes = _REPOSITORIES[source.repo]
     architecture = read_architecture(Directory(assets / "published" / folder))
-    changed = {part: replace(architecture.configs[part], **fields) for part, fields in changes.items()}
+    changed = {part: changed_config(architecture.configs[part], fields) for part, fields in changes.items()}
     return replace(architecture, configs={**architecture.configs, **changed})

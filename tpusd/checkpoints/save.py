@@ -26,7 +26,7 @@ def save_checkpoint(
     directory: str | Path,
     family: Family,
     *,
-    networks: Mapping[str, tuple[NetworkConfig, nnx.State]],
+    networks: Mapping[str, tuple[NetworkConfig, nnx.State[Any, Any]]],
     tokenizers: Mapping[str, Tokenizer],
     scheduler_config: Mapping[str, Any],
     options: Mapping[str, bool] | None = None,
@@ -69,7 +69,7 @@ def save_checkpoint(
 
 
 def _save_part(
-    folder: Path, part: str, component: Component, config: NetworkConfig, state: nnx.State, *, dtype: np.dtype
+    folder: Path, part: str, component: Component, config: NetworkConfig, state: nnx.State[Any, Any], *, dtype: np.dtype
 ) -> None:
     values = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
     tensors = {}

@@ -178,6 +178,7 @@ def _hub(source: CheckpointSource) -> Resolved:
     from huggingface_hub import errors
 
     repo, revision = source.repo, source.revision
+    assert repo is not None
     where = f"model.repo={shown(repo)}"
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
@@ -230,6 +231,7 @@ def _cached(source: CheckpointSource, where: str) -> Resolved | None:
     import huggingface_hub
     from huggingface_hub import errors
 
+    assert source.repo is not None
     try:
         root = huggingface_hub.snapshot_download(
             source.repo, revision=source.revision, local_files_only=True, allow_patterns=[model_index.FILE]

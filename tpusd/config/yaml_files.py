@@ -39,7 +39,7 @@ def check_yaml(data: bytes, where: str) -> None:
             if isinstance(event, yaml.AliasEvent):
                 if any(anchor == event.anchor for anchor, _ in open_nodes):
                     raise UserError(f"{where}: a value contains itself; write the values without aliases")
-                size = sizes.get(event.anchor, 1)
+                size = sizes.get(event.anchor or "", 1)
                 nodes, aliased = nodes + size, aliased + size
                 if aliased > MAX_ALIASED:
                     raise UserError(
@@ -69,7 +69,7 @@ def to_yaml(values: object) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)) in (
+    return _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)) in (  # type: ignore[no-untyped-call]
         "tag:yaml.org,2002:int",
         "tag:yaml.org,2002:float",
     )

@@ -153,6 +153,6 @@ class Blueprint:
         return jax.eval_shape(encode.function, *encode.shared, *encode.split)[0]
 
 
-def leaves(state: nnx.State) -> Leaves:
+def leaves(state: nnx.State[Any, Any]) -> Leaves:
     """A network's parameters as the programs take them."""
     return tuple(jax.tree.leaves(state))

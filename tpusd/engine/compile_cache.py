@@ -26,7 +26,8 @@ def enable_compile_cache() -> Path | None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if chosen is not None or not jax.config.values["jax_enable_compilation_cache"]:
         return None
     directory = cache_directory()
     try:

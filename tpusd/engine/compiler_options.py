@@ -25,7 +25,7 @@ def denoise_options(positions: int) -> OptionsByTarget:
     short = positions <= SHORT_STEP
     return {
         "cpu": CPU_OPTIONS,
-        "tpu": KEEP_ROWS | HOIST | (_vector_memory(8) if short else {}),
+        "tpu": {**KEEP_ROWS, **HOIST, **(_vector_memory(8) if short else {})},
         V6E: _vector_memory(12 if short else 16 if positions <= 2 * SHORT_STEP else 24),
     }
 

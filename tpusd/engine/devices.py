@@ -26,7 +26,7 @@ OPTION_FAULTS = ("No such compile option", "not a valid enum value", "memory spa
 class Program:
     """A compiled program over all devices. `fingerprint`: sha256 of what was handed to the compiler."""
 
-    call: Callable
+    call: Callable[..., Any]  # of arrays, to a tree of arrays
     fingerprint: str
 
 
@@ -55,11 +55,11 @@ class Devices:
         that stay in either case."""
         options = self.options(spec)
         try:
-            return lowered.compile(compiler_options={**options, **(more or {})} or None)
+            return lowered.compile(compiler_options=_for_jax({**options, **(more or {})}))
         except jax.errors.JaxRuntimeError as error:
             if not options or not any(fault in str(error) for fault in OPTION_FAULTS):
                 raise
-            return lowered.compile(compiler_options=more)
+            return lowered.compile(compiler_options=_for_jax(more or {}))
 
     def options(self, spec: ProgramSpec) -> Options:
         """The options for these devices' compiler."""
@@ -78,7 +78,8 @@ class Devices:
             donate_argnums=tuple(len(shared) + i for i in spec.donate),
         )
         with compiling_for(self.devices[0]):
-            return mapped.lower(*shared, *stacked)
+            lowered: jax.stages.Lowered = mapped.lower(*shared, *stacked)
+        return lowered
 
     def put_shared(self, tree: Any) -> Any:
         """Places every array of `tree` on each device."""
@@ -88,6 +89,11 @@ class Devices:
         """Splits the leading axis, devices x per device, of every array over the devices: (n*b,...) -> (n,b,...)."""
         n = len(self)
         return jax.device_put(jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), tree), self._split)
+
+
+def _for_jax(options: Options) -> dict[str, str | bool] | None:
+    """JAX passes whole numbers and fractions on too, although its type does not say so. None: no options."""
+    return dict(options) or None  # type: ignore[arg-type]
 
 
 def gather(tree: Any) -> Any:

@@ -29,7 +29,8 @@ def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np
 
 def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     """Keys uint32 (b, 2), shape (c, h, w) -> standard normal (b, h, w, c) float32, drawn channel-first per image."""
-    return _normal(keys, shape)
+    noise: jax.Array = _normal(keys, shape)
+    return noise
 
 
 def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
@@ -38,7 +39,8 @@ def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int])
     def fold(key: jax.Array) -> jax.Array:
         return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))
 
-    return _normal(jax.vmap(fold)(keys), shape)
+    noise: jax.Array = _normal(jax.vmap(fold)(keys), shape)
+    return noise
 
 
 @jax.jit
@@ -56,5 +58,5 @@ def _normal(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     with jax.threefry_partitionable(True):
         drawn = jax.vmap(draw)(keys)
     # Without the barrier, fusion with the rest of a program may round the last bit differently (seen with JAX 0.12).
-    noise = jax.lax.optimization_barrier(drawn)
+    noise: jax.Array = jax.lax.optimization_barrier(drawn)
     return noise.transpose(0, 2, 3, 1)  # (b, c, h, w) -> (b, h, w, c)

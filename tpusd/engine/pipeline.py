@@ -121,7 +121,7 @@ class Pipeline:
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
-        texts = {"prompt": [spec.prompt for spec in padded]}
+        texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
         if guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
@@ -184,14 +184,15 @@ class Pipeline:
             )
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
-        total, stops, traces = max(map(len, tables)), [0], []
+        total, stops = max(map(len, tables)), [0]
+        traces: list[programs.Trace] = []
         began = time.monotonic()
         while stops[-1] < total:
             stop = min(total, stops[-1] + self._rows_a_call) if on_step is not None else total
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = denoise.call(self._weights_of("denoise"), *bounds, state, cond, uncond, *arguments)
             # The devices work on this piece while the host waits for the one before it.
-            if traces:
+            if traces and on_step is not None:
                 jax.block_until_ready(traces[-1])
                 on_step(stops[-1], total)
                 began, seconds = time.monotonic(), time.monotonic() - began
@@ -211,7 +212,7 @@ class Pipeline:
     def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
         """The three programs, compiled side by side where they are not there yet."""
         denoise = "denoise" if guided else "denoise_unguided"
-        sources = {
+        sources: dict[str, Callable[[], ProgramSpec]] = {
             denoise: functools.partial(self._blueprint.denoise, guided=guided),
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
@@ -249,5 +250,5 @@ def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: D
     return futures
 
 
-def _hex(digest: np.ndarray) -> str:
+def _hex(digest: np.ndarray | jax.Array) -> str:
     return "".join(f"{int(part):08x}" for part in digest)

@@ -82,9 +82,11 @@ def denoise(
         done = k + 1
 
         def traced() -> jax.Array:
-            return jax.lax.dynamic_update_index_in_dim(rows, digest(x), done // TRACE_ROWS, axis=1)
+            new: jax.Array = jax.lax.dynamic_update_index_in_dim(rows, digest(x), done // TRACE_ROWS, axis=1)
+            return new
 
-        return jax.lax.cond((done == 1) | (done % TRACE_ROWS == 0), traced, lambda: rows)
+        recorded: jax.Array = jax.lax.cond((done == 1) | (done % TRACE_ROWS == 0), traced, lambda: rows)
+        return recorded
 
     state, rows = run_steps(
         predict, state, table, start, stop,
@@ -112,7 +114,7 @@ def decode(family: Family, networks: Networks, latents: jax.Array) -> jax.Array:
 
     b, h, w, _ = latents.shape
     at_once = next(n for n in range(b, 0, -1) if b % n == 0 and (n == 1 or n * h * w <= DECODED_AT_ONCE))
-    pixels = jax.lax.map(some, latents.reshape(b // at_once, at_once, *latents.shape[1:]))
+    pixels: jax.Array = jax.lax.map(some, latents.reshape(b // at_once, at_once, *latents.shape[1:]))
     return pixels.reshape(b, *pixels.shape[2:])
 
 

@@ -23,6 +23,7 @@ from tpusd.samplers.table import Table
 ProgramName = Literal["encode", "denoise", "decode"]
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
+Vector: TypeAlias = "jax.Array | np.ndarray | jax.ShapeDtypeStruct"  # traced, on the host, or only described
 T = TypeVar("T")
 
 
@@ -114,8 +115,8 @@ class Tokens(NamedTuple):
 class Guidance(NamedTuple):
     """Per image, float32 (b,): classifier-free guidance scale, and the share of guidance_rescale."""
 
-    scale: jax.Array
-    rescale: jax.Array
+    scale: "Vector"
+    rescale: "Vector"
 
 
 class Family(abc.ABC):
@@ -229,3 +230,9 @@ def config_values(config: NetworkConfig) -> dict[str, Any]:
     assert dataclasses.is_dataclass(config) and not isinstance(config, type)
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def changed_config(config: NetworkConfig, changes: Mapping[str, object]) -> NetworkConfig:
+    """A config dataclass with other values of some fields."""
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    return type(config)(**{**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, **changes})

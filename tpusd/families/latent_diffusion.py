@@ -6,7 +6,7 @@ Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that
 import abc
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -146,6 +146,7 @@ class LatentDiffusion(Family):
     def image_size(self, configs: Configs) -> tuple[int, int]:
         """The UNet's sample_size is that of the latents."""
         own, scale = entry(configs, UNET, UNetConfig).sample_size, self.size_multiple(configs)
+        assert own is not None, "a UNet's config says its sample_size"
         height, width = (own, own) if isinstance(own, int) else own
         return height * scale, width * scale
 
@@ -178,7 +179,8 @@ class LatentDiffusion(Family):
         def zeroed(x: jax.Array) -> jax.Array:
             return jnp.where(tokens.given.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
-        return jax.tree.map(zeroed, text)
+        zeros_put_in: TextConditioning = jax.tree.map(zeroed, text)
+        return zeros_put_in
 
     @abc.abstractmethod
     def text(self, outputs: Sequence[CLIPTextOutput]) -> TextConditioning:
@@ -208,7 +210,9 @@ class LatentDiffusion(Family):
             return unet(x, t, *conditioning)
         b = x.shape[0]
         out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
-        return classifier_free_guidance(out[:b], out[b:], guidance.scale, guidance.rescale)
+        return classifier_free_guidance(
+            out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
+        )
 
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
         """Undoes the scaling of the latents, then the autoencoder's decoder."""

@@ -3,9 +3,10 @@
 Needs configs alone, no weights.
 """
 
+import itertools
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,6 +156,7 @@ def compile_program(
         calls = max(1, math.ceil(trips * cost.per_trip.seconds / PIECE_SECONDS))
     work = count_flops(spec.function, *spec.shared, *spec.split)
     own, memory = _bytes(spec.shared), compiled.memory_analysis()
+    assert memory is not None, "the TPU compiler gives the memory of every program"
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     flops = calls * work.once + trips * work.per_trip
@@ -197,11 +199,11 @@ def _text(
 
 
 def _costliest(cost: "ProgramCost", calls: int, trips: int) -> dict[str, float]:
-    operations: Counter[str] = Counter()
+    operations: defaultdict[str, float] = defaultdict(float)
     for part, times in ((cost.once, calls), (cost.per_trip, trips)):
-        for op, value in (part.by_op + part.kernels).items():
+        for op, value in itertools.chain(part.by_op.items(), part.kernels.items()):
             operations[_operation(op)] += times * value
-    return dict(operations.most_common(SHOWN_OPERATIONS))
+    return dict(sorted(operations.items(), key=lambda item: -item[1])[:SHOWN_OPERATIONS])
 
 
 def largest_batch(fits: Callable[[int], bool], *, guess: int, limit: int = 4096) -> int:

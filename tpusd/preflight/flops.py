@@ -4,11 +4,12 @@ Counts convolutions and matrix products, as published figures do (a multiply-add
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Work:
     per_trip: float
 
 
-def count_flops(function: Callable, *arguments: Any) -> Work:
+def count_flops(function: Callable[..., object], *arguments: Any) -> Work:
     """arguments: trees of arrays or jax.ShapeDtypeStruct."""
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr) -> Work:
+def _count(jaxpr: Jaxpr) -> Work:
     once = per_trip = 0.0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
@@ -36,7 +37,7 @@ def _count(jaxpr) -> Work:
             body = _count(parameters["body_jaxpr"].jaxpr)
             per_trip += body.once + body.per_trip
         elif name == "cond":
-            # Where each platform has its own way to the same result, the least of them is what the result needs.
+            # Where each platform has its own way to the same result, the cheapest of them is what the result needs.
             choose = min if parameters.get("branches_platforms") is not None else max
             branches = [_count(branch.jaxpr) for branch in parameters["branches"]]
             once += choose(branch.once for branch in branches)
@@ -50,7 +51,8 @@ def _count(jaxpr) -> Work:
     return Work(once, per_trip)
 
 
-def _inner(parameters):
+def _inner(parameters: Mapping[str, Any]) -> Iterator[Jaxpr]:
+    """The programs within an equation. Its parameters may be anything."""
     for value in parameters.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if hasattr(item, "eqns"):
@@ -59,15 +61,20 @@ def _inner(parameters):
                 yield item.jaxpr
 
 
-def _dot(equation) -> float:
+def _dot(equation: JaxprEqn) -> float:
     (contracting, _), _ = equation.params["dimension_numbers"]
-    left = equation.invars[0].aval.shape
-    return 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracting)
+    left = _shape(equation.invars[0])
+    return 2.0 * float(math.prod(_shape(equation.outvars[0])) * math.prod(left[axis] for axis in contracting))
 
 
-def _convolution(equation) -> float:
-    kernel = equation.invars[1].aval.shape
+def _convolution(equation: JaxprEqn) -> float:
+    kernel = _shape(equation.invars[1])
     numbers = equation.params["dimension_numbers"]
     out_channels, in_per_group = kernel[numbers.rhs_spec[0]], kernel[numbers.rhs_spec[1]]
     taps = math.prod(kernel) / (out_channels * in_per_group)
-    return 2.0 * equation.outvars[0].aval.size * in_per_group * taps
+    return 2.0 * float(math.prod(_shape(equation.outvars[0])) * in_per_group * taps)
+
+
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    shape: tuple[int, ...] = variable.aval.shape  # type: ignore[attr-defined]  # of an array, as all variables here are
+    return shape

@@ -1,13 +1,13 @@
 """What the TPU compiler expects a compiled program to cost, read from the text of its optimised HLO.
 
 The TPU backend writes its cost model's figure, `estimated_cycles`, on most instructions; hand-written kernels
-(`tpu_custom_call`) carry none, but what their author declared of them, and are priced from that. An expectation, not a
+(`tpu_custom_call`) have only what their author declared, from which they are priced. An expectation, not a
 measurement: it ranks programs of one compiler for one chip. Knows nothing of what the program computes.
 """
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,22 +25,28 @@ _KERNEL = re.compile(r'"cost_estimate":(\{[^{}]*\})')
 _DECLARED = ("flops", "transcendentals", "bytes_accessed")  # in whatever order the compiler writes them
 
 
+def _no_seconds() -> defaultdict[str, float]:
+    return defaultdict(float)
+
+
 @dataclass
 class Part:
     """Seconds by operation, of one execution of a piece of a program on one device."""
 
-    by_op: Counter = field(default_factory=Counter)
-    kernels: Counter = field(default_factory=Counter)  # hand-written ones, priced by `kernel_seconds`; name -> seconds
-    unpriced: Counter = field(default_factory=Counter)  # those that declare nothing; name -> executions
+    by_op: defaultdict[str, float] = field(default_factory=_no_seconds)
+    kernels: defaultdict[str, float] = field(default_factory=_no_seconds)  # of hand-written kernels: `kernel_seconds`
+    unpriced: Counter[str] = field(default_factory=Counter)  # executions of kernels that declare no cost
 
     @property
     def seconds(self) -> float:
         return sum(self.by_op.values()) + sum(self.kernels.values())
 
     def add(self, other: "Part", times: int = 1) -> None:
-        for mine, theirs in ((self.by_op, other.by_op), (self.kernels, other.kernels), (self.unpriced, other.unpriced)):
-            for name, value in theirs.items():
-                mine[name] += times * value
+        for mine, theirs in ((self.by_op, other.by_op), (self.kernels, other.kernels)):
+            for name, seconds in theirs.items():
+                mine[name] += times * seconds
+        for name, executions in other.unpriced.items():
+            self.unpriced[name] += times * executions
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ def program_cost(hlo: str, chip: Chip) -> ProgramCost:
                     part.add(walk(loop[2]), trips)
             elif " conditional(" in line:
                 found = _BRANCHES.search(line)
+                assert found is not None, line
                 names = re.findall(r"[\w.\-]+", found[1]) if found[1] else [found[2], found[3]]
                 part.add(max(map(walk, names), key=lambda branch: branch.seconds))
             elif " call(" in line and (callee := _CALLEE.search(line)):
@@ -88,7 +95,7 @@ def kernel_seconds(flops: float, transcendentals: float, bytes_accessed: float, 
     """The price of a hand-written kernel on one device: the largest of its matrix work at peak rate, its exponentials
     at one lane-wide operation a cycle, and its memory traffic at full bandwidth.
 
-    flops: as the matrix unit pads them, for that is what takes its time.
+    flops: as the matrix unit pads them, because padding takes its time too.
     """
     per_device = 1 / chip.devices
     exponentials = 8 * 128 * chip.cores * chip.clock
@@ -110,9 +117,10 @@ def _price(line: str, chip: Chip, part: Part) -> None:
         part.by_op[op[1] if op else "(unnamed)"] += int(cycles[1]) / chip.clock
     elif 'custom_call_target="tpu_custom_call"' in line:
         name = op[1] if op else line.split("=")[0].strip().lstrip("%")
-        if declared := _KERNEL.search(line):
-            cost = json.loads(declared[1])
-            part.kernels[name] += kernel_seconds(*(float(cost.get(field, 0)) for field in _DECLARED), chip)
+        if found := _KERNEL.search(line):
+            cost = json.loads(found[1])
+            declared = {what: float(cost.get(what, 0)) for what in _DECLARED}
+            part.kernels[name] += kernel_seconds(**declared, chip=chip)
         else:
             part.unpriced[name] += 1
 

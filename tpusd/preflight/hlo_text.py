@@ -17,7 +17,9 @@ def hlo_text(compiled: jax.stages.Compiled, again: Callable[[dict[str, bool | st
     help.
     """
     try:
-        return compiled.as_text()
+        text = compiled.as_text()
+        assert text is not None
+        return text
     except jax.errors.JaxRuntimeError as error:
         with tempfile.TemporaryDirectory(prefix="tpusd-hlo-") as directory:
             again({"xla_dump_to": directory, "xla_dump_hlo_as_text": True})
