@@ -222,7 +222,8 @@ def _hub(source: CheckpointSource) -> Resolved:
         raise
     except Exception as error:
         raise UserError(
-            f"{where}: the download failed ({type(error).__name__}: {shown(error)}); run again to go on with it"
+            f"{where}: the download failed ({type(error).__name__}: {shown(error)}); "
+            "run the command again to continue it"
         ) from None
 
 

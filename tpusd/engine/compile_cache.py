@@ -55,7 +55,7 @@ def cache_directory() -> Path:
 
 
 def remove_broken(directory: Path) -> Sequence[str]:
-    """Removes the entries that a crash cut short, which JAX would warn of and compile anew at every run; names them.
+    """Removes the entries that a crash cut short; names them. JAX would warn of them and compile again at every run.
 
     JAX writes entries in place, so one that was not seen whole before is read once to find out.
     """

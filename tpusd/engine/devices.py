@@ -82,7 +82,7 @@ class Devices:
         return lowered
 
     def put_shared(self, tree: Any) -> Any:
-        """Places every array of `tree` on each device."""
+        """Places every array of a tree (a pytree of any kind, hence Any) on each device."""
         return jax.device_put(tree, self.replicated)
 
     def put_split(self, tree: Any) -> Any:

@@ -181,7 +181,7 @@ def _row(row: Row, index: int) -> dict[str, Any]:
     return values | ({"extra": dict(row.extra)} if row.extra else {})
 
 
-def _json_in_html(values: Any) -> str:
+def _json_in_html(values: object) -> str:
     """JSON in which an HTML parser finds no end tag and no comment."""
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 

@@ -20,7 +20,7 @@ def image_name(row: int, copy: int) -> str:
 
 
 def parse_name(name: str) -> tuple[int, int]:
-    """The inverse of image_name. Raises UserError for what is no such name."""
+    """The inverse of image_name. Raises UserError for another kind of name."""
     match = _NAME.fullmatch(name)
     if match is None or image_name(int(match[1]), int(match[2])) != name:
         raise UserError(f"images={show(name)}: must be names such as 00003-001 (row 3, copy 1)")

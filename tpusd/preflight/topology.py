@@ -31,7 +31,7 @@ class Topology:
 
 
 def check_topology(name: str) -> tuple[str, int]:
-    """`v5e:2x4` -> v5e, 8 chips. Raises UserError for a name that is none."""
+    """`v5e:2x4` -> v5e, 8 chips. Raises UserError for an unknown name."""
     found = _NAME.fullmatch(name)
     if found is None or found[1] not in CHIPS:
         raise UserError(f"topology={show(name)}: must be a TPU version and its chips; one of {EXAMPLES}")

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-PLAIN_INTERVAL = 15.0  # seconds between lines if the stream is no terminal
+PLAIN_INTERVAL = 15.0  # seconds between lines if the stream is not a terminal
 BAR_INTERVAL = 0.1  # seconds between updates of the bar
 
 

@@ -76,7 +76,7 @@ def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 header = [cell.strip() for cell in cells]
                 twice = [name for i, name in enumerate(header) if name in header[:i]]
                 if twice:
-                    raise UserError(f"{place}: column {show(twice[0])} stands twice in the header; rename one")
+                    raise UserError(f"{place}: column {show(twice[0])} is twice in the header; rename one")
             elif len(cells) != len(header):
                 raise UserError(
                     f"{place}: has {len(cells)} cells and the header has {len(header)}; "

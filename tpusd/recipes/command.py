@@ -65,7 +65,7 @@ def quoted(overrides: Sequence[str]) -> str:
     return " ".join(map(shlex.quote, overrides))
 
 
-def hydra_value(value: Any) -> str:
+def hydra_value(value: object) -> str:
     """A plain value in the grammar of Hydra's command line."""
     if value is None:
         return "null"

@@ -92,7 +92,7 @@ def _settings(line: str) -> Iterator[tuple[str, str]]:
             position = value.end()
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(c in text for c in ',:"\n') else text
 

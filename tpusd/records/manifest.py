@@ -208,13 +208,13 @@ def _allowed() -> dict[str, tuple[type, ...]]:
     return allowed
 
 
-def _is_one_of(value: Any, allowed: tuple[type, ...]) -> bool:
+def _is_one_of(value: object, allowed: tuple[type, ...]) -> bool:
     if float in allowed and _is_whole(value):
         return True
     return type(value) in allowed and not (isinstance(value, float) and not math.isfinite(value))
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -43,7 +43,7 @@ class RunJson:
     def write(self) -> None:
         self._run_dir.write_run(self.facts)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         """Further facts about the run, such as `checkpoint`."""
         if any(self.facts.get(name) != value for name, value in facts.items()):
             self.facts |= facts

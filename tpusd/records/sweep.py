@@ -99,5 +99,5 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _is_name(name: Any) -> bool:
+def _is_name(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"\d{3,}[\w.=+-]*", name, re.A) is not None

@@ -49,7 +49,7 @@ class PreparedRun:
 
 
 class Prepare(Protocol):
-    """`prepare_run`, or what stands in for it."""
+    """The signature of `prepare_run`."""
 
     def __call__(self, config: RunConfig, /) -> PreparedRun: ...
 

@@ -171,6 +171,6 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = show(value)
     return text[:12] + "..." if len(text) in (40, 64) else text

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_values, saved_config
@@ -124,7 +123,7 @@ def _is_finished(path: Path) -> bool:
     return made and read_run(path).get("state") == "finished"
 
 
-def _refuse_other(name: str, before: Any, after: Any) -> None:
+def _refuse_other(name: str, before: object, after: object) -> None:
     if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
         for key in before:
             _refuse_other(f"{name}.{key}", before[key], after[key])

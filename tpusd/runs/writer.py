@@ -1,8 +1,8 @@
-"""Made batches -> files and manifest lines of their runs, behind the devices' back.
+"""Made batches -> files and manifest lines of their runs, while the devices make the next batch.
 
-A batch goes through three stages, each with threads of its own: its runs are opened and told what made it; its pictures
-are encoded and written; their manifest lines are appended, in the order of submission. Knows nothing of how images are
-made.
+A batch goes through three stages, and each has threads of its own: its runs are opened and note what made it; its
+pictures are encoded and written; their manifest lines are appended, in the order of submission. Knows nothing of how
+images are made.
 """
 
 import dataclasses

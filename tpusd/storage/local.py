@@ -222,7 +222,7 @@ def exists(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError if `path` is no directory, or if its permissions forbid to make files in it."""
+    """Raises OSError if `path` is not a directory, or if its permissions forbid to make files in it."""
     if not stat.S_ISDIR(os.stat(path).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     if not os.access(path, os.W_OK | os.X_OK):
@@ -253,7 +253,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    """Opens a regular file that is no link. O_NONBLOCK: without it, opening a pipe would wait for ever."""
+    """Opens a regular file that is not a link. O_NONBLOCK: without it, opening a pipe would never return."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:

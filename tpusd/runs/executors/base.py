@@ -82,7 +82,7 @@ class Executor(Protocol):
 
 
 class Watcher(Protocol):
-    """What is told how far a batch is."""
+    """Shows how far a batch is, such as `tpusd.process.progress.Progress`."""
 
     def start_batch(self, num_images: int) -> None: ...
     def step(self, done: int, total: int) -> None: ...

@@ -43,7 +43,7 @@ class PipelineLike(Protocol):
 
 
 class LoadPipeline(Protocol):
-    """`load_pipeline`, or what stands in for it."""
+    """The signature of `load_pipeline`."""
 
     def __call__(
         self, prepared: PreparedRun, devices: "Sequence[jax.Device]", /, *, weights_of: Any = None
