@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from tpusd.checkpoints.files import Directory, shown
+from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.model_index import check_components, read_family
 from tpusd.checkpoints.tokenizer import MAX_LENGTH
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show, show_path
 from tpusd.families.base import Agreement, Component, Configs, Family, NetworkConfig
 from tpusd.networks.abstract import abstract_model
 from tpusd.samplers.schedule import SchedulerConfig
@@ -81,7 +81,7 @@ def _parsed(cls: type[C], values: Mapping[str, Any], name: str, directory: Direc
     try:
         return cls.from_dict(values)
     except (UserError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        reason = shown(str(error).removeprefix(f"{name}: "), 600)
+        reason = show(str(error).removeprefix(f"{name}: "), 600)
         raise UserError(
             f"{directory.shown(name)}: {reason}; choose another checkpoint, or get this one again"
         ) from None
@@ -99,6 +99,6 @@ def _check_agreement(family: Family, configs: Configs, directory: Directory) -> 
     for left, a, right, b in agreements:
         if a != b:
             raise UserError(
-                f"{shown(directory.root, 300)}: {left}={a} but {right}={b}: they must be equal; "
+                f"{show_path(directory.root)}: {left}={a} but {right}={b}: they must be equal; "
                 "this kind of model is not implemented, or the files of two checkpoints are mixed up"
             )

@@ -15,12 +15,6 @@ MAX_JSON_BYTES = 1 << 20  # configs are a few kB
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def shown(text: object, limit: int = 100) -> str:
-    """Foreign text for an error: one printable line, not long."""
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)[:limit])
-    return line if len(str(text)) <= limit else line + "..."
-
-
 class Directory:
     """A checkpoint directory. Its files have relative names.
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tpusd.checkpoints.files import Directory, shown
-from tpusd.errors import UserError
+from tpusd.checkpoints.files import Directory
+from tpusd.errors import UserError, show
 from tpusd.families.base import Family
 from tpusd.families.registry import find_family, pipeline_classes
 
@@ -21,7 +21,7 @@ def read_family(directory: Directory) -> tuple[Family, Mapping[str, Any]]:
     family = find_family(name) if isinstance(name, str) else None
     if family is None:
         raise UserError(
-            f"{directory.shown(FILE)}: _class_name={shown(name)} is not a pipeline that is implemented; "
+            f"{directory.shown(FILE)}: _class_name={show(name)} is not a pipeline that is implemented; "
             f"choose a checkpoint of {' or '.join(pipeline_classes())}"
         )
     return family, index
@@ -38,9 +38,9 @@ def check_components(family: Family, index: Mapping[str, Any], directory: Direct
             raise UserError(f"{where}: {name} is missing, which {index['_class_name']} needs; get the checkpoint again")
         if value[1].removeprefix("Flax") not in classes:
             raise UserError(
-                f"{where}: {name}={shown(value[1])} is not implemented (implemented: {' or '.join(classes)}); "
+                f"{where}: {name}={show(value[1])} is not implemented (implemented: {' or '.join(classes)}); "
                 "choose another checkpoint"
             )
     for name, value in index.items():
         if isinstance(value, list) and any(value) and name not in needed and name not in _UNUSED:
-            raise UserError(f"{where}: the component {shown(name)} is not implemented; choose another checkpoint")
+            raise UserError(f"{where}: the component {show(name)} is not implemented; choose another checkpoint")

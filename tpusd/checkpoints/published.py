@@ -5,9 +5,9 @@ from importlib import resources
 from pathlib import Path
 
 from tpusd.checkpoints.architecture import Architecture, read_architecture
-from tpusd.checkpoints.files import Directory, shown
+from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.source import CheckpointSource
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.families.base import changed_config
 from tpusd.families.latent_diffusion import UNET
 
@@ -33,7 +33,7 @@ def find_architecture(source: CheckpointSource) -> Architecture:
         return read_architecture(Directory(source.path))
     if source.repo is None or source.repo not in _REPOSITORIES:
         raise UserError(
-            f"model.repo={shown(source.repo)}: its configs are not in the package; download it, then use "
+            f"model.repo={show(source.repo)}: its configs are not in the package; download it, then use "
             "model=local model.path=DIR"
         )
     folder, changes = _REPOSITORIES[source.repo]

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from tpusd.checkpoints import model_index, tokenizer
 from tpusd.checkpoints.architecture import SCHEDULER_FILE
-from tpusd.checkpoints.files import Directory, shown
-from tpusd.errors import UserError
+from tpusd.checkpoints.files import Directory
+from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
 from tpusd.families.base import Component, Family
 
@@ -81,7 +81,7 @@ def resolve_source(source: CheckpointSource) -> Resolved:
     if source.asset is not None:
         folder = resources.files("tpusd") / "assets" / source.asset
         if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
-            raise UserError(f"model.asset={shown(source.asset)}: the package holds no such checkpoint; try model=tiny")
+            raise UserError(f"model.asset={show(source.asset)}: the package holds no such checkpoint; try model=tiny")
         return Resolved(directory=Directory(str(folder)), variant=source.variant)
     if source.path is not None:
         return Resolved(directory=_local(source.path), variant=source.variant)
@@ -116,10 +116,10 @@ def choose_weights(names: Iterable[str], component: Component, variant: str | No
     plain = f"{torch}.safetensors" in names or f"{torch}.safetensors.index.json" in names or flax in names
     if variant is not None and (plain or variants):
         others = "leave model.variant unset" if plain else f"set model.variant={variants[0]}"
-        raise UserError(f"model.variant={shown(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
+        raise UserError(f"model.variant={show(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
     if pickles := sorted(n for n in names if n.endswith(_PICKLES)):
         raise UserError(
-            f"{where}: has only pickled weights ({shown(pickles[0])}), which can run code and are never opened; "
+            f"{where}: has only pickled weights ({show(pickles[0])}), which can run code and are never opened; "
             + _CONVERT
         )
     raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
@@ -159,16 +159,16 @@ def needed_files(names: Iterable[str], family: Family, variant: str | None, wher
 def _local(path: str) -> Directory:
     if Path(path).expanduser().is_file():
         what = "one file, not a diffusers directory"
-        raise UserError(f"model.path={shown(path)}: {what}; {_CONVERT_FILE}")
+        raise UserError(f"model.path={show_path(path)}: {what}; {_CONVERT_FILE}")
     directory = Directory(path)
     if directory.path(model_index.FILE) is None:
         single = [name for name in directory.names() if name.endswith((".safetensors", *_PICKLES))]
         hint = (
-            f"it holds {shown(single[0])}: {_CONVERT_FILE}"
+            f"it holds {show(single[0])}: {_CONVERT_FILE}"
             if single
             else "give the directory that holds model_index.json"
         )
-        raise UserError(f"model.path={shown(path)}: not a diffusers checkpoint (no model_index.json); {hint}")
+        raise UserError(f"model.path={show_path(path)}: not a diffusers checkpoint (no model_index.json); {hint}")
     return directory
 
 
@@ -179,7 +179,7 @@ def _hub(source: CheckpointSource) -> Resolved:
 
     repo, revision = source.repo, source.revision
     assert repo is not None
-    where = f"model.repo={shown(repo)}"
+    where = f"model.repo={show(repo)}"
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
             return found
@@ -187,7 +187,7 @@ def _hub(source: CheckpointSource) -> Resolved:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
         except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
             raise UserError(
-                f"{where}: gated; accept its terms at https://huggingface.co/{shown(repo)}, "
+                f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, "
                 "then log in with: hf auth login"
             ) from None
         except errors.RepositoryNotFoundError:
@@ -196,11 +196,13 @@ def _hub(source: CheckpointSource) -> Resolved:
             ) from None
         except errors.RevisionNotFoundError:
             raise UserError(
-                f"model.revision={shown(revision)}: {shown(repo)} has no such branch, tag or commit; "
-                f"see https://huggingface.co/{shown(repo)}/commits"
+                f"model.revision={show(revision)}: {show(repo)} has no such branch, tag or commit; "
+                f"see https://huggingface.co/{show(repo)}/commits"
             ) from None
         except errors.HFValidationError as error:
-            raise UserError(f"{where}: not the name of a repository ({shown(error)}); it must be owner/name") from None
+            raise UserError(
+                f"{where}: not the name of a repository ({show(str(error), 160)}); it must be owner/name"
+            ) from None
         except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
             return _offline(source, where, error)
         names = [file.rfilename for file in info.siblings or ()]
@@ -222,8 +224,12 @@ def _hub(source: CheckpointSource) -> Resolved:
         raise
     except Exception as error:
         raise UserError(
+<<<<<<< HEAD
             f"{where}: the download failed ({type(error).__name__}: {shown(error)}); "
             "run the command again to continue it"
+=======
+            f"{where}: the download failed ({type(error).__name__}: {show(str(error), 160)}); run again to continue"
+>>>>>>> typed
         ) from None
 
 

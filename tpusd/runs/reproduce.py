@@ -12,6 +12,7 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
+from tpusd.config.typed import flatten
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
@@ -161,14 +162,7 @@ def _environments(path: Path, records: Iterable[ImageRecord]) -> list[dict[str, 
     if not isinstance(environments, dict):
         return []
     found = (environments.get(name) for name in names)
-    return [_flat(environment, "") for environment in found if isinstance(environment, dict)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    return [dict(flatten(environment)) for environment in found if isinstance(environment, dict)]
 
 
 def _short(value: object) -> str:
