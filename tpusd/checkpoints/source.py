@@ -224,12 +224,7 @@ def _hub(source: CheckpointSource) -> Resolved:
         raise
     except Exception as error:
         raise UserError(
-<<<<<<< HEAD
-            f"{where}: the download failed ({type(error).__name__}: {shown(error)}); "
-            "run the command again to continue it"
-=======
             f"{where}: the download failed ({type(error).__name__}: {show(str(error), 160)}); run again to continue"
->>>>>>> typed
         ) from None
 
 
