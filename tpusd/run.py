@@ -46,13 +46,13 @@ def _run(argv: Sequence[str], started: float) -> None:
 
     for job in compose_jobs(argv) or ():
         from tpusd.config.schema import make_config
-        from tpusd.runs.dry_run import show_plan
+        from tpusd.runs.dry_run import RunToShow, show_plan
         from tpusd.runs.prepare import prepare_run
         from tpusd.runs.start import start_run
 
         config = make_config(job.values)
         if config.dry_run:
-            show_plan([("", config)], prepare_run)
+            show_plan([RunToShow(name="", config=config)], prepare_run)
         else:
             start_run(config, hydra_files=job.hydra_files(), started=started)
 

@@ -51,7 +51,7 @@ def repair(run_dir: RunWriter, config: SavedConfig) -> Repaired:
     """
     notes = _Notes()
     _remove_waste(run_dir, notes)
-    whole, num_lines = _whole_lines(run_dir, config, notes)
+    whole, num_lines = _whole_lines(run_dir.path, config, notes)
     for key in _wrong_hashes(run_dir, whole):
         notes.add("its sha256 is wrong", image_name(*key))
         del whole[key]
@@ -60,6 +60,16 @@ def repair(run_dir: RunWriter, config: SavedConfig) -> Repaired:
         lines = enumerate(manifest_lines(run_dir.path), 1)
         run_dir.rewrite_manifest(line for number, line in lines if number in kept)
     return Repaired(done=frozenset(whole), notes=notes.lines())
+
+
+def whole_images(path: Path, config: SavedConfig) -> frozenset[tuple[int, int]]:
+    """(row, copy) of the images that `repair` would keep, by their sizes. Changes nothing. Raises UserError.
+
+    path: a run directory.
+    config: its saved one.
+    """
+    whole, _ = _whole_lines(path, config, _Notes())
+    return frozenset(whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +115,27 @@ def _remove_waste(run_dir: RunWriter, notes: _Notes) -> None:
                     notes.add("half a file of an interrupted write, removed", name)
 
 
-def _whole_lines(run_dir: RunWriter, config: SavedConfig, notes: _Notes) -> tuple[dict[tuple[int, int], _Entry], int]:
+def _whole_lines(path: Path, config: SavedConfig, notes: _Notes) -> tuple[dict[tuple[int, int], _Entry], int]:
     """(row, copy) -> its line, for lines whose image has the size that they say; and the number of lines."""
     whole: dict[tuple[int, int], _Entry] = {}
     images = planned(config)
     number = 0
-    for number, line in enumerate(manifest_lines(run_dir.path), 1):
+    for number, line in enumerate(manifest_lines(path), 1):
         record = ImageRecord.from_line(line)
         if record is None:
             notes.add(f"is not a line of {MANIFEST}, removed", f"line {number}")
             continue
         if record.key not in images:
             raise UserError(
-                f"{show_path(run_dir.path / MANIFEST)} line {number}: {record.name} is not in the run that "
+                f"{show_path(path / MANIFEST)} line {number}: {record.name} is not in the run that "
                 f"{CONFIG} describes; restore the {CONFIG} that it was made from"
             )
-        _check_recipe(run_dir, config, number, record)
+        _check_recipe(path, config, number, record)
         if record.key in whole:
             notes.add("is listed twice in the manifest, the second line removed", record.name)
             continue
-        with os_errors_as_user_errors(run_dir.path, CHECK_PERMISSIONS, operation="read"):
-            size = storage.file_size(run_dir.path / record.file_name)
+        with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+            size = storage.file_size(path / record.file_name)
         if not size or size != record.num_bytes:
             kind = "its file is missing" if size is None else "its file is not as long as it was"
             notes.add(kind, record.name)
@@ -134,11 +144,11 @@ def _whole_lines(run_dir: RunWriter, config: SavedConfig, notes: _Notes) -> tupl
     return whole, number
 
 
-def _check_recipe(run_dir: RunWriter, config: SavedConfig, number: int, record: ImageRecord) -> None:
+def _check_recipe(path: Path, config: SavedConfig, number: int, record: ImageRecord) -> None:
     """The config that made the lines must be the one that will make the rest."""
     for name, value in recipe_values(config, make_spec(config, *record.key)).items():
         if getattr(record, name) != value:
-            where = f"{show_path(run_dir.path / MANIFEST)} line {number}"
+            where = f"{show_path(path / MANIFEST)} line {number}"
             raise UserError(
                 f"{where}: {name}={show(getattr(record, name))}, and {CONFIG} says {show(value)}; "
                 f"restore the {CONFIG} that it was made from"

@@ -1,50 +1,103 @@
-"""`dry_run=true`: what runs would make, load and compile. Nothing is loaded or made."""
+"""`dry_run=true`: what runs have, and what they would make, load and compile. Nothing is loaded, made or changed."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
 from tpusd.plan.specs import make_specs, planned
+from tpusd.process.report import report
+from tpusd.records.layout import CONFIG
+from tpusd.records.repair import whole_images
+from tpusd.records.saved import read_saved
 from tpusd.runs.prepare import Prepare, PreparedRun
 
 
-def show_plan(configs: Sequence[tuple[str, RunConfig]], prepare: Prepare) -> None:
-    """Prints the plan of runs. Raises UserError.
+@dataclass(frozen=True, kw_only=True)
+class RunToShow:
+    """A run whose plan is shown.
 
-    configs: (name, config) of each run; the name of a run alone is empty.
+    name: its name in its sweep; empty for a run alone.
+    config: what is asked for.
+    path: its directory, which may not be there; None: it would get a new one.
     """
+
+    name: str
+    config: RunConfig
+    path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    prepared: PreparedRun
+    done: frozenset[tuple[int, int]]
+
+
+def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
+    """Prints the plan of runs, and reports the warnings that they would give. Raises UserError."""
     import jax
 
-    prepared = [(name, prepare(config)) for name, config in configs]
     devices = len(jax.local_devices())
-    total = compilations = 0
-    for name, run in prepared:
-        number = len(planned(run.config))
-        if name:
-            print(f"{name}: {count(number, 'image')}")
-        total += number
-    loads = grouped((run for _, run in prepared), lambda run: weights_key(run.config))
+    shown: list[_Shown] = []
+    warnings: dict[str, None] = {}
+    total = there = compilations = 0
+    for run in runs:
+        one = _Shown(prepared=prepare(run.config), done=_images_of(run.path))
+        images = planned(one.prepared.config)
+        done = sum(key in images for key in one.done)
+        if run.name or done:
+            print(f"{run.name or run.path}: {_images(len(images), done)}")
+        shown.append(one)
+        warnings |= dict.fromkeys(one.prepared.warnings)
+        total, there = total + len(images), there + done
+    loads = grouped((one for one in shown if _lacks_images(one)), lambda one: weights_key(one.prepared.config))
     for same_weights in loads:
-        for group in grouped(same_weights, lambda run: program_key(run.config)):
+        for group in grouped(same_weights, lambda one: program_key(one.prepared.config)):
             compilations += _show_group(group, devices)
-    counts = ((len(prepared), "run"), (total, "image"), (len(loads), "load"), (compilations, "compilation"))
-    print(f"{', '.join(count(number, noun) for number, noun in counts)}; nothing was made")
+    for warning in warnings:
+        report(warning)
+    counts = [count(len(shown), "run"), _images(total, there)]
+    counts += [count(len(loads), "load"), count(compilations, "compilation")]
+    print(f"{', '.join(counts)}; nothing was made")
 
 
-def _show_group(group: Sequence[PreparedRun], num_devices: int) -> int:
-    """Prints what runs of one program come to; returns how many programs are compiled for them."""
-    config = group[0].config
+def _images_of(path: Path | None) -> frozenset[tuple[int, int]]:
+    """(row, copy) of the whole images of a run directory."""
+    if path is None or storage.file_size(path / CONFIG) is None:
+        return frozenset()
+    return whole_images(path, read_saved(path))
+
+
+def _lacks_images(one: _Shown) -> bool:
+    return any(True for _ in make_specs(one.prepared.config, one.done))
+
+
+def _images(number: int, there: int) -> str:
+    """`12 images`, or `12 images of which 8 are there and 4 are missing`."""
+    return f"{count(number, 'image')}{f' of which {there} are there and {number - there} are missing' if there else ''}"
+
+
+def _show_group(group: Sequence[_Shown], num_devices: int) -> int:
+    """Prints what is missing of runs of one program; returns how many programs are compiled for them."""
+    config = group[0].prepared.config
     size = num_devices * config.batch_size_per_device
-    kinds = [(spec.uses_cfg, run.num_calls(spec)) for run in group for spec in make_specs(run.config)]
+    kinds = [
+        (spec.uses_cfg, one.prepared.num_calls(spec))
+        for one in group
+        for spec in make_specs(one.prepared.config, one.done)
+    ]
     batches, programs = count_batches(kinds, size), num_programs(guided for guided, _ in kinds)
     print(
         f"model={config.model.name} precision={config.precision.name} {config.width}x{config.height}: "
-        f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {batches} batches of {size}, "
+        f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
         f"{programs} programs"
     )
     return programs
 
 
 def count(number: int, noun: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """`1 image`, `2 images`, `2 batches`."""
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

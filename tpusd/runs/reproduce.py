@@ -22,6 +22,7 @@ from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
+from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.start import start_run
@@ -58,6 +59,9 @@ def reproduce(
     config = override(replace(saved, output=None), overrides)
     if config.images is None or images is not None:
         config = replace(config, images=images)
+    if config.dry_run:
+        show_plan([RunToShow(name="", config=config)], prepare)
+        return True
     again = start_run(config, name=f"reproduce_{saved.prompts.name}", prepare=prepare, load=load)
     made = {record.key: record for record in read_manifest(again)}
     tolerance = TOLERANCES[config.precision.unet.dtype]

@@ -20,6 +20,7 @@ from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.repair import repair
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
+from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.session import RunSession
@@ -48,7 +49,12 @@ def resume_run(
     prepare, load: see `prepare_run` and `load_pipeline`.
     started: when the command began, by time.monotonic().
     """
-    read_saved(path)  # what is not a run directory is refused before anything in it is touched
+    saved = read_saved(path)  # what is not a run directory is refused before anything in it is touched
+    asked = override(saved, argv)
+    if asked.dry_run:
+        config = extended_config(saved, asked)
+        show_plan([RunToShow(name="", config=config, path=path)], prepare)
+        return path
     run_dir = RunDir.open(path)
     with contextlib.ExitStack() as stack:
         stack.callback(close_quietly, run_dir)

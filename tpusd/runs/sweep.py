@@ -25,7 +25,7 @@ from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
-from tpusd.runs.dry_run import count, show_plan
+from tpusd.runs.dry_run import RunToShow, count, show_plan
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
@@ -63,7 +63,7 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     sweep, requests = plan_sweep(jobs, sweep_words(argv))
     prepare = prepare or _prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
-        show_plan([(request.run.name, request.config) for request in requests], prepare)
+        show_plan([RunToShow(name=request.run.name, config=request.config) for request in requests], prepare)
         return 0
     path = claim_sweep(jobs[0].values["output"], sweep)
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
@@ -81,7 +81,8 @@ def resume_sweep(
     sweep, requests = plan_sweep(jobs, words, before)
     prepare = prepare or _prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
-        show_plan([(request.run.name, request.config) for request in requests], prepare)
+        there = [RunToShow(name=r.run.name, config=r.config, path=path / r.run.name) for r in requests]
+        show_plan(there, prepare)
         return 0
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
