@@ -75,7 +75,7 @@ class RunJson:
 
     def finish(self, num_made: int, seconds: Mapping[str, float]) -> None:
         """Says that all images are there. The caller writes it, as the last file that the run writes."""
-        self._session |= {"num_images": num_made, "seconds": {name: round(s, 3) for name, s in seconds.items()}}
+        self._session |= {"num_images": num_made, "seconds": {name: round(s, 6) for name, s in seconds.items()}}
         self.facts["state"] = "finished"
 
 
