@@ -1,5 +1,5 @@
 """The three networks of Stable Diffusion in Flax NNX: text encoder, denoising UNet, autoencoder.
 
-Images and latents are NHWC. Attribute names are those of the PyTorch state dicts (`down_blocks`, `attn1`, `to_q`), so
-that a checkpoint's name is a parameter's path, except for the leaf.
+Images and latents are NHWC. The attributes have the names of the PyTorch state dicts (`down_blocks`, `attn1`, `to_q`).
+So a parameter's path equals its name in a checkpoint, except for the last part (`kernel`, where PyTorch has `weight`).
 """

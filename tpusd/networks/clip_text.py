@@ -1,23 +1,33 @@
-"""CLIP's text transformer (Radford et al. 2021, section 2.4), with and without the projection. Knows no tokenizer."""
+"""CLIP's text transformer (Radford et al. 2021, section 2.4), with and without the projection.
+
+The input is token ids; this module does not know the tokenizer.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from annotated_types import Interval
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.config import Number, Real, TokenId, read_config
-from tpusd.networks.layers import gelu, layer_norm
+from tpusd.networks.layers import LayerArgs, gelu, layer_norm
 
-ACTIVATIONS = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """The activation of OpenAI's CLIP, of an array of any shape: x sigmoid(1.702 x) (Hendrycks & Gimpel 2016)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": quick_gelu,  # OpenAI's CLIP
     "gelu": gelu,  # OpenCLIP: SD 2.x, SDXL's second encoder
 }
-# Written by transformers into every config; none of them reaches inference.
+# transformers writes these fields into every config. Inference uses no field of them.
 _HARMLESS = frozenset({
     "architectures", "attention_dropout", "dropout", "bos_token_id", "pad_token_id", "initializer_factor",
     "initializer_range", "model_type", "torch_dtype", "dtype", "transformers_version", "num_beams", "return_dict",
@@ -57,8 +67,12 @@ class CLIPTextConfig:
 
 
 class CLIPTextOutput(NamedTuple):
-    """last_hidden_state (b,l,c) after the final norm; penultimate_hidden_state (b,l,c) before the last layer, no norm;
-    pooled (b,p): the final state at the first end-of-text, projected where the model has a projection."""
+    """States of the text.
+
+    last_hidden_state: (b,l,c), after the last layer and the final norm.
+    penultimate_hidden_state: (b,l,c), before the last layer, without a norm.
+    pooled: (b,p), the last hidden state at the first end-of-text token, projected if the model has a projection.
+    """
 
     last_hidden_state: jax.Array
     penultimate_hidden_state: jax.Array
@@ -66,27 +80,27 @@ class CLIPTextOutput(NamedTuple):
 
 
 class CLIPTextEmbeddings(nnx.Module):
-    """Token plus position embeddings."""
+    """Token plus position embeddings. (b,l) int32 -> (b,l,c)."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **kw)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **kw)
 
-    def __call__(self, input_ids):
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
         return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
 
 
 class CLIPAttention(nnx.Module):
-    """Causal multi-head self-attention."""
+    """Causal multi-head self-attention. (b,l,c) -> (b,l,c)."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.num_heads = config.num_attention_heads
         self.q_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
         self.k_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
         self.v_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
         self.out_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         b, length, c = x.shape
         heads = (b, length, self.num_heads, c // self.num_heads)
         q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
@@ -94,38 +108,38 @@ class CLIPAttention(nnx.Module):
 
 
 class CLIPMLP(nnx.Module):
-    """Two-layer perceptron."""
+    """Two-layer perceptron. (b,l,c) -> (b,l,c)."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.activation = ACTIVATIONS[config.hidden_act]
         self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, **kw)
         self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class CLIPEncoderLayer(nnx.Module):
-    """Pre-norm transformer layer."""
+    """Pre-norm transformer layer. (b,l,c) -> (b,l,c)."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.layer_norm1 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
         self.self_attn = CLIPAttention(config, **kw)
         self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
         self.mlp = CLIPMLP(config, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of layers; returns the states after the last layer and before it."""
+    """The stack of layers. (b,l,c) -> the states after the last layer and before it, (b,l,c) each."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.layers = nnx.List([CLIPEncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         penultimate = x
         for layer in self.layers:
             penultimate, x = x, layer(x)
@@ -133,23 +147,30 @@ class CLIPEncoder(nnx.Module):
 
 
 class CLIPTextTransformer(nnx.Module):
-    """Embeddings, encoder, final norm."""
+    """Embeddings, encoder, final norm. (b,l) int32 -> the normed state after the last layer and the state before it."""
 
-    def __init__(self, config: CLIPTextConfig, **kw):
+    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.embeddings = CLIPTextEmbeddings(config, **kw)
         self.encoder = CLIPEncoder(config, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
-    def __call__(self, input_ids):
+    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, penultimate = self.encoder(self.embeddings(input_ids))
         return self.final_layer_norm(x), penultimate
 
 
 class CLIPTextModel(nnx.Module):
-    """Token ids -> text embeddings."""
+    """Text encoder: token ids -> hidden states and the pooled state."""
 
-    def __init__(self, config: CLIPTextConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs):
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(
+        self,
+        config: CLIPTextConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.eos_token_id = config.eos_token_id
         self.text_model = CLIPTextTransformer(config, **kw)
         self.text_projection = (
@@ -159,9 +180,9 @@ class CLIPTextModel(nnx.Module):
         )
 
     def __call__(self, input_ids: jax.Array) -> CLIPTextOutput:
-        """input_ids (b,l) int32, end-of-text in every row -> CLIPTextOutput."""
+        """input_ids: (b,l) int32. Every row must have an end-of-text token."""
         last, penultimate = self.text_model(input_ids)
-        # Configs from before transformers 4.30 carry a wrong eos_token_id of 2; there end-of-text is the highest id.
+        # transformers before 4.30 wrote a wrong eos_token_id of 2. In those models end-of-text is the highest id.
         end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
         pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]
         if self.text_projection is not None:

@@ -1,8 +1,8 @@
 """Published config.json files -> config dataclasses, and the ranges of their fields.
 
-A field that would change the network and is not implemented is refused. A config from anywhere must fail quickly:
-block_out_channels of 10**9 or a million layers must not be built even as shapes. So every number has a range, some ten
-times what the largest Stable Diffusion has.
+A field is refused if it would change the network and is not implemented. A wrong config must fail quickly, wherever it
+comes from: a network of 10**9 channels or a million layers must not be built, not even as shapes. So every number has a
+range, with a limit about ten times the value of the largest Stable Diffusion.
 """
 
 import dataclasses
@@ -37,14 +37,14 @@ def read_config(
     """Builds a config dataclass from the values of a config.json.
 
     cls: the dataclass. A field that the file does not have takes its default.
-    values: any JSON values. An unknown field passes if it is switched off (None or False), because newer writers
-        write every option that they know.
-    only: fields of which only the given values are implemented.
-    harmless: fields that do not reach inference.
-    name: the file, as error lines begin with it.
+    values: a JSON object, so any JSON values. An unknown field is accepted if its value is None or False, because newer
+        versions of diffusers write every option that they have.
+    only: for some fields, the only values that are implemented.
+    harmless: fields that inference does not use.
+    name: the file's name, with which an error begins.
 
-    Raises UserError that names every field with a value that is not implemented, or else the first value that has the
-    wrong type or is out of range.
+    Raises UserError. It lists every field whose value is not implemented. If all are implemented, it names the first
+    value with a wrong type or out of range.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
     wrong, taken = [], {}

@@ -1,39 +1,58 @@
-"""Layers that two of the networks share to the letter.
+"""Layers that are identical in two or more networks.
 
-Parameters have `param_dtype`, arithmetic runs in `dtype`; softmax and norm statistics are always float32.
+Parameters have `param_dtype`, and arithmetic runs in `dtype`. Softmax and norm statistics are always float32.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
+
+
+class LayerArgs(TypedDict):
+    """Arguments that every layer passes on to its parts.
+
+    dtype: of arithmetic and results.
+    param_dtype: of parameters.
+    rngs: source of the random numbers for new parameters.
+    """
+
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+    rngs: nnx.Rngs
 
 
 class Identity(nnx.Module):
-    """Holds the place of a PyTorch layer without parameters (dropout): list positions agree with the state dict."""
+    """Replaces a PyTorch layer without parameters (dropout), so that list positions equal those of the state dict."""
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return x
 
 
 class GroupNorm(nnx.GroupNorm):
-    """GroupNorm (Wu & He 2018) with float32 statistics, of (b,h,w,c) that may come in parts of its channels.
+    """GroupNorm (Wu & He 2018) with float32 statistics.
 
-    Statistics come from sums per channel: they run along whole vectors, and a compiler takes them where a part is made,
-    once for all norms that read it.
+    Statistics are computed from sums per channel. Such a sum runs along whole vectors. The compiler can fuse it with
+    the operation that makes the array, and use it for every norm that reads the array.
     """
 
-    def __call__(self, *parts):
+    # The base class takes one array and a mask.
+    def __call__(self, *parts: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Normalizes the parts, concatenated along their channels: (b,h,w,c1), (b,h,w,c2), ... -> (b,h,w,c)."""
         x = (parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)).astype(jnp.float32)
         b, h, w, c = x.shape
 
-        def mean(parts):
-            """Per group, for each of its channels: (b,h,w,...) -> (b,1,1,c)."""
+        def mean(parts: Sequence[jax.Array]) -> jax.Array:
+            """Mean of each group, repeated for each of its channels: (b,h,w,c1), (b,h,w,c2), ... -> (b,1,1,c)."""
             sums = jnp.concatenate([part.sum(axis=(1, 2)) for part in parts], axis=-1).reshape(b, self.num_groups, -1)
             means = sums.sum(axis=-1, keepdims=True) / (h * w * sums.shape[-1])
             return jnp.broadcast_to(means, sums.shape).reshape(b, 1, 1, c)
 
+        assert self.scale is not None and self.bias is not None  # `group_norm` makes both
         scale, bias = self.scale[...].astype(jnp.float32), self.bias[...].astype(jnp.float32)
         wide = [part.astype(jnp.float32) for part in parts]
         centre = mean(wide)
@@ -46,37 +65,31 @@ class GroupNorm(nnx.GroupNorm):
         return (centred * scale + bias).astype(self.dtype)
 
 
-def group_norm(channels: int, num_groups: int, epsilon: float, *, dtype, param_dtype, rngs) -> GroupNorm:
-    """`GroupNorm` by its usual arguments."""
-    return GroupNorm(channels, num_groups, epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+def group_norm(channels: int, num_groups: int, epsilon: float, **kw: Unpack[LayerArgs]) -> GroupNorm:
+    """`GroupNorm` of (b,h,w,channels)."""
+    return GroupNorm(channels, num_groups, epsilon=epsilon, **kw)
 
 
-def layer_norm(features: int, epsilon: float, *, dtype, param_dtype, rngs) -> nnx.LayerNorm:
-    """LayerNorm with float32 statistics."""
-    return nnx.LayerNorm(
-        features,
-        epsilon=epsilon,
-        use_fast_variance=_one_pass(dtype),
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
+def layer_norm(features: int, epsilon: float, **kw: Unpack[LayerArgs]) -> nnx.LayerNorm:
+    """LayerNorm of (...,features) with float32 statistics."""
+    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=_one_pass(kw["dtype"]), **kw)
 
 
-def _one_pass(dtype) -> bool:
-    """Whether the variance is taken as E[x^2] - E[x]^2, in one reading of x instead of two.
+def _one_pass(dtype: DTypeLike | None) -> bool:
+    """Whether to compute the variance as E[x^2] - E[x]^2, which reads x once instead of twice.
 
-    In float32 that loses digits where the mean m is large against the deviation s: a relative (m/s)^2 2^-24. Values
-    that come in bfloat16 or float16 have lost more than that already, (m/s) 2^-9 or (m/s) 2^-12 each.
+    In float32 this formula loses digits if the mean m is large compared to the deviation s: its relative error is
+    (m/s)^2 2^-24. A value in bfloat16 or float16 has a larger error from its own rounding: (m/s) 2^-9 or (m/s) 2^-12.
     """
-    return jnp.dtype(dtype).itemsize < 4
+    return int(jnp.dtype(dtype).itemsize) < 4
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016).
+    """GELU of an array of any shape: x Phi(x), where Phi is the normal distribution function (Hendrycks & Gimpel 2016).
 
-    In half precision Phi is a logistic function of an odd polynomial, within 2.6e-5 of x Phi(x) everywhere, for the
-    error function takes a TPU's vector unit several times as long; float32 has the error function.
+    float32 uses the error function. In half precision, Phi is a logistic function of an odd polynomial, because the
+    error function takes several times as long on a TPU's vector unit. The result differs from x Phi(x) by at most
+    2.6e-5, for every x.
     """
     if jnp.dtype(x.dtype).itemsize == 4:
         return 0.5 * x * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
@@ -86,33 +99,36 @@ def gelu(x: jax.Array) -> jax.Array:
     return (wide * nnx.sigmoid(odd)).astype(x.dtype)
 
 
-def conv3x3(in_channels: int, out_channels: int, *, dtype, param_dtype, rngs, stride: int = 1) -> nnx.Conv:
-    """3x3 convolution padded by 1 on every side. XLA's "SAME" is not that at stride 2 on even sizes."""
+def conv3x3(in_channels: int, out_channels: int, *, stride: int = 1, **kw: Unpack[LayerArgs]) -> nnx.Conv:
+    """3x3 convolution with a padding of 1 on every side. XLA's "SAME" pads otherwise at stride 2 on even sizes."""
     return nnx.Conv(
-        in_channels, out_channels, (3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)),
-        dtype=dtype, param_dtype=param_dtype, rngs=rngs,
+        in_channels, out_channels, (3, 3), strides=(stride, stride), padding=((1, 1), (1, 1)), **kw
     )  # fmt: skip
 
 
-def conv1x1(in_channels: int, out_channels: int, *, dtype, param_dtype, rngs) -> nnx.Conv:
+def conv1x1(in_channels: int, out_channels: int, **kw: Unpack[LayerArgs]) -> nnx.Conv:
     """1x1 convolution."""
-    return nnx.Conv(in_channels, out_channels, (1, 1), dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return nnx.Conv(in_channels, out_channels, (1, 1), **kw)
 
 
 def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Doubles (b,h,w,c) by repeating pixels, then crops to (height, width): 2h or 2h-1, 2w or 2w-1.
+    """Doubles (b,h,w,c) by repeating pixels, then crops it to (b,height,width,c).
 
-    For these sizes the crop equals PyTorch's `interpolate(size=..., mode="nearest")`.
+    height: 2h or 2h-1. width: 2w or 2w-1. For these sizes the crop equals PyTorch's
+    `interpolate(size=..., mode="nearest")`.
     """
     b, h, w, c = x.shape
-    doubled = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))  # one copy, where two repeats make two
+    doubled = jnp.broadcast_to(
+        x[:, :, None, :, None], (b, h, 2, w, 2, c)
+    )  # one copy; two calls of repeat would make two
     return doubled.reshape(b, 2 * h, 2 * w, c)[:, :height, :width]
 
 
 def upsampling_taps(kernel: jax.Array) -> jax.Array:
-    """(3,3,in,out) for an array whose pixels were doubled -> (4,4,in,out) float32 for the array with zeros between.
+    """Turns the kernel for doubled pixels into a kernel for pixels with zeros between them.
 
-    A pixel and its copy under two taps are one pixel under the sum of the taps.
+    kernel (3,3,in,out) -> (4,4,in,out) float32. Where two taps read a pixel and its copy, one tap reads the pixel, and
+    its weight is their sum.
     """
     taps = kernel.astype(jnp.float32)
     for axis in (0, 1):
@@ -123,10 +139,11 @@ def upsampling_taps(kernel: jax.Array) -> jax.Array:
 
 
 def upsample_by_transposed_conv(conv: nnx.Conv, x: jax.Array) -> jax.Array:
-    """conv of x with doubled pixels, as one transposed convolution: (b,h,w,in) -> (b,2h,2w,out).
+    """Doubles the pixels of x and applies conv, as one transposed convolution: (b,h,w,in) -> (b,2h,2w,out).
 
-    conv: a `conv3x3`. Faster only where the compiler passes over the zeros, which is for its caller to know.
+    conv: a `conv3x3`. This is faster only if the compiler skips the zeros, so the caller must know the compiler.
     """
+    assert conv.bias is not None  # `conv3x3` makes one
     taps = upsampling_taps(conv.kernel[...]).astype(conv.dtype)
     out = jax.lax.conv_general_dilated(
         x.astype(conv.dtype), taps, (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2),

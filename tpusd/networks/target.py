@@ -1,4 +1,4 @@
-"""The device that a model is being traced for: the same arithmetic is written as suits its compiler."""
+"""The device for which a network is being traced. Some layers are written differently for different compilers."""
 
 import contextlib
 import contextvars
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 import jax
 
-# Kinds of TPU as JAX has them.
+# JAX's names for the kinds of TPU.
 V2, V3, V5E, V5P, V6E = "TPU v2", "TPU v3", "TPU v5 lite", "TPU v5", "TPU v6 lite"
 
-_device = contextvars.ContextVar("the device that is compiled for", default=None)
+_device: contextvars.ContextVar[jax.Device | None] = contextvars.ContextVar("target device", default=None)
 
 
 @contextlib.contextmanager
 def compiling_for(device: jax.Device) -> Iterator[None]:
-    """Inside, what is traced goes to this device's compiler."""
+    """Sets the target device for all that is traced inside the block."""
     token = _device.set(device)
     try:
         yield
@@ -23,12 +23,12 @@ def compiling_for(device: jax.Device) -> Iterator[None]:
 
 
 def platform() -> str:
-    """The platform, "cpu", "gpu" or "tpu"; where nothing is said, that of JAX's own devices."""
+    """The target's platform: "cpu", "gpu" or "tpu". Without a target, the platform of JAX's default devices."""
     device = _device.get()
     return device.platform if device is not None else jax.default_backend()
 
 
 def tpu_kind() -> str | None:
-    """The TPU's kind, such as "TPU v5 lite"; None where no TPU is compiled for."""
+    """The target's kind, such as "TPU v5 lite"; None if the target is not a TPU."""
     device = _device.get()
     return device.device_kind if device is not None and device.platform == "tpu" else None

@@ -1,22 +1,25 @@
 """UNet2DConditionModel: the denoiser of Stable Diffusion 1.x, 2.x and SDXL (Rombach et al. 2022; Podell et al. 2023).
 
-Knows nothing of guidance, schedules or sampling: one call is one prediction.
+One call is one prediction. Guidance, schedules and sampling are not done here.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from annotated_types import Interval, Len
 from flax import nnx
+from jax.typing import DTypeLike
 
 from tpusd.networks.attention.dispatch import dot_product_attention
 from tpusd.networks.config import MAX_BLOCKS, MAX_LEVELS, NamePerLevel, Number, NumberPerLevel, Real, read_config
 from tpusd.networks.layers import (
     Identity,
+    LayerArgs,
     conv1x1,
     conv3x3,
     gelu,
@@ -27,14 +30,14 @@ from tpusd.networks.layers import (
 )
 from tpusd.networks.target import V5E, tpu_kind
 
-TRANSFORMER_NORM_EPS = 1e-6  # GroupNorm in front of attention; resnets have norm_eps, 1e-5
+TRANSFORMER_NORM_EPS = 1e-6  # of the GroupNorm before attention; resnets have norm_eps, which is 1e-5
 LAYER_NORM_EPS = 1e-5
 DOWN_BLOCKS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # name -> has attention
 UP_BLOCKS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 
 NumberOfLayers = Annotated[int, Interval(ge=1, le=128)]
 
-# Fields of config.json that diffusers writes and of which only these values are implemented.
+# diffusers writes these fields into config.json. Only these values of them are implemented.
 _ONLY = {
     "act_fn": ("silu",),
     "center_input_sample": (False,),
@@ -49,14 +52,14 @@ _ONLY = {
     "time_embedding_type": ("positional",),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
-    "addition_embed_type_num_heads": (64,),  # read by other addition embeddings only
+    "addition_embed_type_num_heads": (64,),  # only other addition embeddings use it
     "attention_type": ("default",),
 }
 
 
-def _per_level(value, levels: int) -> tuple:
-    """A published field is one number for all levels or a list of them."""
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * levels
+def _per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
+    """One number per level. A published field has one number for all levels, or a list with one for each."""
+    return (value,) * levels if isinstance(value, int) else tuple(value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ class UNetConfig:
     down_block_types: NamePerLevel = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
     up_block_types: NamePerLevel = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     layers_per_block: Annotated[int, Interval(ge=1, le=32)] = 2
-    attention_head_dim: Number | NumberPerLevel = 8  # a head COUNT where num_attention_heads is unset: read `num_heads`
+    attention_head_dim: Number | NumberPerLevel = 8  # a head COUNT if num_attention_heads is None: use `num_heads`
     num_attention_heads: Number | NumberPerLevel | None = None
     cross_attention_dim: Number = 1280
     transformer_layers_per_block: NumberOfLayers | Annotated[tuple[NumberOfLayers, ...], Len(1, MAX_LEVELS)] = 1
@@ -114,7 +117,7 @@ class UNetConfig:
 
     @property
     def num_heads(self) -> tuple[int, ...]:
-        """Attention heads per level. SD 1.x says `attention_head_dim: 8` and means eight heads of c/8."""
+        """Attention heads per level. `attention_head_dim: 8` in SD 1.x means eight heads of size c/8."""
         value = self.attention_head_dim if self.num_attention_heads is None else self.num_attention_heads
         return _per_level(value, len(self.block_out_channels))
 
@@ -125,7 +128,7 @@ class UNetConfig:
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
-    """Sinusoids of the timestep (Vaswani et al. 2017, section 3.5): (b,) -> (b,dim) float32."""
+    """Sinusoids of the timesteps (Vaswani et al. 2017, section 3.5). (b,) -> (b,dim) float32."""
     half = dim // 2
     frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies
@@ -134,23 +137,23 @@ def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool,
 
 
 class TimestepEmbedding(nnx.Module):
-    """Two-layer perceptron on an embedding vector."""
+    """Two-layer perceptron on an embedding vector. (b,in) -> (b,features)."""
 
-    def __init__(self, in_features: int, features: int, **kw):
+    def __init__(self, in_features: int, features: int, **kw: Unpack[LayerArgs]) -> None:
         self.linear_1 = nnx.Linear(in_features, features, **kw)
         self.linear_2 = nnx.Linear(features, features, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.linear_2(nnx.silu(self.linear_1(x)))
 
 
 class ResnetBlock2D(nnx.Module):
-    """Norm, silu, conv, plus the time embedding; norm, silu, conv, plus the input. (b,h,w,in), (b,e) -> (b,h,w,out).
+    """Norm, silu, conv; adds the time embedding; norm, silu, conv; adds the input.
 
-    The input may come as several arrays, parts of its channels.
+    (b,h,w,in), (b,e) -> (b,h,w,out). The input may be several arrays, each with a part of the channels.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, **kw):
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
         groups, eps = config.norm_num_groups, config.norm_eps
         self.norm1 = group_norm(in_channels, groups, eps, **kw)
         self.conv1 = conv3x3(in_channels, out_channels, **kw)
@@ -159,7 +162,7 @@ class ResnetBlock2D(nnx.Module):
         self.conv2 = conv3x3(out_channels, out_channels, **kw)
         self.conv_shortcut = conv1x1(in_channels, out_channels, **kw) if in_channels != out_channels else None
 
-    def __call__(self, *parts, emb):
+    def __call__(self, *parts: jax.Array, emb: jax.Array) -> jax.Array:
         x = jnp.concatenate(parts, axis=-1)
         h = self.conv1(nnx.silu(self.norm1(*parts)))
         h = h + self.time_emb_proj(nnx.silu(emb))[:, None, None, :]
@@ -168,16 +171,16 @@ class ResnetBlock2D(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of x (b,q,c) to context (b,k,e) -> (b,q,c)."""
+    """Multi-head attention of x to context. (b,q,c), (b,k,e) -> (b,q,c)."""
 
-    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw):
+    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw: Unpack[LayerArgs]) -> None:
         self.num_heads = num_heads
         self.to_q = nnx.Linear(channels, channels, use_bias=False, **kw)
         self.to_k = nnx.Linear(context_channels, channels, use_bias=False, **kw)
         self.to_v = nnx.Linear(context_channels, channels, use_bias=False, **kw)
         self.to_out = nnx.List([nnx.Linear(channels, channels, **kw)])
 
-    def __call__(self, x, context):
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         b, q_len, c = x.shape
         d = c // self.num_heads
         q = self.to_q(x).reshape(b, q_len, self.num_heads, d)
@@ -187,16 +190,21 @@ class Attention(nnx.Module):
 
 
 class GEGLU(nnx.Module):
-    """Gated linear unit with exact GELU (Shazeer 2020): the second half of the projection gates the first."""
+    """Gated linear unit with `layers.gelu` (Shazeer 2020): the second half of the projection gates the first.
 
-    def __init__(self, channels: int, features: int, **kw):
+    (b,q,c) -> (b,q,features).
+    """
+
+    def __init__(self, channels: int, features: int, **kw: Unpack[LayerArgs]) -> None:
         self.proj = nnx.Linear(channels, 2 * features, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         if tpu_kind() is None:
             value, gate = jnp.split(self.proj(x), 2, axis=-1)
             return value * gelu(gate)
-        # Two products with half the weights: each is read and written once, and the gate is applied where it is made.
+        # Two products, each with half of the weights: each result is read and written once, and the compiler fuses the
+        # gate with its product.
+        assert self.proj.bias is not None  # nnx.Linear makes one by default
         kernel, bias = self.proj.kernel[...].astype(self.proj.dtype), self.proj.bias[...].astype(self.proj.dtype)
         half = kernel.shape[1] // 2
         value, gate = (x @ kernel[:, part] + bias[part] for part in (slice(half), slice(half, None)))
@@ -204,21 +212,26 @@ class GEGLU(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """GEGLU to four times the width and back."""
+    """GEGLU to four times the channels, then a projection back. (b,q,c) -> (b,q,c)."""
 
-    def __init__(self, channels: int, **kw):
-        self.net = nnx.List([GEGLU(channels, 4 * channels, **kw), Identity(), nnx.Linear(4 * channels, channels, **kw)])
+    def __init__(self, channels: int, **kw: Unpack[LayerArgs]) -> None:
+        self.net: nnx.List[GEGLU | Identity | nnx.Linear] = nnx.List(
+            [GEGLU(channels, 4 * channels, **kw), Identity(), nnx.Linear(4 * channels, channels, **kw)]
+        )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.net:
             x = layer(x)
         return x
 
 
 class BasicTransformerBlock(nnx.Module):
-    """Self-attention, cross-attention to the text, feed-forward; each pre-normed and residual."""
+    """Self-attention, cross-attention to the text, feed-forward; each is pre-norm and residual.
 
-    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw):
+    (b,q,c), (b,l,e) -> (b,q,c).
+    """
+
+    def __init__(self, channels: int, context_channels: int, num_heads: int, **kw: Unpack[LayerArgs]) -> None:
         self.norm1 = layer_norm(channels, LAYER_NORM_EPS, **kw)
         self.attn1 = Attention(channels, channels, num_heads, **kw)
         self.norm2 = layer_norm(channels, LAYER_NORM_EPS, **kw)
@@ -226,27 +239,30 @@ class BasicTransformerBlock(nnx.Module):
         self.norm3 = layer_norm(channels, LAYER_NORM_EPS, **kw)
         self.ff = FeedForward(channels, **kw)
 
-    def __call__(self, x, context):
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         y = self.norm1(x)
         x = x + self.attn1(y, y)
         x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
-class Transformer2DModel(nnx.Module):
-    """Transformer blocks over the positions of a feature map, plus the input. (b,h,w,c), (b,l,e) -> (b,h,w,c)."""
+def _projection(channels: int, *, linear: bool, **kw: Unpack[LayerArgs]) -> nnx.Linear | nnx.Conv:
+    """SD 2.x and SDXL project with linear layers, SD 1.x with 1x1 convolutions: the same arithmetic."""
+    return nnx.Linear(channels, channels, **kw) if linear else conv1x1(channels, channels, **kw)
 
-    def __init__(self, channels: int, num_heads: int, layers: int, config: UNetConfig, **kw):
-        # SD 1.x projects with 1x1 convolutions, SD 2.x and SDXL with linear layers: the same arithmetic.
-        projection = nnx.Linear if config.use_linear_projection else conv1x1
+
+class Transformer2DModel(nnx.Module):
+    """Transformer blocks over the positions of a feature map, then adds the input. (b,h,w,c), (b,l,e) -> (b,h,w,c)."""
+
+    def __init__(self, channels: int, num_heads: int, layers: int, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
         self.norm = group_norm(channels, config.norm_num_groups, TRANSFORMER_NORM_EPS, **kw)
-        self.proj_in = projection(channels, channels, **kw)
+        self.proj_in = _projection(channels, linear=config.use_linear_projection, **kw)
         self.transformer_blocks = nnx.List(
             [BasicTransformerBlock(channels, config.cross_attention_dim, num_heads, **kw) for _ in range(layers)]
         )
-        self.proj_out = projection(channels, channels, **kw)
+        self.proj_out = _projection(channels, linear=config.use_linear_projection, **kw)
 
-    def __call__(self, x, context):
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         b, h, w, c = x.shape
         y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
@@ -255,33 +271,33 @@ class Transformer2DModel(nnx.Module):
 
 
 class Downsample2D(nnx.Module):
-    """Halves height and width, rounding up; pads 1 on every side."""
+    """Halves height and width, rounding up, with a padding of 1 on every side. (b,h,w,c) -> (b,h/2,w/2,c)."""
 
-    def __init__(self, channels: int, **kw):
+    def __init__(self, channels: int, **kw: Unpack[LayerArgs]) -> None:
         self.conv = conv3x3(channels, channels, stride=2, **kw)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(x)
 
 
 class Upsample2D(nnx.Module):
-    """Enlarges to the (height, width) of the skip connection that comes next, then convolves."""
+    """Enlarges to the height and width of the next skip connection, then convolves. (b,h,w,c) -> (b,height,width,c)."""
 
-    def __init__(self, channels: int, **kw):
+    def __init__(self, channels: int, **kw: Unpack[LayerArgs]) -> None:
         self.conv = conv3x3(channels, channels, **kw)
 
-    def __call__(self, x, height: int, width: int):
+    def __call__(self, x: jax.Array, height: int, width: int) -> jax.Array:
         b, h, w, _ = x.shape
-        # Elsewhere, and with fewer images, the compiler multiplies the zeros between the pixels as well (docs/log.md).
+        # On other TPUs, and with fewer images, the compiler also multiplies the zeros between the pixels (docs/log.md).
         if tpu_kind() == V5E and b >= 16 and (height, width) == (2 * h, 2 * w):
             return upsample_by_transposed_conv(self.conv, x)
         return self.conv(upsample_nearest(x, height, width))
 
 
 class DownBlock2D(nnx.Module):
-    """Resnets, each followed by attention where the level has it, then a halving but at the last level."""
+    """Resnets, each followed by attention if the level has it, then downsampling, except at the last level."""
 
-    def __init__(self, config: UNetConfig, level: int, **kw):
+    def __init__(self, config: UNetConfig, level: int, **kw: Unpack[LayerArgs]) -> None:
         channels = config.block_out_channels
         out = channels[level]
         widths = [channels[max(level - 1, 0)]] + [out] * config.layers_per_block
@@ -296,7 +312,8 @@ class DownBlock2D(nnx.Module):
         )
         self.downsamplers = nnx.List([Downsample2D(out, **kw)] if level < len(channels) - 1 else [])
 
-    def __call__(self, x, emb, context):
+    def __call__(self, x: jax.Array, emb: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """x (b,h,w,in), emb (b,e), context (b,l,f) -> the output, and the outputs of all layers, as skips."""
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, emb=emb)
@@ -310,25 +327,25 @@ class DownBlock2D(nnx.Module):
 
 
 class MidBlock2DCrossAttn(nnx.Module):
-    """Resnet, attention, resnet at the lowest resolution."""
+    """Resnet, attention, resnet at the lowest resolution. (b,h,w,c), (b,e), (b,l,f) -> (b,h,w,c)."""
 
-    def __init__(self, config: UNetConfig, **kw):
+    def __init__(self, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
         c = config.block_out_channels[-1]
         self.attentions = nnx.List(
             [Transformer2DModel(c, config.num_heads[-1], config.transformer_layers[-1], config, **kw)]
         )
         self.resnets = nnx.List([ResnetBlock2D(c, c, config, **kw) for _ in range(2)])
 
-    def __call__(self, x, emb, context):
+    def __call__(self, x: jax.Array, emb: jax.Array, context: jax.Array) -> jax.Array:
         x = self.resnets[0](x, emb=emb)
         x = self.attentions[0](x, context)
         return self.resnets[1](x, emb=emb)
 
 
 class UpBlock2D(nnx.Module):
-    """Resnets that take one skip each, with attention where the level has it, then a doubling but at the last level."""
+    """Resnets with skip connections, each followed by attention if the level has it; then upsampling, if not last."""
 
-    def __init__(self, config: UNetConfig, index: int, **kw):
+    def __init__(self, config: UNetConfig, index: int, **kw: Unpack[LayerArgs]) -> None:
         channels = config.block_out_channels
         level = len(channels) - 1 - index  # up blocks count from the lowest resolution
         out, before = channels[level], channels[min(level + 1, len(channels) - 1)]
@@ -343,7 +360,8 @@ class UpBlock2D(nnx.Module):
         )
         self.upsamplers = nnx.List([Upsample2D(out, **kw)] if level > 0 else [])
 
-    def __call__(self, x, skips: list, emb, context):
+    def __call__(self, x: jax.Array, skips: list[jax.Array], emb: jax.Array, context: jax.Array) -> jax.Array:
+        """x (b,h,w,in), emb (b,e), context (b,l,f) -> (b,height,width,out). Takes its skips from the list's end."""
         for i, resnet in enumerate(self.resnets):
             x = resnet(x, skips.pop(), emb=emb)
             if self.attentions:
@@ -353,18 +371,29 @@ class UpBlock2D(nnx.Module):
         return x
 
 
-class UNet2DConditionModel(nnx.Module):
-    """Noisy latents, timestep and text embeddings -> the prediction that the checkpoint was trained for."""
+def _added_embedding(config: UNetConfig, **kw: Unpack[LayerArgs]) -> TimestepEmbedding:
+    assert config.projection_class_embeddings_input_dim is not None  # families/sdxl.py checks its value
+    return TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * config.block_out_channels[0], **kw)
 
-    def __init__(self, config: UNetConfig, *, dtype=jnp.float32, param_dtype=jnp.float32, rngs: nnx.Rngs):
-        kw = dict(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+class UNet2DConditionModel(nnx.Module):
+    """Noisy latents, timesteps and text embeddings -> epsilon, v or x0: the checkpoint's config says which."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         channels = config.block_out_channels
         self.config, self.dtype = config, dtype
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
         self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], **kw)
         self.add_embedding = (
-            TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * channels[0], **kw)
-            if config.addition_embed_type == "text_time" else None
+            _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
         )  # fmt: skip
         self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
         self.mid_block = MidBlock2DCrossAttn(config, **kw)
@@ -380,11 +409,14 @@ class UNet2DConditionModel(nnx.Module):
         text_embeds: jax.Array | None = None,
         time_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """One prediction.
+        """One prediction: (b,h,w,c) float32.
 
-        sample (b,h,w,c); timesteps (b,), fractional ones too; encoder_hidden_states (b,l,e). SDXL only: text_embeds
-        (b,p) the pooled text, time_ids (b,6) original height and width, crop top and left, target height and width in
-        pixels. Returns (b,h,w,c) float32.
+        sample: noisy latents (b,h,w,c).
+        timesteps: (b,), also fractional ones.
+        encoder_hidden_states: of the text, (b,l,e).
+        text_embeds: pooled text (b,p), for SDXL only.
+        time_ids: (b,6), for SDXL only: original height and width, crop top and left, target height and width, in
+            pixels.
         """
         sample = sample.astype(self.dtype)
         context = encoder_hidden_states.astype(self.dtype)
@@ -396,21 +428,20 @@ class UNet2DConditionModel(nnx.Module):
             x, more = block(x, emb, context)
             skips += more
         x = self.mid_block(x, emb, context)
-        for block in self.up_blocks:
-            x = block(x, skips, emb, context)
+        for up_block in self.up_blocks:
+            x = up_block(x, skips, emb, context)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
-    def _embed(self, timesteps, text_embeds, time_ids):
-        """Time embedding, plus SDXL's embedding of pooled text and image sizes (Podell et al. 2023, section 2.2)."""
+    def _embed(self, timesteps: jax.Array, text_embeds: jax.Array | None, time_ids: jax.Array | None) -> jax.Array:
+        """Time embedding (b,e), plus SDXL's embedding of pooled text and sizes (Podell et al. 2023, section 2.2)."""
         config = self.config
-        wave = dict(flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        emb = self.time_embedding(
-            timestep_embedding(timesteps, config.block_out_channels[0], **wave).astype(self.dtype)
-        )
+        sinusoids = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        emb = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(self.dtype))
         if self.add_embedding is None:
             return emb
+        assert text_embeds is not None and time_ids is not None and config.addition_time_embed_dim is not None
         b, n = time_ids.shape
-        sizes = timestep_embedding(time_ids.reshape(b * n), config.addition_time_embed_dim, **wave).reshape(b, -1)
+        sizes = sinusoids(time_ids.reshape(b * n), config.addition_time_embed_dim).reshape(b, -1)
         return emb + self.add_embedding(
             jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
         )

@@ -1,1 +1,1 @@
-"""Scaled dot-product attention, one file for each way to compute it."""
+"""Scaled dot-product attention, one file for each back end."""

@@ -1,7 +1,7 @@
-"""Attention on CPUs: heads merged into the batch, and few scores at a time, which stay in the cache.
+"""Attention on CPUs: heads are merged into the batch, and the scores of one step fit into the cache.
 
-XLA's CPU compiler makes a fast matrix product of two or three axes and a slow loop of four. Scores that do not fit the
-cache cost more to write and read than to compute.
+XLA's CPU compiler turns einsums of two or three axes into fast matrix products, and those of four axes into slow loops.
+Scores that do not fit into the cache take longer to write and read than to compute.
 """
 
 import math
@@ -13,17 +13,17 @@ from jax.typing import DTypeLike
 from tpusd.networks.attention.pieces import largest_divisor
 from tpusd.networks.target import platform
 
-TOGETHER = 512 * 512  # scores of a head up to which all heads go at once
-SCORES = 1 << 20  # of a piece of one head's queries beyond that: 4 MiB in float32
+TOGETHER = 512 * 512  # up to this many scores of one head, all heads are computed at once
+SCORES = 1 << 20  # above that, scores of one head that are computed at once: 4 MiB in float32
 
 
 def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-    """On every CPU, for every shape."""
+    """True on every CPU, for every shape."""
     return platform() == "cpu"
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v, scores and softmax in float32.
+    """softmax(q k^T / sqrt(d)) v with scores and softmax in float32.
 
     query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
     """
@@ -42,7 +42,10 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def _attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """softmax(q k^T) v of (...,q,d), (...,k,d). The sums are divided out last, from fewer values than scores are."""
+    """softmax(q k^T) v. query (...,q,d), key and value (...,k,d) -> (...,q,d).
+
+    The division by the sums comes last, because the result has fewer values than the scores.
+    """
     scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
     weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
     out = jnp.einsum("...qk,...kd->...qd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""Attention by the first way that suits the device and the shape."""
+"""Attention by the first back end that suits the device and the shape."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ class BackEnd(Protocol):
     """One way to compute attention in which every query sees every key."""
 
     def suits(self, query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-        """Whether it is the way to take for these (b,length,n,d) on the device that is compiled for."""
+        """Whether to use this back end for these (b,length,n,d) on the target device."""
         ...
 
     def attend(self, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Attention as XLA compiles it, on any device: also where a token must not see the tokens after it."""
+"""Attention as XLA compiles it, on any device, with or without a causal mask."""
 
 import math
 
@@ -9,20 +9,23 @@ from tpusd.networks.attention import tpu
 from tpusd.networks.attention.pieces import largest_divisor
 from tpusd.networks.target import tpu_kind
 
-# Above this many scores, queries are computed in pieces. Of one head: as many as a 512 px UNet needs at once; the
-# autoencoder's attention at 1024 px would need 16 times as many. Of all heads and rows: 1 GiB in float32.
+# Above this many scores, queries are computed in pieces. The limit of one head is what a UNet needs at 512 pixels; the
+# autoencoder's attention at 1024 pixels would need 16 times as many. All heads and rows have 1 GiB in float32.
 MAX_SCORES_OF_HEAD = 4096 * 4096
 MAX_SCORES = 16 * MAX_SCORES_OF_HEAD
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v, scores and softmax in float32; query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
+    """softmax(q k^T / sqrt(d)) v with scores and softmax in float32.
+
+    query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
 
     causal: query i sees keys 0 to i.
     """
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
-    # On TPUs without the kernel adding the weights up takes as long as a product: it is one more column of the values.
+    # On TPUs without the kernel, the sum of the weights takes as long as a product. So one more column of the values,
+    # filled with ones, gives the sum.
     sum_by_product = tpu_kind() is not None and not tpu.available()
 
     def attend_to_all(query: jax.Array) -> jax.Array:
@@ -42,4 +45,5 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) 
     if causal or at_once == q_len:
         return attend_to_all(query)
     split = query.reshape(b, q_len // at_once, at_once, n, d).swapaxes(0, 1)
-    return jax.lax.map(attend_to_all, split).swapaxes(0, 1).reshape(b, q_len, n, d)
+    out: jax.Array = jax.lax.map(attend_to_all, split)
+    return out.swapaxes(0, 1).reshape(b, q_len, n, d)

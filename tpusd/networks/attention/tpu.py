@@ -1,8 +1,8 @@
-"""Attention on TPUs as one kernel: scores stay in the chip's vector memory, whatever the batch.
+"""Attention on TPUs as one kernel: scores stay in the chip's vector memory, for every batch size.
 
-Works on features-first arrays (b,n,d,length), which is how the TPU compiler lays out the projections around it, so that
-nothing is copied, and heads of 40 features are not padded to 128 in memory. Scores stand keys-first: the softmax then
-reduces over sublanes, and the weights are the stationary side of the second product, as they are.
+The kernel works on arrays (b,n,d,length). The TPU compiler lays out the projections around it in the same order, so
+nothing is copied, and heads of 40 features are not padded to 128 in memory. Scores are (k,q): the softmax reduces over
+sublanes, and the weights are the stationary side of the second product without a transposition.
 """
 
 import functools
@@ -16,23 +16,23 @@ from tpusd.networks.attention.pieces import largest_divisor
 from tpusd.networks.target import V2, V3, tpu_kind
 
 LANES = 128
-KEYS = 1024  # of a trip of the loop over them
-SCORES = 1024 * KEYS  # of a trip: 4 MiB in float32; with fewer keys there are more queries to a grid step
+KEYS = 1024  # of one iteration of the loop over keys
+SCORES = 1024 * KEYS  # of one iteration: 4 MiB in float32; with fewer keys, a grid step has more queries
 VECTOR_MEMORY = 16 << 20
-MAX_KEYS_BYTES = 2 << 20  # of one head; values take as much, and both are held twice
-_WITHOUT = (V2, V3)  # their compiler takes no bfloat16 product in a kernel
+MAX_KEYS_BYTES = 2 << 20  # of one head; values take as much memory, and the pipeline buffers both twice
+_WITHOUT = (V2, V3)  # their compiler refuses bfloat16 products in a kernel
 
 
 def available() -> bool:
-    """Whether the device that is compiled for has the kernel."""
+    """Whether the target device can run the kernel."""
     return tpu_kind() not in (None, *_WITHOUT)
 
 
 def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-    """Whether `attend` takes these (b,length,n,d) and is faster: it needs whole tiles of queries, and enough of them,
-    and one head's keys in vector memory.
+    """Whether `attend` supports these (b,length,n,d) and is faster.
 
-    bfloat16 alone: the matrix units have no float16, and float32 is for those who want the compiler's own arithmetic.
+    It needs whole tiles of queries, enough of them, and one head's keys in vector memory. The only dtype is bfloat16:
+    the matrix units have no float16, and who chooses float32 wants the compiler's own arithmetic.
     """
     (_, q, _, d), k = query_shape, key_shape[1]
     return (
@@ -40,18 +40,20 @@ def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DType
         and jnp.dtype(dtype) == jnp.bfloat16
         and d % 8 == 0
         and q % LANES == 0
-        and q >= (8 if k % LANES else 2) * LANES  # for few scores, filling up the keys costs more than it saves
+        and q
+        >= (8 if k % LANES else 2) * LANES  # for few scores, padding the keys costs more time than the kernel saves
         and k * d * 2 <= MAX_KEYS_BYTES
     )
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: bool = False) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v, scores and softmax in float32; query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
+    """softmax(q k^T / sqrt(d)) v with scores and softmax in float32.
 
-    Keys are filled up to whole tiles (77 to 128) and masked. interpret: runs the kernel's operations one by one, on any
-    device.
+    query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Keys are padded to whole tiles (77 to 128) and masked.
+
+    interpret: run the kernel's operations one by one, on any device.
     """
-    from jax.experimental import pallas as pl  # half a second to import, for those who need it
+    from jax.experimental import pallas as pl  # the import takes half a second
     from jax.experimental.pallas import tpu as pltpu
 
     b, q_len, n, d = query.shape
@@ -63,14 +65,14 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: boo
     k, v = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, padded_k - k_len))) for x in (k, v))
     q_spec = pl.BlockSpec((1, 1, d, q_block), lambda i, j, t: (i, j, 0, t))
     k_spec = pl.BlockSpec((1, 1, d, padded_k), lambda i, j, t: (i, j, 0, 0))
-    out = pl.pallas_call(
+    out: jax.Array = pl.pallas_call(
         functools.partial(_kernel, scale=1 / math.sqrt(d), k_len=k_len, k_block=k_block),
         grid=(b, n, q_len // q_block),
         in_specs=[q_spec, k_spec, k_spec],
         out_specs=q_spec,
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         cost_estimate=pl.CostEstimate(
-            flops=4 * b * n * q_len * padded_k * padded_d,  # what the matrix units make of it
+            flops=4 * b * n * q_len * padded_k * padded_d,  # including the padding, which the matrix units also compute
             transcendentals=b * n * q_len * padded_k,
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in (q, q, k, v)),
         ),
@@ -80,16 +82,26 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, interpret: boo
     return out.transpose(0, 3, 1, 2)
 
 
-def _kernel(q_ref, k_ref, v_ref, out_ref, *, scale: float, k_len: int, k_block: int):
-    """One head's queries (d,q) against its keys and values (d,k), block by block (Milakov & Gimelshein 2018)."""
+def _kernel(
+    q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, out_ref: jax.Ref, *, scale: float, k_len: int, k_block: int
+) -> None:
+    """Attention of one head, block by block of its keys (Milakov & Gimelshein 2018).
+
+    q_ref and out_ref: (1,1,d,q).
+    k_ref and v_ref: (1,1,d,k), padded to whole tiles.
+    scale: factor of the scores.
+    k_len: number of keys without the padding.
+    k_block: number of keys in a block.
+    """
     from jax.experimental import pallas as pl
 
     query = q_ref[0, 0]
     d, q_len = query.shape
     padded_k = k_ref.shape[3]
-    scale *= math.log2(math.e)  # exp(s) = 2^(s log2 e), which is what the chip computes
+    scale *= math.log2(math.e)  # exp(s) = 2^(s log2 e), and the chip computes powers of 2
 
-    def block(i, carry):
+    def block(i: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Adds a block of keys to: highest score (1,q), sum of weights (1,q), weighted sum of values (d,q)."""
         top, total, out = carry
         part = (0, 0, slice(None), pl.ds(pl.multiple_of(i * k_block, k_block), k_block))
         scores = _dot(k_ref[part], query, 0)  # (k,q)
@@ -108,15 +120,15 @@ def _kernel(q_ref, k_ref, v_ref, out_ref, *, scale: float, k_len: int, k_block: 
 
 
 def _dot(left: jax.Array, right: jax.Array, axis: int) -> jax.Array:
-    """Contracts `axis` of left with the first of right, in float32."""
+    """Contracts `axis` of left with the first axis of right. Two 2-d arrays -> a 2-d array in float32."""
     return jax.lax.dot_general(left, right, (((axis,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
 
 def _whole(length: int) -> int:
-    """In whole tiles."""
+    """The length, rounded up to whole tiles."""
     return -(-length // LANES) * LANES
 
 
 def _tiles(length: int, at_most: int) -> int:
-    """The largest whole number of tiles up to `at_most` that divides length, which is in whole tiles."""
+    """The largest divisor of `length` in whole tiles that is not above `at_most`. `length` is a multiple of LANES."""
     return LANES * largest_divisor(length // LANES, at_most // LANES)
