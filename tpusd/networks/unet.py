@@ -343,7 +343,10 @@ class MidBlock2DCrossAttn(nnx.Module):
 
 
 class UpBlock2D(nnx.Module):
-    """Resnets with skip connections, each followed by attention if the level has it; then upsampling, if not last."""
+    """Resnets, each followed by attention if the level has it, then upsampling, except at the last level.
+
+    Every resnet also gets the output of a layer of the down blocks, through a skip connection.
+    """
 
     def __init__(self, config: UNetConfig, index: int, **kw: Unpack[LayerArgs]) -> None:
         channels = config.block_out_channels

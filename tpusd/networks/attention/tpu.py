@@ -40,8 +40,7 @@ def suits(query_shape: tuple[int, ...], key_shape: tuple[int, ...], dtype: DType
         and jnp.dtype(dtype) == jnp.bfloat16
         and d % 8 == 0
         and q % LANES == 0
-        and q
-        >= (8 if k % LANES else 2) * LANES  # for few scores, padding the keys costs more time than the kernel saves
+        and q >= (8 if k % LANES else 2) * LANES  # with few scores, padding the keys takes longer than the kernel saves
         and k * d * 2 <= MAX_KEYS_BYTES
     )
 
