@@ -224,6 +224,17 @@ def test_on_error_stop_ends_the_sweep(tmp_path):
     assert go_on(tmp_path / "s").status == 0 and len(list((tmp_path / "s").glob("*/index.html"))) == NUM_RUNS
 
 
+def test_table_does_not_say_that_a_run_was_there_which_has_no_image(tmp_path, capsys):
+    def fussy(config):
+        if config.seed == 1:
+            raise UserError("seed=1: does not suit this checkpoint")
+        return prepare(config)
+
+    assert make("seed=0,1", ROWS, f"output={tmp_path / 's'}", "on_error=stop", prepare=fussy).status == 1
+    table = [line.split(None, 2) for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert table == [["000_seed=0", "0", "not finished"], ["001_seed=1", "0", "failed"]]
+
+
 # Going on.
 
 
