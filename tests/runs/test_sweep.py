@@ -402,6 +402,14 @@ def test_prompts_never_reach_a_path(tmp_path):
     assert [run.at["negative_prompt"] for run in read_sweep(tmp_path / "s").runs] == ["../a", "<b>", "plain"]
 
 
+def test_names_of_a_hostile_sweep_are_refused_by_an_interpreter_that_skips_assertions(tmp_path, whole):
+    run = {"name": "../x", "overrides": [], "at": {}, "digest": "", "error": None}
+    (tmp_path / "sweep.json").write_text(json.dumps(json.loads((whole / "sweep.json").read_text()) | {"runs": [run]}))
+    code = f"from pathlib import Path; from tpusd.records.sweep import read_sweep; read_sweep(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-O", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "does not describe a sweep" in done.stderr
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -411,6 +419,10 @@ def test_prompts_never_reach_a_path(tmp_path):
         {"runs": 7},
         {"axes": {"seed": [1]}},
         {"overrides": None},
+        {"runs": [{"name": "000", "overrides": [["seed=0"]], "at": {}, "digest": "", "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {"seed": [0]}, "digest": "", "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {}, "digest": [], "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {}, "digest": "", "error": {}}]},
     ],
 )
 def test_hostile_sweep_files_are_one_line(tmp_path, whole, capsys, change):
