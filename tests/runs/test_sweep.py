@@ -224,6 +224,17 @@ def test_on_error_stop_ends_the_sweep(tmp_path):
     assert go_on(tmp_path / "s").status == 0 and len(list((tmp_path / "s").glob("*/index.html"))) == NUM_RUNS
 
 
+def test_table_does_not_say_that_a_run_was_there_which_has_no_image(tmp_path, capsys):
+    def fussy(config):
+        if config.seed == 1:
+            raise UserError("seed=1: does not suit this checkpoint")
+        return prepare(config)
+
+    assert make("seed=0,1", ROWS, f"output={tmp_path / 's'}", "on_error=stop", prepare=fussy).status == 1
+    table = [line.split(None, 2) for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert table == [["000_seed=0", "0", "not finished"], ["001_seed=1", "0", "failed"]]
+
+
 # Going on.
 
 
@@ -391,6 +402,14 @@ def test_prompts_never_reach_a_path(tmp_path):
     assert [run.at["negative_prompt"] for run in read_sweep(tmp_path / "s").runs] == ["../a", "<b>", "plain"]
 
 
+def test_names_of_a_hostile_sweep_are_refused_by_an_interpreter_that_skips_assertions(tmp_path, whole):
+    run = {"name": "../x", "overrides": [], "at": {}, "digest": "", "error": None}
+    (tmp_path / "sweep.json").write_text(json.dumps(json.loads((whole / "sweep.json").read_text()) | {"runs": [run]}))
+    code = f"from pathlib import Path; from tpusd.records.sweep import read_sweep; read_sweep(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-O", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert "does not describe a sweep" in done.stderr
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -400,6 +419,10 @@ def test_prompts_never_reach_a_path(tmp_path):
         {"runs": 7},
         {"axes": {"seed": [1]}},
         {"overrides": None},
+        {"runs": [{"name": "000", "overrides": [["seed=0"]], "at": {}, "digest": "", "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {"seed": [0]}, "digest": "", "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {}, "digest": [], "error": None}]},
+        {"runs": [{"name": "000", "overrides": [], "at": {}, "digest": "", "error": {}}]},
     ],
 )
 def test_hostile_sweep_files_are_one_line(tmp_path, whole, capsys, change):
@@ -429,7 +452,7 @@ def test_command_line_wins_over_an_experiments_values():
     for argv, words in (
         (["experiment=samplers"], "experiment=samplers: is a sweep; add -m"),
         (["-m", "experiment=sampler"], "experiment=sampler: no such experiment; did you mean samplers"),
-        (["-m", "experiment=samplers,guidance"], "is several; sweep over one at a time"),
+        (["-m", "experiment=samplers,guidance"], "is a list; choose one experiment"),
     ):
         with pytest.raises(UserError, match=words):
             compose_jobs(argv)

@@ -72,7 +72,7 @@ def renew() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Delays a signal until the block ends, so that both of its steps happen or neither. Keep the block short."""
+    """Delays a signal until the block ends, so that all of its steps happen. A second Ctrl-C still ends the process."""
     global _deferred
     _deferred = True
     try:

@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -216,6 +216,3 @@ def _is_one_of(value: object, allowed: tuple[type, ...]) -> bool:
 
 def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-Describe = Callable[[ImageSpec], Mapping[str, Any]]  # an image's fields that are known before it is made

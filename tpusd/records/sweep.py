@@ -9,7 +9,7 @@ Knows nothing of how the runs are made.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,15 @@ def read_sweep(path: Path) -> Sweep:
         )
         axes = {key: tuple(axis) for key, axis in values["axes"].items()}
         sweep = Sweep(overrides=tuple(values["overrides"]), axes=axes, runs=runs)
-        assert values["version"] == VERSION and all(_is_name(run.name) for run in runs)
-        assert all(isinstance(text, str) for text in [*sweep.overrides, *sum(axes.values(), ())])
+        if (
+            values["version"] != VERSION
+            or not all(map(_is_valid, runs))
+            or not _are_texts(sweep.overrides, *axes.values())
+        ):
+            raise ValueError
     except OSError as error:
         raise UserError(f"{show_path(path / SWEEP)}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{show_path(path / SWEEP)}: does not describe a sweep; was it edited?") from None
     return sweep
 
@@ -99,5 +103,11 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and re.fullmatch(r"\d{3,}[\w.=+-]*", name, re.A) is not None
+def _is_valid(run: SweepRun) -> bool:
+    """Whether the fields of a run from a file have the types that they must have, and its name stays in the sweep."""
+    texts = _are_texts([run.name, run.digest, "" if run.error is None else run.error], run.overrides, run.at.values())
+    return texts and re.fullmatch(r"\d{3,}[\w.=+-]*", run.name, re.A) is not None
+
+
+def _are_texts(*lists: Iterable[object]) -> bool:
+    return all(isinstance(text, str) for texts in lists for text in texts)

@@ -46,6 +46,7 @@ class RunResult:
     name: str
     num_images: int = 0  # that it has
     num_made: int = 0
+    num_missing: int = 0
     rate: float | None = None
     error: str | None = None
 
@@ -190,6 +191,7 @@ def _result(session: RunSession) -> RunResult:
         name=session.name,
         num_images=len(session.done) + session.num_made,
         num_made=session.num_made,
+        num_missing=session.num_missing,
         rate=timing.num_steady / timing.seconds_steady if timing.seconds_steady else None,
         error=None if session.error is None else _line(session.error),
     )
@@ -239,11 +241,19 @@ def _table(results: Sequence[RunResult]) -> list[str]:
     lines = [f"{'run':<{width}}  images  images/s"]
     for result in shown[:MAX_TABLE_ROWS]:
         rate = f"{'' if result.rate is None else f'{result.rate:.2f}':>8}"
-        note = "failed" if result.error else "was there" if not result.num_made else ""
-        lines.append(f"{result.name:<{width}}  {result.num_images:6}  {rate}  {note}".rstrip())
+        lines.append(f"{result.name:<{width}}  {result.num_images:6}  {rate}  {_note(result)}".rstrip())
     if len(shown) > MAX_TABLE_ROWS:
         lines.append(f"and {len(shown) - MAX_TABLE_ROWS} more; sweep.json has them all")
     return lines
+
+
+def _note(result: RunResult) -> str:
+    """What became of a run, in the table. "not finished": another run failed first, with on_error=stop."""
+    if result.error is not None:
+        return "failed"
+    if result.num_missing:
+        return "not finished"
+    return "" if result.num_made else "was there"
 
 
 def _line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ pictures are encoded and written; their manifest lines are appended, in the orde
 images are made.
 """
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable
@@ -48,8 +49,9 @@ class BatchWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._opener, self._encoders, self._committer):
-            pool.shutdown(wait=True)
+        with signals.deferred():  # the runs are closed next, and no thread may write into a closed directory
+            for pool in (self._opener, self._encoders, self._committer):
+                pool.shutdown(wait=True)
 
     def submit(self, made: MadeBatch[RunSession]) -> None:
         """Waits while too many images are pending."""
@@ -71,7 +73,8 @@ class BatchWriter:
         with self._lock:
             first, run.error = run.error is None, run.error or error
         if first:
-            self._on_failure(run, error)
+            with contextlib.suppress(Exception):  # such as a closed stderr; the run keeps its error all the same
+                self._on_failure(run, error)
         self._close_if_failed(run)
 
     def _open(self, made: MadeBatch[RunSession]) -> None:
