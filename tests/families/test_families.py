@@ -19,6 +19,7 @@ from tpusd.families.latent_diffusion import TextConditioning
 from tpusd.families.registry import FAMILIES, find_family
 from tpusd.families.sdxl import SDXL
 from tpusd.families.stable_diffusion import StableDiffusion
+from tpusd.plan.sizes import image_size
 
 BOTH = (StableDiffusion(), SDXL())
 
@@ -120,3 +121,11 @@ def test_sizes_are_those_of_the_configs(layout):
     family, configs = checkpoint.family, checkpoint.configs
     assert family.size_multiple(configs) == 8 and family.image_size(configs) == (64, 64)
     assert family.latent_shape(configs, 48, 80) == (6, 10, 4)
+
+
+def test_the_size_is_asked_for_only_where_the_checkpoint_does_not_say_it(tmp_path):
+    root = copy(tmp_path)
+    edit(root / "unet/config.json", sample_size=None)
+    with pytest.raises(UserError, match="sample_size=null in unet/config.json: .* set height and width"):
+        image_size(config("height=48"), opened(root))
+    assert image_size(config("height=48", "width=80"), opened(root)) == (48, 80)

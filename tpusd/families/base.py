@@ -164,7 +164,7 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def image_size(self, configs: Configs) -> tuple[int, int]:
-        """Height and width of the images that the checkpoint was trained for."""
+        """Height and width of the images that the checkpoint was trained for. Raises UserError if unknown."""
 
     @abc.abstractmethod
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, int, int]:

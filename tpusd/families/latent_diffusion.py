@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
+from tpusd.errors import UserError
 from tpusd.families.base import (
     Agreement,
     Component,
@@ -144,9 +145,10 @@ class LatentDiffusion(Family):
         return entry(configs, VAE, VAEConfig).downscale
 
     def image_size(self, configs: Configs) -> tuple[int, int]:
-        """The UNet's sample_size is that of the latents."""
+        """The UNet's sample_size is that of the latents. Raises UserError where the checkpoint does not say it."""
         own, scale = entry(configs, UNET, UNetConfig).sample_size, self.size_multiple(configs)
-        assert own is not None, "a UNet's config says its sample_size"
+        if own is None:
+            raise UserError("sample_size=null in unet/config.json: the image size is unknown; set height and width")
         height, width = (own, own) if isinstance(own, int) else own
         return height * scale, width * scale
 

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 def image_size(config: RunConfig, architecture: "Architecture") -> tuple[int, int]:
     """Height and width, the model's own where the config leaves them open. Raises UserError."""
     family, configs = architecture.family, architecture.configs
-    own_height, own_width = family.image_size(configs)
-    height = own_height if config.height is None else config.height
-    width = own_width if config.width is None else config.width
+    height, width = config.height, config.width
+    if height is None or width is None:
+        own_height, own_width = family.image_size(configs)
+        height = own_height if height is None else height
+        width = own_width if width is None else width
     multiple = family.size_multiple(configs)
     for name, size in (("height", height), ("width", width)):
         check_size(name, size)
