@@ -50,6 +50,7 @@ def test_rows_and_copies_never_share_a_key():
     assert len(keys) == 13 * 4
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_channel_first_and_bit_identical_alone_or_together():
     keys = np.stack([image_key(3, row, 1) for row in range(6)])
     latents = np.asarray(initial_latents(keys, SHAPE))

@@ -64,6 +64,7 @@ def batches(process, number):
         assert process.stdout.readline() == "batch\n", process.stderr.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_run_in_good_order_and_it_can_go_on(tmp_path, number):
     path = tmp_path / "run"
