@@ -53,6 +53,7 @@ def test_every_layout_is_filled_with_the_values_in_the_files(layout):
             np.testing.assert_array_equal(ours, expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_loaded_state_merges_into_a_model_that_runs():
     checkpoint = opened(tiny())
     graph, _ = nnx.split(checkpoint.abstract("text_encoder"))

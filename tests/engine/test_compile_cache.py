@@ -9,6 +9,8 @@ import pytest
 from tpusd.engine.compile_cache import CHECKED, cache_directory, remove_broken
 from tpusd.records import provenance
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, warnings, jax, numpy as np
@@ -37,7 +39,6 @@ def start(home, **more):
     return directory, events
 
 
-@pytest.mark.slow
 def test_second_process_compiles_nothing_and_a_cut_entry_is_mended(tmp_path):
     directory, events = start(tmp_path)
     assert set(events) == {"misses"} and directory.startswith(str(tmp_path / "tpusd"))

@@ -88,6 +88,7 @@ def test_only_a_prompt_that_is_not_given_is_zeros_and_only_where_the_checkpoint_
         np.testing.assert_array_equal(ids[1], ids[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_embeddings_of_a_prompt_that_is_not_given_are_zeros(layout):
     checkpoint = opened(tiny(layout))

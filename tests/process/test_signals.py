@@ -14,6 +14,8 @@ from tpusd.process import signals
 from tpusd.records.run_json import read_run
 from tpusd.records.validate import faults
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import sys, time, hashlib
@@ -64,7 +66,6 @@ def batches(process, number):
         assert process.stdout.readline() == "batch\n", process.stderr.read()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_a_run_in_good_order_and_it_can_go_on(tmp_path, number):
     path = tmp_path / "run"

@@ -30,7 +30,7 @@ from tpusd.runs.requests import plan_sweep
 from tpusd.runs.start import start_run
 from tpusd.validate import main as validate
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
@@ -136,7 +136,6 @@ def test_end_of_a_sweep_is_a_table(tmp_path, capsys):
     assert lines[3].startswith(f"{tmp_path / 's'}: 2 runs, 6 images in ") and lines[3].endswith("index.html")
 
 
-@pytest.mark.slow
 def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, monkeypatch):
     """Two samplers by three guidance scales by two seeds, on a tiny random checkpoint, packed three to a batch."""
     compiled, read = [], []
@@ -238,7 +237,6 @@ def test_finished_sweep_makes_nothing_again_and_opens_no_model(whole):
     assert done.status == 0 and not done.loads.pipelines and contents(whole) == before
 
 
-@pytest.mark.slow
 def test_sweep_grows_by_new_values(tmp_path):
     path = tmp_path / "s"
     make("sampler=ddim,pndm", "guidance_scale=3,5", ROWS, f"output={path}")
@@ -282,7 +280,6 @@ class Stopping(StandInPipeline):
         return super().generate(specs, tables, on_step=on_step)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_interrupted_sweep_goes_on_to_the_same_directory(tmp_path, whole, after):
     path = tmp_path / "sweep"
@@ -323,7 +320,6 @@ start_sweep(sys.argv[1:], prepare=prepare, load=lambda *a, **k: Slow())
 KILLS = int(os.environ.get("TPUSD_SWEEP_KILLS", "2"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kill", range(KILLS))
 def test_killed_sweep_goes_on_to_the_same_directory(tmp_path, whole, kill):
     """SIGKILL to a real process, at a random moment of its work."""
