@@ -15,6 +15,8 @@ from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
 REPO = "owner/name"
@@ -128,7 +130,6 @@ def test_a_pinned_commit_in_the_cache_needs_no_network(hub):
     assert hub.asked == []
 
 
-@pytest.mark.slow
 def test_a_half_downloaded_pinned_commit_is_completed(hub):
     directory = opened(revision=COMMIT).directory
     for name in ("tokenizer/vocab.json", "vae/config.json", "unet/diffusion_pytorch_model.safetensors"):
@@ -137,7 +138,6 @@ def test_a_half_downloaded_pinned_commit_is_completed(hub):
         assert (directory / name).exists()
 
 
-@pytest.mark.slow
 def test_offline_the_cached_commit_of_a_branch_is_used_and_named(hub, caplog):
     opened()
     hub.error = (503, "down")
@@ -152,7 +152,6 @@ def test_offline_without_a_cache_says_what_to_do(hub, monkeypatch):
     assert "cannot be reached" in refusal()
 
 
-@pytest.mark.slow
 def test_offline_with_half_a_checkpoint_is_offline_without_one(hub):
     shutil.rmtree(opened().directory / "vae")
     hub.error = (503, "down")

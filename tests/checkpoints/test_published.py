@@ -16,6 +16,8 @@ from tpusd.errors import UserError
 from tpusd.families.sdxl import SDXL
 from tpusd.networks.abstract import abstract_model
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data"
 PUBLISHED_CONFIGS = Path(tpusd.__file__).parent / "assets" / "published"
 COMPONENTS = SDXL.components  # of all parts; the other families have some of them
@@ -51,7 +53,6 @@ def infos(shapes):
     return {name: TensorInfo(shape=tuple(shape), dtype="float16", file=file) for name, shape in shapes.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("model", "part"), COUNTS)
 def test_parameter_counts_are_the_published_ones(model, part):
     assert sum(math.prod(p.shape) for p in wanted(model, part).values()) == COUNTS[model, part]

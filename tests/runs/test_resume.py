@@ -73,6 +73,7 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "growth"),
     [
