@@ -429,7 +429,7 @@ def test_command_line_wins_over_an_experiments_values():
     for argv, words in (
         (["experiment=samplers"], "experiment=samplers: is a sweep; add -m"),
         (["-m", "experiment=sampler"], "experiment=sampler: no such experiment; did you mean samplers"),
-        (["-m", "experiment=samplers,guidance"], "is several; sweep over one at a time"),
+        (["-m", "experiment=samplers,guidance"], "is a list; choose one experiment"),
     ):
         with pytest.raises(UserError, match=words):
             compose_jobs(argv)
