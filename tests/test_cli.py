@@ -45,6 +45,7 @@ def test_unknown_commands_are_one_line(argv, expected, capsys):
     assert expected in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("module", ["cli", "run", "preflight"])
 def test_reader_that_stops_reading_is_no_traceback(module, unbuffered):

@@ -36,6 +36,7 @@ def parsed(command):
     return composed(words[3:])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30))
 def test_any_text_survives_the_command_line(text):

@@ -289,6 +289,7 @@ def test_user_errors_are_one_line_whatever_they_hold(capsys):
     assert status == [2] and capsys.readouterr().err == "tpusd: a=b: first second\n"
 
 
+@pytest.mark.slow
 def test_interrupted_run_is_a_valid_directory(tmp_path):
     """Ctrl-C as it happens: a signal to the process, at no chosen moment."""
     code = (

@@ -130,6 +130,7 @@ def test_declared_tensors_must_lie_in_the_file(tmp_path):
         assert "not a whole safetensors file" in error_of(root)
 
 
+@pytest.mark.slow
 def test_names_from_a_file_cannot_reach_the_terminal(tmp_path):
     root = copy(tmp_path)
     header = json.dumps(

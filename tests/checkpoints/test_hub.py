@@ -15,6 +15,8 @@ from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40
 REPO = "owner/name"

@@ -35,6 +35,7 @@ def renamed(rename):
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_every_layout_is_filled_with_the_values_in_the_files(layout):
     checkpoint = opened(tiny(layout))
@@ -52,6 +53,7 @@ def test_every_layout_is_filled_with_the_values_in_the_files(layout):
             np.testing.assert_array_equal(ours, expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_loaded_state_merges_into_a_model_that_runs():
     checkpoint = opened(tiny())
     graph, _ = nnx.split(checkpoint.abstract("text_encoder"))
@@ -215,6 +217,7 @@ def test_parameters_go_where_the_sharding_says():
     assert all(x.sharding == sharding and x.dtype == jnp.bfloat16 for x in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_saving_and_loading_gives_the_same_again(tmp_path, layout):
     checkpoint = opened(tiny(layout))

@@ -4,6 +4,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # A separate process, so that the peak is this load's own. Anonymous memory: the file's own mapped pages do not count,
 # the kernel takes them back whenever it likes.
 SCRIPT = """

@@ -16,6 +16,8 @@ from tpusd.errors import UserError
 from tpusd.families.sdxl import SDXL
 from tpusd.networks.abstract import abstract_model
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data"
 PUBLISHED_CONFIGS = Path(tpusd.__file__).parent / "assets" / "published"
 COMPONENTS = SDXL.components  # of all parts; the other families have some of them

@@ -89,6 +89,7 @@ KEYS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=2), st.booleans())
 def test_any_command_line_gives_runs_or_one_line(overrides, multirun):

@@ -9,6 +9,8 @@ import pytest
 from tpusd.engine.compile_cache import CHECKED, cache_directory, remove_broken
 from tpusd.records import provenance
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, warnings, jax, numpy as np

@@ -50,6 +50,7 @@ def test_rows_and_copies_never_share_a_key():
     assert len(keys) == 13 * 4
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_channel_first_and_bit_identical_alone_or_together():
     keys = np.stack([image_key(3, row, 1) for row in range(6)])
     latents = np.asarray(initial_latents(keys, SHAPE))
@@ -60,6 +61,7 @@ def test_latents_are_drawn_channel_first_and_bit_identical_alone_or_together():
         assert np.array_equal(image, initial_latents(key[None], SHAPE)[0])
 
 
+@pytest.mark.slow
 def test_step_noise_is_folded_from_the_step_and_differs_from_the_latents():
     keys = np.stack([image_key(3, row, 1) for row in range(3)])
     for k in (0, 1, 17):
@@ -69,6 +71,7 @@ def test_step_noise_is_folded_from_the_step_and_differs_from_the_latents():
         assert not np.array_equal(noise, initial_latents(keys, SHAPE))
 
 
+@pytest.mark.slow
 def test_step_may_be_traced():
     keys = np.stack([image_key(3, 0, 1)])
     traced = jax.jit(lambda k: step_noise(keys, k, SHAPE))(np.int32(5))
@@ -107,6 +110,7 @@ def noise_in_another_process(**variables):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_settings_of_jax_do_not_change_the_noise():
     usual = noise_in_another_process()
     assert {name: noise_in_another_process(**{name: value}) for name, value in JAX_OPTIONS.items()} == dict.fromkeys(

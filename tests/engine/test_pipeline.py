@@ -21,6 +21,8 @@ from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import SamplerSettings, make_table
 
+pytestmark = pytest.mark.slow
+
 NINE = ["a red fox", "an owl", "a moose", "a heron", "a newt", "a lynx", "a crab", "a wren", "a mole"]
 STEPS = "sampler.num_inference_steps=7"
 STOCHASTIC = ["sampler=ddim", "sampler.eta=1", STEPS]

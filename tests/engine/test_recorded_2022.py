@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from support.pipelines import generate, pipeline, prompts
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data" / "sd2022"
 META = json.loads((DATA / "expected.json").read_text())
 EXPECTED = np.load(DATA / "expected.npz")

@@ -57,6 +57,7 @@ def test_the_likely_family_is_that_of_the_folders_even_if_one_is_missing(folder)
     assert likely_family([name for name in large if not name.startswith(f"{folder}/")]).name == "sdxl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "own", "other"), [("sd1", "Stable Diffusion", "text_time"), ("sdxl", "SDXL", None)])
 def test_a_unet_of_the_other_family_is_refused(tmp_path, layout, own, other):
     root = copy(tmp_path, layout)
@@ -89,6 +90,7 @@ def test_only_a_prompt_that_is_not_given_is_zeros_and_only_where_the_checkpoint_
         np.testing.assert_array_equal(ids[1], ids[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_embeddings_of_a_prompt_that_is_not_given_are_zeros(layout):
     checkpoint = opened(tiny(layout))

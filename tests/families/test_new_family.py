@@ -23,6 +23,8 @@ from tpusd.run import main
 from tpusd.runs.prepare import prepare_run
 from tpusd.samplers.table import make_table
 
+pytestmark = pytest.mark.slow
+
 WORDS, MIXER, PAINTER = "words", "mixer", "painter"
 SCALE = 4  # pixels to one latent
 

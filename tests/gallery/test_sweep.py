@@ -1,10 +1,13 @@
 import shutil
 
+import pytest
 from PIL import Image
 from support.sweeps import make
 
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.records.sweep import read_sweep
+
+pytestmark = pytest.mark.slow
 
 AXES = ("sampler=ddim,euler,heun", "guidance_scale=1,2,3", "seed=0,1", "prompts.rows=[{prompt: x}]")
 

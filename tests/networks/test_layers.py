@@ -27,6 +27,7 @@ def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
 
 
 # Mean over deviation, and what the output may be off by: its own rounding, with a little for the input's.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "ratio", "bound"), [("float32", 1000, 2e-3), ("bfloat16", 30, 0.02), ("float16", 100, 0.01)]
 )
@@ -53,6 +54,7 @@ def test_gelu_is_x_times_the_normal_distribution_function(dtype, unit):
     assert (off <= (1e-6 if dtype == "float32" else 2.6e-5) + unit * np.abs(exact)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layer", "batch", "size", "transposed"),
     [
@@ -91,6 +93,7 @@ def exact_attention(query, key, value) -> np.ndarray:
 
 # Heads of SD 1.x; lengths of one block and of several, in whole tiles, and which 1024 does not divide (SD 2.1 at 768
 # pixels); and a text's.
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (2304, 2304, 8), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
     query, key, value = attention_inputs(1, q, k, 3, d, jnp.bfloat16)
@@ -103,6 +106,7 @@ def test_tpu_kernel_is_attention(q, k, d):
 
 
 # Heads together; one after the other; and in pieces of their queries, also where 1024 does not divide them.
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 77, 40), (1024, 1024, 8), (1900, 1024, 4)])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 3 * 2**-8)])
 def test_cpu_attention_is_attention(q, k, d, dtype, bound):
@@ -112,6 +116,7 @@ def test_cpu_attention_is_attention(q, k, d, dtype, bound):
         np.testing.assert_allclose(np.float64(attention(*inputs)), exact, atol=bound * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("platform", "kind"), [("gpu", "NVIDIA H100"), ("tpu", "TPU v2")])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2 * 2**-8)])
 @pytest.mark.parametrize(
@@ -143,6 +148,7 @@ def _forgets_the_scale(query, key, value):
     return _attends(query * math.sqrt(query.shape[-1]), key, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "used"), [(_raises, False), (_forgets_the_scale, False), (_attends, True)])
 def test_gpu_kernel_is_used_where_a_trial_agrees(kernel, used, monkeypatch):
     """There is no GPU here: the kernel's place is taken by others. Their trial leaves nothing in the program."""

@@ -14,6 +14,8 @@ from tpusd.process import signals
 from tpusd.records.run_json import read_run
 from tpusd.records.validate import faults
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import sys, time, hashlib

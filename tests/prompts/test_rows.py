@@ -80,7 +80,7 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         ("p.csv", "prompt\n", None, "holds no prompt"),
         ("p.csv", 'prompt,x\na,1\n"b,2\n', None, "p.csv line 3: is not readable"),
         ("p.csv", 'prompt,x\n"a\nb",1\nc\n', None, "p.csv line 4: has 1 cells and the header has 2"),
-        ("p.csv", "prompt,prompt\na,b\n", None, "p.csv line 1: column prompt stands twice"),
+        ("p.csv", "prompt,prompt\na,b\n", None, "p.csv line 1: column prompt is twice"),
         ("p.csv", "captions,x\na,b\n", "caption", "it has captions, x; choose one with prompts.column=captions"),
         ("p.csv", "prompt,seed\na,1\n ,2\n", None, "p.csv line 3: prompt is empty"),
         ("p.csv", "prompt,seed\na,1.0\n", None, "p.csv line 2: seed=1.0: must be a whole number"),

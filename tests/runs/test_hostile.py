@@ -281,6 +281,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompts_are_only_text(tmp_path, name):
     text = HOSTILE[name]

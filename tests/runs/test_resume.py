@@ -73,6 +73,7 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "growth"),
     [
@@ -99,6 +100,7 @@ def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
     assert [(record["prompt"], record["id"]) for record in manifest(path)] == [("a red fox", "x"), ("an owl", "y")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -209,6 +211,7 @@ def damage(path, what):
         (path / "contact_sheet.png").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -311,6 +314,7 @@ def test_lock_does_not_outlive_a_killed_process(tmp_path):
     resume_run(path, prepare=None, load=None)
 
 
+@pytest.mark.slow
 def test_finished_run_of_2000_images_is_opened_soon(tmp_path):
     path = made(
         tmp_path / "run",

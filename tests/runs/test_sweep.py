@@ -30,7 +30,7 @@ from tpusd.runs.requests import plan_sweep
 from tpusd.runs.start import start_run
 from tpusd.validate import main as validate
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'

@@ -43,6 +43,7 @@ def train(directory, *stops):
     return state
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
     whole, parts = train(tmp_path / "whole", STEPS), train(tmp_path / "parts", 4, STEPS)
     assert int(whole.step) == int(parts.step) == STEPS

@@ -13,6 +13,8 @@ from training.text_encoder import make_batch, named_labels
 from training.tokenizer import write_tokenizer
 from training.world import VALUES, draw_portrait
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
