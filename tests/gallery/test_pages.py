@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import StandInPipeline, config, manifest, prepare
+from support.runs import StandInPipeline, config, manifest, prepare, saved
 from support.sweeps import make
 
 from tpusd.config.compose import compose_jobs
@@ -15,6 +15,7 @@ from tpusd.config.schema import make_config, saved_config
 from tpusd.gallery.page import Axis, Page, PageRun, render
 from tpusd.plan.specs import make_specs
 from tpusd.recipes.command import hydra_value
+from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.runs.start import start_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -134,7 +135,7 @@ def test_image_opens_with_its_recipe_and_the_command_is_copied(opened, sweep_pag
     page.locator(".tile").nth(4).click()
     recipe = dict(zip(texts(page, "#recipe dt"), texts(page, "#recipe dd"), strict=True))
     assert recipe["sampler"] == "pndm" and recipe["guidance scale"] == "7.5" and recipe["row, copy"] == "0, 0"
-    record = next(manifest(sweep_page.parent / "008_sampler=pndm_guidance_scale=7.5_seed=0"))
+    record = manifest(sweep_page.parent / "008_sampler=pndm_guidance_scale=7.5_seed=0")[0]
     assert recipe["sha256"] == record["sha256"]
     assert page.evaluate("document.getElementById('image-b').naturalWidth") == 40
     page.click("#copy")
@@ -154,7 +155,7 @@ def test_copied_command_makes_that_image_alone(opened, run_page, number, tmp_pat
     (job,) = compose_jobs(words)
     alone = make_config(job.values)
     (spec,) = make_specs(saved_config(alone, rows=alone.prompts.rows, height=24, width=40))
-    record = list(manifest(run_page.parent))[number]
+    record = manifest(run_page.parent)[number]
     assert (spec.prompt, spec.row, spec.copy) == (record["prompt"], record["row"], record["copy"])
     made = start_run(
         make_config(job.values | {"output": str(tmp_path / "x")}), prepare=prepare, load=lambda *_: StandInPipeline()
@@ -309,12 +310,21 @@ CONTRAST = """selector => {
 }"""
 
 
+def record_of(base, spec) -> ImageRecord:
+    """A record of an image that has never been made."""
+    described = described_values(base, {spec.prompt: (17, False)}, spec)
+    made = {"file_name": f"images/{spec.name}.png", "sha256": f"{spec.row:064x}", "num_bytes": 1}
+    record = ImageRecord.from_values(described | made | {"environment": "0", "trace": {}})
+    assert record is not None
+    return record
+
+
 @pytest.fixture(scope="module")
 def large_page(tmp_path_factory):
     """10,000 images: 50 runs (seed by guidance) of 200 prompts, all of them the same few files on disk."""
     path = tmp_path_factory.mktemp("large") / "sweep"
     prompts = [f"portrait number {i} of a person with a hat, in the style of painting {i % 17}" for i in range(200)]
-    base = config(f"prompts.rows={hydra_value([{'prompt': text} for text in prompts])}", "height=512", "width=512")
+    base = saved(f"prompts.rows={hydra_value([{'prompt': text} for text in prompts])}", height=512, width=512)
     runs = []
     noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
     for number in range(50):
@@ -326,9 +336,7 @@ def large_page(tmp_path_factory):
                 Image.fromarray(noise[:size, :size]).save(first)
             for row in range(200):
                 (directory / name / f"{row:05d}-000{suffix}").hardlink_to(first)
-        records = [
-            {"row": row, "copy": 0, "num_tokens": 17, "truncated": False, "sha256": f"{row:064x}"} for row in range(200)
-        ]
+        records = [record_of(base, spec) for spec in make_specs(base)]
         runs.append(
             PageRun(name=directory.name, directory=f"{directory.name}/", config=base, records=records,
                     has_thumbnails=True, at=(number // 5, number % 5))
