@@ -38,6 +38,7 @@ class Hub:
         self.files = {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()} | EXTRA
         self.error: tuple[int, str] | None = None
         self.asked: list[str] = []
+        self.in_xet: set[str] = set()
 
     def answer(self, path: str) -> tuple[int, dict, bytes]:
         if self.error is not None:
@@ -58,7 +59,15 @@ class Hub:
         name = path.removeprefix(f"/{REPO}/resolve/{COMMIT}/")
         if name in self.files:
             data = self.files[name]
-            return 200, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data
+            digest = hashlib.sha256(data).hexdigest()
+            headers = {"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT}
+            if name in self.in_xet:  # as the Hub marks files of its Xet storage; here their hash is the sha256
+                headers |= {
+                    "X-Xet-Hash": digest,
+                    "X-Xet-Refresh-Route": "/api/no-such-route",
+                    "X-Linked-Size": str(len(data)),
+                }
+            return 200, headers, data
         return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
 
 
@@ -91,7 +100,6 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     yield hub
     server.shutdown()
@@ -120,6 +128,72 @@ def test_only_what_is_read_is_downloaded_and_the_commit_is_logged(hub, caplog):
     assert not [name for name in EXTRA if (checkpoint.directory / name).exists()]
     assert identity.sha256.keys() == hub.files.keys() - EXTRA.keys()
     assert all(identity.sha256[name] == hashlib.sha256(hub.files[name]).hexdigest() for name in identity.files)
+
+
+def in_shared_store(hub, tmp_path):
+    """All weights are in Xet storage, and another repository has brought them into this cache's shared store."""
+    blobs = pytest.importorskip(
+        "huggingface_hub.utils._shared_blobs", reason="huggingface_hub < 2.4 has no shared store"
+    )
+    hub.in_xet = {name for name in hub.files if name.endswith(".safetensors")}
+    for name in hub.in_xet:
+        digest = hashlib.sha256(hub.files[name]).hexdigest()
+        blob = tmp_path / "cache" / "models--other--one" / "blobs" / digest
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(hub.files[name])
+        shared = blobs.publish_blob_to_shared_store(
+            blob_path=str(blob), xet_hash=digest, cache_dir=tmp_path / "cache", expected_size=len(hub.files[name])
+        )
+        assert shared and blob.is_symlink()
+
+
+def test_weights_in_the_store_that_repositories_share_are_read(hub, tmp_path, monkeypatch):
+    """Online, offline, and as a directory: the library links the snapshot's files into that store."""
+    in_shared_store(hub, tmp_path)
+    online = opened()
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (online.directory / weights).resolve().is_relative_to((tmp_path / "cache" / "blobs").resolve())
+    assert online.identity.sha256[weights] == hashlib.sha256(hub.files[weights]).hexdigest()
+    snapshot = open_checkpoint(ModelSource(path=str(online.directory)))
+    assert snapshot.identity.sha256 == online.identity.sha256
+    hub.error = (503, "down")
+    assert opened().identity.commit == COMMIT
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert opened().identity.sha256 == online.identity.sha256
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["secret", "cache/secret", "cache/blobs/secret", "cache/blobs/ab/secret", "cache/models--other--one/blobs/ab"],
+)
+def test_only_blobs_of_the_cache_are_followed(hub, tmp_path, target):
+    """A snapshot from a stranger cannot name another file, also not one that is near."""
+    directory = opened().directory
+    secret = tmp_path / target
+    secret.parent.mkdir(parents=True, exist_ok=True)
+    secret.write_bytes((directory / "vae/config.json").read_bytes())
+    (directory / "vae/config.json").unlink()
+    (directory / "vae/config.json").symlink_to(secret)
+    with pytest.raises(UserError, match="leads out of the checkpoint directory"):
+        open_checkpoint(ModelSource(path=str(directory)))
+
+
+@pytest.mark.parametrize("store", ["models--owner--name/blobs", "blobs"])
+def test_a_store_that_is_a_link_is_not_followed(hub, tmp_path, store):
+    directory = opened().directory
+    cache = directory.parents[2]
+    elsewhere = tmp_path / "elsewhere" / "ab"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / ("ab" * 32)).write_bytes((directory / "vae/config.json").read_bytes())
+    for file in (cache / store).rglob("*"):
+        if file.is_file():
+            shutil.copy(file, tmp_path / "elsewhere")
+    shutil.rmtree(cache / store, ignore_errors=True)
+    (cache / store).symlink_to(tmp_path / "elsewhere")
+    (directory / "vae/config.json").unlink()
+    (directory / "vae/config.json").symlink_to(cache / store / "ab" / ("ab" * 32))
+    with pytest.raises(UserError, match="leads out of the checkpoint directory"):
+        open_checkpoint(ModelSource(path=str(directory)))
 
 
 def test_a_pinned_commit_in_the_cache_needs_no_network(hub):

@@ -13,13 +13,15 @@ from tpusd.errors import UserError, show, show_path
 
 MAX_JSON_BYTES = 1 << 20  # configs are a few kB
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHARED_BLOB = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 class Directory:
     """A checkpoint directory. Its files have relative names.
 
     A link may not lead out of the directory, because a checkpoint could then name any file of this machine. The one
-    exception is the layout of the Hugging Face cache, `models--x/snapshots/COMMIT/file -> models--x/blobs/...`.
+    exception is the layout of the Hugging Face cache: `models--x/snapshots/COMMIT/file -> models--x/blobs/ETAG`, and
+    since huggingface_hub 2.4 from there to a store that all repositories share, `blobs/HH/HASH` beside `models--x`.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -34,10 +36,10 @@ class Directory:
             raise UserError(
                 f"model.path={show_path(root)}: is not a directory; give the directory that has model_index.json"
             )
-        self.allowed: tuple[Path, ...] = (self.root,)
+        self._blobs: Path | None = None  # of the repository, in the Hugging Face cache
         snapshots = self.root.parent
         if snapshots.name == "snapshots" and _COMMIT.fullmatch(self.root.name):
-            self.allowed += (snapshots.parent / "blobs",)
+            self._blobs = snapshots.parent / "blobs"
 
     def path(self, name: str) -> Path | None:
         """The file `name` (such as unet/config.json), None if it is missing. Raises UserError for a folder."""
@@ -50,13 +52,23 @@ class Directory:
             raise UserError(
                 f"{self.shown(name)}: cannot be read: {getattr(error, 'strerror', None) or error}"
             ) from None
-        if not any(real.is_relative_to(root) for root in self.allowed):
+        if not self._holds(real):
             raise UserError(
                 f"{self.shown(name)}: is a link that leads out of the checkpoint directory; copy the file into it"
             )
         if not stat.S_ISREG(mode):
             raise UserError(f"{self.shown(name)}: is not a plain file")
         return self.root / name
+
+    def _holds(self, real: Path) -> bool:
+        """Whether a file, by its path without links, belongs to this directory."""
+        if real.is_relative_to(self.root):
+            return True
+        if self._blobs is None:
+            return False
+        shared = self._blobs.parent.with_name("blobs")
+        in_store = real.is_relative_to(shared) and _SHARED_BLOB.fullmatch(real.relative_to(shared).as_posix())
+        return real.is_relative_to(self._blobs) or bool(in_store)
 
     def need(self, name: str, what: str) -> Path:
         """As `path`, but raises UserError for a missing file. what: the end of that error line."""
