@@ -10,6 +10,7 @@ import threading
 import huggingface_hub
 import pytest
 from support.checkpoints import tiny
+from support.runs import config
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.errors import UserError
@@ -250,6 +251,20 @@ def test_a_missing_repository_is_told_from_a_missing_revision(hub):
     hub.error = None
     assert "has no such branch, tag or commit" in refusal(revision="fp16")
     assert "has no such branch, tag or commit" in refusal(revision=OTHER)
+
+
+@pytest.mark.parametrize(
+    "repo",
+    ["runwayml/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1-base"],
+)
+def test_what_is_gone_is_said_to_be_gone(hub, repo):
+    """With a mirror that a model choice of ours uses too, and not the advice to log in."""
+    hub.error = (401, "RepoNotFound")
+    with pytest.raises(UserError, match="its owner removed it; a mirror is model.repo=") as caught:
+        open_checkpoint(ModelSource(repo=repo))
+    mirror = str(caught.value).partition("model.repo=")[2].split(" model.revision=")
+    choices = [config(f"model={name}").model for name in ("sd15", "sd21", "sd21_base")]
+    assert tuple(mirror) in {(model.repo, model.revision) for model in choices} and "log in" not in str(caught.value)
 
 
 def test_a_name_that_is_no_repository_is_refused(hub):

@@ -61,7 +61,12 @@ def test_the_likely_family_is_that_of_the_folders_even_if_one_is_missing(folder)
 @pytest.mark.parametrize(("layout", "own", "other"), [("sd1", "Stable Diffusion", "text_time"), ("sdxl", "SDXL", None)])
 def test_a_unet_of_the_other_family_is_refused(tmp_path, layout, own, other):
     root = copy(tmp_path, layout)
-    edit(root / "unet/config.json", addition_embed_type=other)
+    edit(
+        root / "unet/config.json",
+        addition_embed_type=other,
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=80,
+    )
     assert f"unet addition_embed_type={other} but {own}'s addition_embed_type=" in error_of(root)
 
 

@@ -69,7 +69,7 @@ def read_architecture(directory: Directory) -> Architecture:
 
 def _read_config(component: Component, class_name: str, part: str, directory: Directory) -> NetworkConfig:
     name = f"{part}/config.json"
-    values = directory.json(name)
+    values = dict(component.corrected(directory.json(name)))
     if component.library == "transformers":
         # The class decides the architecture; not every writer of the file has put it into `architectures`.
         values["architectures"] = [class_name.removeprefix("Flax")]

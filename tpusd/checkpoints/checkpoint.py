@@ -20,7 +20,7 @@ from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import fill
 from tpusd.checkpoints.formats.msgpack import FlaxMsgpack
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorSource, open_shards
-from tpusd.checkpoints.source import CheckpointSource, Resolved, choose_weights, resolve_source
+from tpusd.checkpoints.source import CheckpointSource, Resolved, choose_all_weights, resolve_source
 from tpusd.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from tpusd.errors import UserError
 from tpusd.families.base import NetworkConfig, config_values
@@ -66,9 +66,10 @@ def describe(resolved: Resolved) -> Checkpoint:
     architecture = read_architecture(directory)
     weights: dict[str, tuple[str, str]] = {}
     files = [model_index.FILE, SCHEDULER_FILE]
-    for part, component in architecture.family.components.items():
+    names = {part: directory.names(part) for part in architecture.family.components}
+    chosen_files = choose_all_weights(names, architecture.family, resolved.variant, directory.shown(""))
+    for part, chosen in chosen_files.items():
         files.append(f"{part}/config.json")
-        chosen = choose_weights(directory.names(part), component, resolved.variant, directory.shown(part))
         weights[part] = (chosen.format, f"{part}/{chosen.name}")
         opened = _open_weights(directory, *weights[part])  # a truncated file is found here, not after compiling
         files += [f"{part}/{file.name}" for file in opened.files]

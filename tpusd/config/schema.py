@@ -92,7 +92,7 @@ class RunConfig:
     guidance_scale: Annotated[
         GuidanceScale | None,
         Help(
-            "null: the model's own, `model.guidance_scale`. 1: the prompt alone; "
+            "null: the model's own, `model.guidance_scale`. 0 to 1: the prompt alone; "
             "the unconditional half is then not computed"
         ),
     ] = None

@@ -66,6 +66,7 @@ class Component:
     precision: field of PrecisionConfig.
     tokenizer: folder of the tokenizer that feeds it; None for a network that reads no text.
     renames: applied in this order to a stored tensor's name.
+    corrected: a config.json -> what the reference's pipeline takes it for.
     saved_config: fields of our config -> fields of the config.json that diffusers or transformers writes.
     """
 
@@ -80,6 +81,7 @@ class Component:
     tokenizer: str | None = None
     renames: tuple[Rename, ...] = ()
     ignored: tuple[Ignored, ...] = ()
+    corrected: Callable[[Values], Values] = dict
     saved_config: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
@@ -125,6 +127,10 @@ class Family(abc.ABC):
     name: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]  # `_class_name` of model_index.json, without a leading `Flax`
     components: ClassVar[Mapping[str, Component]]  # part -> component, in the order in which weights are read
+
+    def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterable[str]:
+        """A line for each thing in the scheduler's file that makes the images differ from the reference's."""
+        return ()
 
     def parts(self, program: ProgramName) -> tuple[str, ...]:
         """The parts that a program uses."""

@@ -4,8 +4,9 @@ Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that
 """
 
 import abc
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -54,6 +55,12 @@ def _saved_vae_config(values: dict[str, Any]) -> dict[str, Any]:
     return values | blocks
 
 
+# What transformers' text models do not read either, from files of the whole CLIP.
+_NOT_TEXT = (
+    Ignored(re.compile(r"(^|\.)embeddings\.position_ids$"), "positions are counted, not read"),
+    Ignored(re.compile(r"^(vision_model|visual_projection)\."), "of CLIP's tower for images"),
+    Ignored(re.compile(r"^logit_scale$"), "only comparing texts with images needs it"),
+)
 CLIP_TEXT_COMPONENT = Component(
     program="encode",
     library="transformers",
@@ -68,8 +75,11 @@ CLIP_TEXT_COMPONENT = Component(
         # transformers 5 saves CLIP without the prefix that earlier versions and every published file have.
         Rename(None, re.compile(r"^(embeddings|encoder|final_layer_norm)\."), r"text_model.\1."),
     ),
-    ignored=(Ignored(re.compile(r"(^|\.)embeddings\.position_ids$"), "positions are counted, not read"),),
+    ignored=(*_NOT_TEXT, Ignored(re.compile(r"^text_projection\."), "CLIPTextModel has no projection")),
     saved_config=_saved_clip_config,
+)
+CLIP_TEXT_COMPONENT_WITH_PROJECTION = dataclasses.replace(
+    CLIP_TEXT_COMPONENT, classes=("CLIPTextModelWithProjection",), tokenizer="tokenizer_2", ignored=_NOT_TEXT
 )
 UNET_COMPONENT = Component(
     program="denoise",
@@ -161,6 +171,14 @@ class LatentDiffusion(Family):
         """The same for every size."""
         return make_table(settings, config)
 
+    def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterator[str]:
+        """diffusers' PNDM begins with Runge-Kutta steps unless the file switches them off."""
+        if settings.name == "pndm" and not config.skip_prk_steps:
+            yield (
+                "scheduler_config.json does not say skip_prk_steps=true: diffusers would begin with Runge-Kutta steps; "
+                "here all steps are linear multistep (PLMS), as in every published Stable Diffusion"
+            )
+
     def token_lengths(self, configs: Configs) -> tuple[int, ...]:
         """CLIP's positions: 77."""
         return tuple(text.max_position_embeddings for text in self._text_configs(configs))
@@ -219,8 +237,7 @@ class LatentDiffusion(Family):
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
         """Undoes the scaling of the latents, then the autoencoder's decoder."""
         vae = entry(networks, VAE, AutoencoderKL)
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-        return vae.decode(scaled.astype(vae.dtype))
+        return vae.decode((latents / vae.config.scaling_factor).astype(vae.dtype))
 
     def _text_configs(self, configs: Configs) -> list[CLIPTextConfig]:
         return [entry(configs, part, CLIPTextConfig) for part in self.parts("encode")]

@@ -1,9 +1,12 @@
 """Stable Diffusion 1.x and 2.x (Rombach et al. 2022): one text encoder, its last hidden state."""
 
+import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tpusd.families.base import Agreement, Configs, entry
+from tpusd.config.sampler import SamplerSettings
+from tpusd.families.base import Agreement, Configs, Values, entry
 from tpusd.families.latent_diffusion import (
     CLIP_TEXT_COMPONENT,
     TEXT_ENCODER,
@@ -16,6 +19,18 @@ from tpusd.families.latent_diffusion import (
 )
 from tpusd.networks.clip_text import CLIPTextOutput
 from tpusd.networks.unet import UNetConfig
+from tpusd.samplers.registry import find_sampler
+from tpusd.samplers.schedule import SchedulerConfig
+from tpusd.samplers.table import Table
+
+
+def _with_trained_size(unet: Values) -> Values:
+    """StableDiffusionPipeline's correction: before diffusers 0.9 a UNet's file said 32 and meant 64."""
+    version, size = unet.get("_diffusers_version"), unet.get("sample_size")
+    parts = re.match(r"(\d+)\.(\d+)", version) if isinstance(version, str) else None
+    if parts is not None and (int(parts[1]), int(parts[2])) < (0, 9) and isinstance(size, int) and size < 64:
+        return {**unet, "sample_size": 64}
+    return unet
 
 
 class StableDiffusion(LatentDiffusion):
@@ -23,13 +38,26 @@ class StableDiffusion(LatentDiffusion):
 
     name = "stable_diffusion"
     pipeline_classes = ("StableDiffusionPipeline",)
-    components = {TEXT_ENCODER: CLIP_TEXT_COMPONENT, UNET: UNET_COMPONENT, VAE: VAE_COMPONENT}
+    components = {
+        TEXT_ENCODER: CLIP_TEXT_COMPONENT,
+        UNET: dataclasses.replace(UNET_COMPONENT, corrected=_with_trained_size),
+        VAE: VAE_COMPONENT,
+    }
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """The UNet gets nothing but the text's hidden states."""
         added = entry(configs, UNET, UNetConfig).addition_embed_type
         yield Agreement("unet addition_embed_type", added, "Stable Diffusion's addition_embed_type", None)
         yield from super().agreements(configs)
+
+    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+        """StableDiffusionPipeline corrects the scheduler's file: steps_offset is 1, whatever the file says.
+
+        Where the file does not say it, the correction is lost when another scheduler replaces the file's own.
+        """
+        if config.steps_offset is not None or config.class_name == find_sampler(settings.name).diffusers:
+            config = dataclasses.replace(config, steps_offset=1)
+        return super().schedule(settings, config, height, width)
 
     def saved_index(self) -> dict[str, Any]:
         """Without the safety checker, which is not implemented."""

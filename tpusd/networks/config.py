@@ -17,11 +17,18 @@ from tpusd.errors import UserError
 MAX_LEVELS = 8  # entries of a per-level list; Stable Diffusion has 3 or 4
 MAX_BLOCKS = 4096  # resnets and transformer layers of one network; SDXL's UNet has 87
 
+# What training leaves in a config: the state of diffusers' EMAModel, whose averages the weights already are.
+EMA_FIELDS = frozenset({
+    "collected_params", "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step",
+    "use_ema_warmup",
+})  # fmt: skip
+
 Number = Annotated[int, Interval(ge=1, le=65536)]  # channels, heads, pixels
 Real = Annotated[float, Interval(ge=-1e9, le=1e9)]
 TokenId = Annotated[int, Interval(ge=0, le=1 << 20)]
 NumberPerLevel = Annotated[tuple[Number, ...], Len(1, MAX_LEVELS)]
 NamePerLevel = Annotated[tuple[str, ...], Len(1, MAX_LEVELS)]
+HeightAndWidth = Annotated[tuple[Number, ...], Len(2, 2)]
 
 _T = TypeVar("_T", bound=DataclassInstance)
 
@@ -33,15 +40,18 @@ def read_config(
     only: Mapping[str, tuple[object, ...]],
     harmless: frozenset[str],
     name: str,
+    uniform: frozenset[str] = frozenset(),
 ) -> _T:
     """Builds a config dataclass from the values of a config.json.
 
     cls: the dataclass. A field that the file does not have takes its default.
     values: a JSON object, so any JSON values. An unknown field is accepted if its value is None or False, because newer
         versions of diffusers write every option that they have.
-    only: for some fields, the only values that are implemented.
+    only: for some fields, the only values that are implemented. A list that repeats one of them, an entry for each
+        level, means the same.
     harmless: fields that inference does not use.
     name: the file's name, with which an error begins.
+    uniform: fields of one number, which a file may have as a list that repeats the number.
 
     Raises UserError. It lists every field whose value is not implemented. If all are implemented, it names the first
     value with a wrong type or out of range.
@@ -50,11 +60,11 @@ def read_config(
     wrong, taken = [], {}
     for key, value in values.items():
         if key in fields:
-            taken[key] = value
+            taken[key] = _without_repetition(value) if key in uniform else value
         elif key.startswith("_") or key in harmless:
             continue
         elif key in only:
-            if (tuple(value) if isinstance(value, list) else value) not in only[key]:
+            if _as_tuple(value) not in only[key] and _without_repetition(value) not in only[key]:
                 wrong.append(f"{key}={value!r} (implemented: {' or '.join(map(repr, only[key]))})")
         elif value is not None and value is not False:
             wrong.append(f"{key}={value!r} (unknown field)")
@@ -64,3 +74,16 @@ def read_config(
         return read(cls, taken, where=f"{name}: ")
     except ValueError as error:  # a rule between fields
         raise UserError(f"{name}: {error}") from None
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _without_repetition(value: object) -> object:
+    """The entry of a list of equal numbers, texts or truth values, of a length that a network can have levels."""
+    if isinstance(value, list) and 1 <= len(value) <= MAX_LEVELS:
+        first = value[0]
+        if isinstance(first, bool | int | float | str) and all(type(v) is type(first) and v == first for v in value):
+            return first
+    return _as_tuple(value)

@@ -16,7 +16,17 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import MAX_BLOCKS, MAX_LEVELS, NamePerLevel, Number, NumberPerLevel, Real, read_config
+from tpusd.networks.config import (
+    EMA_FIELDS,
+    MAX_BLOCKS,
+    MAX_LEVELS,
+    HeightAndWidth,
+    NamePerLevel,
+    Number,
+    NumberPerLevel,
+    Real,
+    read_config,
+)
 from tpusd.networks.layers import (
     Identity,
     LayerArgs,
@@ -39,7 +49,7 @@ NumberOfLayers = Annotated[int, Interval(ge=1, le=128)]
 
 # diffusers writes these fields into config.json. Only these values of them are implemented.
 _ONLY = {
-    "act_fn": ("silu",),
+    "act_fn": ("silu", "swish"),  # two names of one function
     "center_input_sample": (False,),
     "downsample_padding": (1,),
     "mid_block_scale_factor": (1, 1.0),
@@ -66,7 +76,7 @@ def _per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
 class UNetConfig:
     """Fields of unet/config.json that shape the network; defaults are diffusers'."""
 
-    sample_size: Number | None = None
+    sample_size: Number | HeightAndWidth | None = None  # of the latents; a list is height and width
     in_channels: Number = 4
     out_channels: Number = 4
     block_out_channels: NumberPerLevel = (320, 640, 1280, 1280)
@@ -99,6 +109,12 @@ class UNetConfig:
             raise ValueError(
                 f"addition_embed_type={self.addition_embed_type!r} is not implemented (implemented: text_time)"
             )
+        if self.addition_embed_type and not (
+            self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
+        ):
+            raise ValueError(
+                "addition_embed_type=text_time needs addition_time_embed_dim and projection_class_embeddings_input_dim"
+            )
         for field in ("num_heads", "transformer_layers"):
             if len(getattr(self, field)) != levels:
                 raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
@@ -113,7 +129,14 @@ class UNetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
         """Reads unet/config.json. Raises UserError for a field that is not implemented."""
-        return read_config(cls, values, only=_ONLY, harmless=frozenset(), name="unet/config.json")
+        return read_config(
+            cls,
+            values,
+            only=_ONLY,
+            harmless=EMA_FIELDS,
+            name="unet/config.json",
+            uniform=frozenset({"layers_per_block"}),
+        )
 
     @property
     def num_heads(self) -> tuple[int, ...]:

@@ -15,11 +15,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import Number, NumberPerLevel, Real, read_config
+from tpusd.networks.config import EMA_FIELDS, HeightAndWidth, Number, NumberPerLevel, Real, read_config
 from tpusd.networks.layers import LayerArgs, conv1x1, conv3x3, group_norm, upsample_by_transposed_conv, upsample_nearest
 from tpusd.networks.target import V5E, V5P, V6E, tpu_kind
 
 NORM_EPS = 1e-6  # of every norm in the VAE; the UNet's resnets have 1e-5
+# shift_factor is of Stable Diffusion 3 and Flux; diffusers' pipelines of the models here do not read it.
+_HARMLESS = EMA_FIELDS | {"shift_factor"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,7 @@ class VAEConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     scaling_factor: Real = 0.18215
-    shift_factor: Real | None = None
-    sample_size: Number = 32
+    sample_size: Number | HeightAndWidth = 32  # of the pictures in training; not used
     force_upcast: bool = True
 
     @classmethod
@@ -46,11 +47,13 @@ class VAEConfig:
         channels = values.get("block_out_channels", (64,))
         levels = len(channels) if isinstance(channels, list | tuple) else 1
         only = {
-            "act_fn": ("silu",),
+            "act_fn": ("silu", "swish"),  # two names of one function
             "down_block_types": (("DownEncoderBlock2D",) * levels,),
             "up_block_types": (("UpDecoderBlock2D",) * levels,),
         }
-        return read_config(cls, values, only=only, harmless=frozenset(), name="vae/config.json")
+        return read_config(
+            cls, values, only=only, harmless=_HARMLESS, name="vae/config.json", uniform=frozenset({"layers_per_block"})
+        )
 
     @property
     def downscale(self) -> int:

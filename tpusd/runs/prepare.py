@@ -79,7 +79,8 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
 
     table(config.sampler)  # its settings may not suit each other or the checkpoint
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    warnings = (*warnings, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
+    notes = checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
+    warnings = (*warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,

@@ -46,8 +46,13 @@ _Count = Annotated[int, Interval(ge=1, le=MAX_TRAIN_TIMESTEPS)]
 class SchedulerConfig(SamplerOptions):
     """The fields of scheduler_config.json that change a table; None: the file does not have the field.
 
-    clip_sample is ignored: latents are not limited to -1..1, and StableDiffusionPipeline switches it off too.
+    clip_sample and skip_prk_steps change no table: latents are never clipped, and PNDM has no Runge-Kutta steps. A
+    family says where that differs from its reference.
     """
+
+    class_name: str | None = None  # of diffusers, without a leading `Flax`
+    clip_sample: bool | None = None
+    skip_prk_steps: bool | None = None
 
     num_train_timesteps: _Count | None = None
     beta_start: _Number | None = None
@@ -73,8 +78,10 @@ class SchedulerConfig(SamplerOptions):
         for key, allowed in _ONLY.items():
             if not any(values.get(key) is value or values.get(key) == value for value in allowed):
                 raise UserError(f"{key}={show(values[key])}: is not implemented")
-        known = {field.name for field in fields(cls)} - {NEVER_PUBLISHED}
-        config = read(cls, {key: value for key, value in values.items() if key in known and value is not None})
+        known = {field.name for field in fields(cls)} - {NEVER_PUBLISHED, "class_name"}
+        taken = {key: value for key, value in values.items() if key in known and value is not None}
+        taken["class_name"] = name.removeprefix("Flax") if isinstance(name, str) else None
+        config = read(cls, taken)
         config.alphas_cumprod()
         return config
 
