@@ -262,7 +262,7 @@ def test_what_is_gone_is_said_to_be_gone(hub, repo):
     hub.error = (401, "RepoNotFound")
     with pytest.raises(UserError, match="its owner removed it; a mirror is model.repo=") as caught:
         open_checkpoint(ModelSource(repo=repo))
-    mirror = str(caught.value).partition("model.repo=")[2].split(" model.revision=")
+    mirror = str(caught.value).rpartition("model.repo=")[2].split(" model.revision=")
     choices = [config(f"model={name}").model for name in ("sd15", "sd21", "sd21_base")]
     assert tuple(mirror) in {(model.repo, model.revision) for model in choices} and "log in" not in str(caught.value)
 
