@@ -62,7 +62,7 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     if jobs is None:
         return 0
     sweep, requests = plan_sweep(jobs, sweep_words(argv))
-    prepare = prepare or _prepare_with_shared_checkpoints()
+    prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
         show_plan([RunToShow(name=request.run.name, config=request.config) for request in requests], prepare)
         return 0
@@ -80,7 +80,7 @@ def resume_sweep(
     if jobs is None:
         raise UserError(f"{show(' '.join(argv))}: only shows something; remove it")
     sweep, requests = plan_sweep(jobs, words, before)
-    prepare = prepare or _prepare_with_shared_checkpoints()
+    prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
         there = [RunToShow(name=r.run.name, config=r.config, path=path / r.run.name) for r in requests]
         show_plan(there, prepare)
@@ -197,7 +197,7 @@ def _result(session: RunSession) -> RunResult:
     )
 
 
-def _prepare_with_shared_checkpoints() -> Prepare:
+def prepare_with_shared_checkpoints() -> Prepare:
     return functools.partial(prepare_run, open_model=functools.cache(open_model))
 
 
