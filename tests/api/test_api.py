@@ -67,7 +67,9 @@ def test_a_keyword_arrives_as_it_is(value):
 
 
 def test_two_underscores_and_dictionaries_reach_into_groups():
-    words = command_words(["seed=1", "model=local"], {"sampler__num_inference_steps": 5, "model": {"path": Path("/x y")}})
+    words = command_words(
+        ["seed=1", "model=local"], {"sampler__num_inference_steps": 5, "model": {"path": Path("/x y")}}
+    )
     assert words[:3] == ["seed=1", "model=local", "sampler.num_inference_steps=5"]
     assert compose_jobs(words)[0].values["model"]["path"] == "/x y"
 

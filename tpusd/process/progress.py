@@ -1,4 +1,7 @@
-"""How far a run is: a bar on a terminal, elsewhere a line at intervals. Knows nothing of what the run makes."""
+"""How far a run is: a bar on a terminal and in a notebook, elsewhere a line at intervals.
+
+Knows nothing of what the run makes.
+"""
 
 import shutil
 import sys
@@ -8,8 +11,11 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from tpusd.process.notebook import NotebookBar, in_notebook
+
 PLAIN_INTERVAL = 15.0  # seconds between lines if the stream is not a terminal
 BAR_INTERVAL = 0.1  # seconds between updates of the bar
+NOTEBOOK_INTERVAL = 0.5  # seconds between updates of a notebook's bar, which are messages to a browser
 
 
 class Progress:
@@ -35,7 +41,10 @@ class Progress:
         self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first step
         self._shown = clock()
         self._bar = None
-        if self._stream.isatty():
+        self._notebook = NotebookBar() if stream is None and in_notebook() else None
+        if self._notebook is not None:
+            self._show(force=True)
+        elif self._stream.isatty():
             self._bar = tqdm(
                 total=total,
                 initial=done,
@@ -69,6 +78,8 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._notebook is not None:
+            self._show(force=True)
 
     def text(self) -> str:
         """The progress in words: `4/10 images, step 3/50, 0.50 images/s, 0:12 left`."""
@@ -91,11 +102,17 @@ class Progress:
         return images / seconds if seconds > 0 else 0.0
 
     def _show(self, force: bool = False) -> None:
-        interval = PLAIN_INTERVAL if self._bar is None else BAR_INTERVAL
+        interval = PLAIN_INTERVAL
+        if self._bar is not None:
+            interval = BAR_INTERVAL
+        elif self._notebook is not None:
+            interval = NOTEBOOK_INTERVAL
         if not force and self._clock() - self._shown < interval:
             return
         self._shown = self._clock()
-        if self._bar is None:
+        if self._notebook is not None:
+            self._notebook.show(self._position(), self._total, self.text())
+        elif self._bar is None:
             print(f"tpusd: {self.text()}", file=self._stream, flush=True)
         else:
             self._bar.ncols = shutil.get_terminal_size().columns  # 80 if the terminal reports 0
