@@ -7,8 +7,8 @@ from PIL import Image
 from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import StandInPipeline, config, manifest, prepare
 
+from tpusd.config.grammar import hydra_value
 from tpusd.export import main
-from tpusd.recipes.command import hydra_value
 from tpusd.runs.start import start_run
 
 ROWS = [

@@ -13,12 +13,13 @@ from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.config.compose import compose_jobs
+from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import Row
 from tpusd.config.schema import config_values, make_config, saved_config
 from tpusd.errors import UserError
 from tpusd.plan.specs import make_specs
 from tpusd.recipe import main
-from tpusd.recipes.command import config_overrides, hydra_value, image_overrides, shell_command
+from tpusd.recipes.command import config_overrides, image_overrides, shell_command
 from tpusd.recipes.readers import read_recipe
 from tpusd.runs.start import start_run
 

@@ -7,7 +7,7 @@ from PIL import Image
 from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
-from tpusd.recipes.command import hydra_value
+from tpusd.config.grammar import hydra_value
 from tpusd.results import main
 from tpusd.runs.start import start_run
 

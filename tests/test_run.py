@@ -81,7 +81,8 @@ def test_run_directory_explains_itself(tmp_path, capsys):
     assert {record["environment"] for record in records} == set(facts["environments"])
     assert facts["checkpoint"]["sha256"] == {"unet/weights.safetensors": "0" * 64}
     out = capsys.readouterr().out
-    assert out.count("\n") == 1 and out.startswith(f"{path}: 6 images in ")
+    assert out.count("\n") == 2 and out.startswith(f"{path}: 6 images in ")
+    assert out.splitlines()[-1] == f"see {path / 'index.html'}"
     assert "start-up" in out and "first batch" in out and "images/s" in out
     (session,) = facts["sessions"]
     assert session["seconds"].keys() == {"compile", "weights", "first_batch", "load", "generate"}

@@ -49,7 +49,7 @@ def python(*arguments, **environment):
         (["hydra/launcher=basic"], "Hydra's own settings are not used"),
         (["~seed"], "a field or a group can only be set"),
         (["model@x=tiny"], "a field or a group can only be set"),
-        (["--frob"], "unrecognized arguments: --frob"),
+        (["--frob"], "--frob: no such option"),
         (["--cfg", "foo"], "invalid choice"),
         (["--config-dir=nowhere"], "--config-dir=nowhere: no such directory"),
         (["--config-name=nothing"], "Cannot find primary config 'nothing'"),

@@ -17,7 +17,9 @@ GROUPS = {
     ("group", "choice"), [(group, choice) for group, choices in GROUPS.items() for choice in choices]
 )
 def test_every_choice_that_ships_is_valid_and_carries_its_name(group, choice):
-    needs = {"local": ["model.path=DIR"], "file": ["prompts.path=p.txt"]}.get(choice, [])
+    needs = {"local": ["model.path=DIR"], "file": ["prompts.path=p.txt"], "inline": ["prompts.rows=[{prompt: a}]"]}.get(
+        choice, []
+    )
     assert getattr(config(f"{group}={choice}", *needs), group).name == choice
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from support.runs import StandInPipeline, config, manifest, prepare
 
+from tpusd.config.grammar import hydra_value
 from tpusd.export import main as export
-from tpusd.recipes.command import hydra_value
 from tpusd.runs.start import start_run
 
 pytestmark = [pytest.mark.libraries, pytest.mark.slow]

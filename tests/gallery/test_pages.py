@@ -11,10 +11,10 @@ from support.runs import StandInPipeline, config, manifest, prepare, saved
 from support.sweeps import make
 
 from tpusd.config.compose import compose_jobs
+from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import make_config, saved_config
 from tpusd.gallery.page import Axis, Page, PageRun, render
 from tpusd.plan.specs import make_specs
-from tpusd.recipes.command import hydra_value
 from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.runs.start import start_run
 

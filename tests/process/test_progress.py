@@ -1,4 +1,8 @@
 import io
+import threading
+import time
+
+import pytest
 
 from tpusd.process.progress import Progress
 
@@ -67,3 +71,60 @@ def test_terminal_gets_a_bar_that_is_cleared_at_the_end():
     progress.close()
     assert "0/2 images, step 1/2" in stream.getvalue() and "50%" in stream.getvalue()
     assert stream.getvalue().endswith("\r")
+
+
+def test_a_log_says_what_happens_before_the_first_step_and_how_long_it_took():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(2, stream=stream, clock=clock)
+    progress.start_batch(2)
+    progress.prepare("compiling, once")
+    assert stream.getvalue() == "tpusd: 0/2 images, compiling, once: 0:00\n"
+    clock.now += 90
+    progress.step(1, 2)
+    assert stream.getvalue().splitlines()[1] == "tpusd: compiling, once: done in 90.0 s"
+    progress.close()
+
+
+def test_a_terminal_shows_the_time_while_nothing_moves():
+    """The clock of the display runs in a thread of its own: the main thread is in the compiler."""
+    stream = Terminal()
+    progress = Progress(2, stream=stream)
+    progress.start_batch(2)
+    progress.prepare("compiling, once")
+    time.sleep(2.5)
+    progress.step(1, 2)
+    shown = stream.getvalue()
+    assert "compiling, once: 0:00" in shown and "compiling, once: 0:02" in shown
+    length = len(stream.getvalue())
+    time.sleep(1.2)
+    assert len(stream.getvalue()) == length  # the thread has ended
+    progress.close()
+
+
+def test_a_stream_that_nobody_reads_does_not_stop_the_clock_with_a_traceback(capsys):
+    class Closed(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            if threading.current_thread() is not threading.main_thread():
+                raise BrokenPipeError
+            return super().write(text)
+
+    progress = Progress(1, stream=Closed())
+    progress.prepare("compiling")
+    time.sleep(1.3)
+    progress.close()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_bar_has_the_width_of_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock, stream = Clock(), Terminal()
+    progress = Progress(4, stream=stream, clock=clock)
+    progress.start_batch(4)
+    clock.now += 1
+    progress.step(1, 4)
+    assert len(stream.getvalue().rpartition("\r")[2].rstrip("\n")) in range(columns - 2, columns + 1)
+    progress.close()

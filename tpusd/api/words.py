@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
+from tpusd.config.grammar import hydra_value
 from tpusd.errors import UserError, show
-from tpusd.recipes.command import hydra_value
 
 
 def command_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
@@ -18,18 +18,26 @@ def command_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
     for word in words:
         if not isinstance(word, str):
             raise UserError(f"{show(word)}: words of the command line are texts; give a field as name=value")
-    return [*words, *(f"{name}={hydra_value(value)}" for name, value in _flat(fields))]
+    return [*words, *(f"{name}={hydra_value(_rows(name, value))}" for name, value in _flat(fields))]
 
 
 def swept_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
     """The same for a sweep, where a list is one value for each run: seed=[0, 1] is seed=0,1. Raises UserError."""
     lines = command_words(words, {})
     for name, value in _flat(fields):
+        if name == "prompt":  # several prompts are rows of each run
+            lines.append(f"{name}={hydra_value(_rows(name, value))}")
+            continue
         values = value if isinstance(value, list | tuple) else [value]
         if not values:
             raise UserError(f"{name}=[]: has no value; a sweep needs one at least")
         lines.append(f"{name}={','.join(map(hydra_value, values))}")
     return ["-m", *(line for line in lines if line not in ("-m", "--multirun"))]
+
+
+def _rows(name: str, value: object) -> object:
+    """`prompt` as a list, whose texts need no reading of their own."""
+    return [value] if name == "prompt" and isinstance(value, str) else value
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

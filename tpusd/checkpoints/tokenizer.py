@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
             directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
         else:
             directory.read(f"{folder}/{name}", MAX_FILE_BYTES, "")
-    from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # loaded by name; takes seconds
+    with _without_advice():
+        from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # loaded by name; takes seconds
 
     try:
         with _quiet():
@@ -120,6 +122,21 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
             "get the checkpoint again"
         )
     return Tokenizer(files=tuple(paths.values()), backend=backend)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """transformers advises to install PyTorch when it is imported. Its tokenizers do not need that."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

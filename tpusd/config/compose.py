@@ -7,11 +7,12 @@ anywhere is safe to compose. Every fault is a UserError of one line.
 import argparse
 import itertools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 import yaml
@@ -23,7 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
+from tpusd.config.grammar import in_quotes
 from tpusd.config.schema import field_names
+from tpusd.config.words import expanded, explained, meant_choice, meant_field
 from tpusd.config.yaml_files import check_yaml, parse_yaml
 from tpusd.errors import UserError, show, show_path, suggest
 from tpusd.process.arguments import Parser
@@ -73,7 +76,9 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
     parser = _HydraParser(parents=[get_args_parser()], add_help=False)
-    arguments = parser.parse_args([_version_asked(argument) for argument in argv])
+    arguments, unknown = parser.parse_known_args([_version_asked(argument) for argument in argv])
+    if unknown:
+        _refuse_flag(unknown[0], argv)
     if arguments.overrides and arguments.overrides[0] == _VERSION:
         print(f"tpusd {__version__}")
         return None
@@ -87,7 +92,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         )
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
+    arguments.overrides = expanded(arguments.overrides)
     return arguments
+
+
+def _refuse_flag(flag: str, argv: Sequence[str]) -> NoReturn:
+    following = next((after for before, after in itertools.pairwise(argv) if before == flag), None)
+    meant = explained(flag, following, [*field_names(), *group_choices()])
+    raise UserError(f"{show(flag)}: no such option; write {meant or 'fields as field=value; --help lists them'}")
 
 
 _VERSION = "\0version"
@@ -167,14 +179,20 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
             parsed.append(parser.parse_override(line))
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
             if "=" not in line:
-                raise UserError(
-                    f"'{show(line)}': is not field=value{suggest(line, field_names()) if line else ''}"
-                ) from None
-            raise UserError(
-                f"{show(line)}: cannot be read ({_first_line(error)}); put text that holds commas, colons, quotes "
-                "or brackets in quotes, as in 'negative_prompt=\"dark, blurry\"'"
-            ) from None
+                meant = explained(line, None, field_names())
+                advice = f"; write {meant}" if meant else suggest(line, field_names()) if line else ""
+                raise UserError(f"'{show(line)}': is not field=value{advice}") from None
+            raise UserError(f"{show(line)}: cannot be read ({_first_line(error)}); {_as_text(line)}") from None
     return parsed
+
+
+def _as_text(line: str) -> str:
+    """The form of a word whose value is one text, for a POSIX shell."""
+    key, _, value = line.partition("=")
+    if value.startswith(("[", "{")):
+        example = "'prompts.rows=[{prompt: \"a, b\"}]'"
+        return f"put text that holds commas, colons, quotes or brackets in quotes, as in {example}"
+    return f"if it is one text, write {show(shlex.quote(f'{key}={in_quotes(value)}'))}"
 
 
 def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
@@ -199,13 +217,12 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
     fields = field_names()
     known = key in choices or key in fields or key.startswith("prompts.rows.")
     if not known:
-        raise UserError(
-            f"{line}: no such field or group"
-            f"{suggest(key, [*fields, *choices]) or '; python -m tpusd.run --help lists them'}"
-        )
+        meant = meant_field(key)
+        advice = f"; did you mean {meant}" if meant else suggest(key, [*fields, *choices])
+        raise UserError(f"{line}: no such field or group{advice or '; python -m tpusd.run --help lists them'}")
     if override.is_sweep_override():
         if not multirun:
-            raise UserError(f"{line}: has several values; add -m to make a run for each, or quote it if it is one text")
+            raise UserError(f"{line}: has several values; add -m to make a run for each, or, {_as_text(text)}")
         if not override.is_discrete_sweep():
             raise UserError(
                 f"{line}: an interval has infinitely many values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
@@ -239,8 +256,10 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
     names = value if isinstance(value, list) else [value]
     for name in names:
         if str(name) not in choices[group]:
+            meant = meant_choice(group, str(name))
             raise UserError(
-                f"{group}={show(name)}: no such {group}{suggest(str(name), choices[group])}"
+                f"{group}={show(name)}: no such {group}"
+                f"{f'; did you mean {group}={meant}' if meant else suggest(str(name), choices[group])}"
                 f"; the choices are {', '.join(choices[group])}"
             )
 

@@ -225,6 +225,8 @@ def _check_prompts(prompts: PromptsConfig) -> None:
         raise UserError("prompts.rows: holds no prompt; add at least one")
     if prompts.rows is not None and len(prompts.rows) > MAX_ROWS:
         raise UserError(f"prompts.rows: more than {MAX_ROWS} prompts; split them over several runs")
+    if prompts.path is None and prompts.rows is None and prompts.name == "inline":
+        raise UserError('prompts=inline: has no rows; write prompt="a red fox", which needs no prompts=')
     if prompts.path is None and prompts.rows is None:
         raise UserError("prompts.path=null: prompts=file reads a file; add prompts.path=FILE")
     if prompts.column is not None and prompts.path is None:

@@ -5,6 +5,7 @@ Knows nothing of what the run makes.
 
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -15,6 +16,7 @@ from tpusd.process.notebook import NotebookBar, in_notebook
 
 PLAIN_INTERVAL = 15.0  # seconds between lines if the stream is not a terminal
 BAR_INTERVAL = 0.1  # seconds between updates of the bar
+PREPARING_INTERVAL = 1.0  # seconds between looks at the clock before the first step
 NOTEBOOK_INTERVAL = 0.5  # seconds between updates of a notebook's bar, which are messages to a browser
 
 
@@ -39,6 +41,9 @@ class Progress:
         self._total, self._finished = total, done
         self._batch, self._step, self._num_steps = 0, 0, 0
         self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first step
+        self._preparing: tuple[str, float] | None = None  # (what happens, since when)
+        self._done_preparing = threading.Event()
+        self._lock = threading.Lock()  # of the stream, which the thread of `prepare` writes too
         self._shown = clock()
         self._bar = None
         self._notebook = NotebookBar() if stream is None and in_notebook() else None
@@ -53,22 +58,33 @@ class Progress:
                 mininterval=0,
                 ncols=80,  # _show sets it each time; tqdm shows nothing if a terminal reports 0
                 nrows=20,
-                bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
+                bar_format="{percentage:3.0f}%|{bar}| {desc}",
             )
             self._show(force=True)
 
+    def prepare(self, what: str) -> None:
+        """Says what happens before the first step, with the time that it has taken so far, until that step."""
+        self._end_preparing()
+        self._preparing, self._done_preparing = (what, self._clock()), threading.Event()
+        self._show(force=True)
+        thread = threading.Thread(target=self._tick, args=(self._done_preparing,), name="progress", daemon=True)
+        thread.start()
+
     def start_batch(self, num_images: int) -> None:
+        self._end_preparing()
         self._batch, self._step, self._num_steps = num_images, 0, 0
         self._show()
 
     def step(self, done: int, total: int) -> None:
         """`done` of the batch's `total` steps are finished."""
+        self._end_preparing()
         self._step, self._num_steps = done, total
         if self._anchor is None:
             self._anchor = (self._clock(), self._position())
         self._show()
 
     def end_batch(self) -> None:
+        self._end_preparing()
         self._finished += self._batch
         self._batch, self._step, self._num_steps = 0, 0, 0
         if self._anchor is None:
@@ -76,6 +92,7 @@ class Progress:
         self._show()
 
     def close(self) -> None:
+        self._end_preparing()
         if self._bar is not None:
             self._bar.close()
         if self._notebook is not None:
@@ -84,6 +101,9 @@ class Progress:
     def text(self) -> str:
         """The progress in words: `4/10 images, step 3/50, 0.50 images/s, 0:12 left`."""
         parts = [f"{self._finished}/{self._total} images"]
+        if self._preparing is not None:
+            what, since = self._preparing
+            parts.append(f"{what}: {_duration(self._clock() - since)}")
         if self._num_steps:
             parts.append(f"step {self._step}/{self._num_steps}")
         rate = self._rate()
@@ -91,6 +111,29 @@ class Progress:
             left = (self._total - self._position()) / rate
             parts += [f"{rate:.2f} images/s" if rate >= 0.1 else f"{1 / rate:.1f} s/image", f"{_duration(left)} left"]
         return ", ".join(parts)
+
+    def _end_preparing(self) -> None:
+        if self._preparing is None:
+            return
+        with self._lock:
+            (what, since), self._preparing = self._preparing, None
+            self._done_preparing.set()
+        seconds = self._clock() - since
+        if self._bar is None and self._notebook is None and seconds >= 1:
+            self._line(f"{what}: done in {seconds:.1f} s")
+
+    def _tick(self, done: threading.Event) -> None:
+        while not done.wait(PREPARING_INTERVAL):
+            with self._lock:
+                if done.is_set():
+                    return
+                try:
+                    self._show()
+                except (OSError, ValueError):  # nobody reads the stream any more
+                    return
+
+    def _line(self, text: str) -> None:
+        print(f"tpusd: {text}", file=self._stream, flush=True)
 
     def _position(self) -> float:
         return self._finished + (self._batch * self._step / self._num_steps if self._num_steps else 0)
@@ -113,12 +156,12 @@ class Progress:
         if self._notebook is not None:
             self._notebook.show(self._position(), self._total, self.text())
         elif self._bar is None:
-            print(f"tpusd: {self.text()}", file=self._stream, flush=True)
+            self._line(self.text())
         else:
             self._bar.ncols = shutil.get_terminal_size().columns  # 80 if the terminal reports 0
             self._bar.n = self._position()
             self._bar.set_description_str(self.text(), refresh=False)
-            self._bar.refresh()
+            self._bar.refresh(nolock=True)  # its own lock would stay locked after an error, and `close` would wait
 
 
 def _duration(seconds: float) -> str:

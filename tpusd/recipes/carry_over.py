@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tpusd.config.grammar import hydra_value
 from tpusd.config.limits import MAX_GUIDANCE, MAX_SEED, MAX_SIZE, MAX_STEPS, SIZE_STEP
 from tpusd.config.rows import MAX_PROMPT_CHARS
 from tpusd.errors import show
-from tpusd.recipes.command import hydra_value
 
 MODEL_PLACEHOLDER = "MODEL_DIRECTORY"  # for weights that only the user can name
 PROMPT_PLACEHOLDER = "PROMPT"

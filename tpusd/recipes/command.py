@@ -4,11 +4,11 @@ The inverse of tpusd.config.compose. Knows nothing of files.
 """
 
 import functools
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, config_values
 
@@ -26,8 +26,6 @@ PIXEL_FIELDS = (
     "image_format",
     "image_quality",
 )
-_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
-_WORDS = {"null", "true", "false", "nan", "inf", "yes", "no", "on", "off"}  # which Hydra or YAML read as other values
 
 
 def config_overrides(config: RunConfig) -> list[str]:
@@ -63,28 +61,6 @@ def shell_command(overrides: Sequence[str]) -> str:
 def quoted(overrides: Sequence[str]) -> str:
     """Overrides as words of a POSIX shell."""
     return " ".join(map(shlex.quote, overrides))
-
-
-def hydra_value(value: object) -> str:
-    """A plain value in the grammar of Hydra's command line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {hydra_value(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(hydra_value, value)) + "]"
-    if isinstance(value, str):
-        return value if _BARE.fullmatch(value) and value.lower() not in _WORDS else _in_quotes(value)
-    return repr(value)
-
-
-def _in_quotes(text: str) -> str:
-    """In double quotes only a backslash before a quote is doubled. `${` is escaped, so that it stays text."""
-    text = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", text)
-    text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)
-    return '"' + re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text) + '"'
 
 
 def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:

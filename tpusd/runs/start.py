@@ -16,6 +16,7 @@ from tpusd.process.report import report
 from tpusd.process.signals import Interrupted
 from tpusd.prompts.vocabulary import next_step
 from tpusd.records.directory import check_claim, make_claim
+from tpusd.records.layout import PAGE
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
@@ -69,9 +70,10 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     except BaseException as error:
         session.leave(error)
         raise
-    print(f"{session.path}: {session.summary()}")
     if (hint := next_step(session.prepared.config.model)) is not None:
         report(hint)
+    print(f"{session.path}: {session.summary()}")
+    print(f"see {session.path / PAGE}")
 
 
 @contextlib.contextmanager

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from tpusd.engine.pipeline import Pipeline
 
 
+PREPARING = "reading weights and compiling, once"
+
+
 class OnStep(Protocol):
     def __call__(self, done: int, total: int, /) -> None: ...
 
@@ -124,6 +127,8 @@ class LocalExecutor:
         pipeline = self._pipeline(prepared)
         loaded = time.monotonic()
         programs, spent = pipeline.fingerprints, dict(pipeline.seconds)
+        if not programs:
+            self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec.sampler) for run, spec in batch.entries]
         images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
