@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tpusd.engine import compile_cache
 from tpusd.engine.compile_cache import CHECKED, cache_directory, remove_broken
 from tpusd.records import provenance
 
@@ -79,6 +80,67 @@ def test_only_entries_that_were_not_seen_whole_are_read(tmp_path):
     assert remove_broken(tmp_path) == []
     (tmp_path / CHECKED).write_text("{ torn")
     assert remove_broken(tmp_path) == ["a-cache"]
+
+
+def test_a_power_cut_leaves_the_right_size_and_zeros(tmp_path, monkeypatch):
+    """After the machine has started again, each entry is read once, and what is not what it was is removed."""
+    boot = tmp_path / "boot_id"
+    boot.write_text("first")
+    monkeypatch.setattr(compile_cache, "BOOT_ID", boot)
+    for name in ("a-cache", "b-cache"):
+        (tmp_path / name).write_bytes(zlib.compress(name.encode() * 5000))
+    assert remove_broken(tmp_path) == []
+    size = (tmp_path / "a-cache").stat().st_size
+    (tmp_path / "a-cache").write_bytes(b"\0" * size)
+    (tmp_path / "c-cache").write_bytes(b"\0" * size)  # made after the last look
+    boot.write_text("second")
+    assert remove_broken(tmp_path) == ["a-cache", "c-cache"]
+    assert (tmp_path / "b-cache").exists()
+    reads = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path, read=Path.read_bytes: reads.append(path.name) or read(path))
+    assert remove_broken(tmp_path) == [] and reads == [CHECKED]  # and then by size again
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "[]",
+        "null",
+        "7",
+        '{"boot": 1, "entries": []}',
+        '{"boot": "x", "entries": {"a-cache": 5}}',
+        '{"boot": "x", "entries": {"a-cache": ["y", 1]}}',
+        '{"a-cache": 5011}',  # as 0.1.0 wrote it
+    ],
+)
+def test_a_record_of_another_form_is_no_record(tmp_path, record):
+    (tmp_path / "a-cache").write_bytes(zlib.compress(b"x" * 5000))
+    (tmp_path / CHECKED).write_text(record)
+    assert remove_broken(tmp_path) == []
+    (tmp_path / "a-cache").write_bytes(b"cut")
+    (tmp_path / CHECKED).write_text(record)
+    assert remove_broken(tmp_path) == ["a-cache"]
+
+
+def test_without_a_boot_id_every_entry_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(compile_cache, "BOOT_ID", tmp_path / "no such file")
+    (tmp_path / "a-cache").write_bytes(zlib.compress(b"x" * 5000))
+    assert remove_broken(tmp_path) == []
+    (tmp_path / "a-cache").write_bytes(b"\0" * (tmp_path / "a-cache").stat().st_size)
+    assert remove_broken(tmp_path) == ["a-cache"]
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    """A container's user without a passwd entry and HOME."""
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert compile_cache.enable_compile_cache() is None
 
 
 def test_directory_follows_from_the_versions(monkeypatch):

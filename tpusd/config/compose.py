@@ -92,6 +92,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         )
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
+    if arguments.multirun and (arguments.cfg or arguments.info or arguments.shell_completion):
+        raise UserError("--multirun: is for making runs; leave out -m to show the config of one")
     arguments.overrides = expanded(arguments.overrides)
     return arguments
 

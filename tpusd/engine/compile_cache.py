@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SUFFIX = "-cache"  # of JAX's entries
-CHECKED = "checked.json"  # entry -> bytes, of those that were found whole
+CHECKED = "checked.json"  # what was found whole: {"boot": ..., "entries": {entry: [bytes, sha256]}}
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MIN_COMPILE_SECONDS = 0.05  # what compiles faster is not worth a file
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PACKAGES = ("jax", "jaxlib", "libtpu", "flax")
@@ -29,14 +30,14 @@ def enable_compile_cache() -> Path | None:
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen is not None or not jax.config.values["jax_enable_compilation_cache"]:
         return None
-    directory = cache_directory()
     try:
+        directory = cache_directory()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = directory.stat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             return None
         remove_broken(directory)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
@@ -57,25 +58,49 @@ def cache_directory() -> Path:
 def remove_broken(directory: Path) -> Sequence[str]:
     """Removes the entries that a crash cut short; names them. JAX would warn of them and compile again at every run.
 
-    JAX writes entries in place, so one that was not seen whole before is read once to find out.
+    JAX writes entries in place and does not wait for the disk. A killed process leaves a short entry, and a power cut
+    one of the right size with zeros in it. So an entry that was found whole is recognised by its size as long as the
+    machine runs, and by its sha256 once after each start of the machine; any other is decompressed.
     """
-    try:
-        before = json.loads((directory / CHECKED).read_bytes())
-    except (OSError, ValueError):
-        before = {}
-    whole, broken = {}, []
+    boot = _boot_id()
+    before, same_boot = _read_checked(directory / CHECKED, boot)
+    whole: dict[str, tuple[int, str]] = {}
+    broken = []
     for entry in sorted(directory.glob(f"*{SUFFIX}")):
-        size = entry.stat().st_size
-        if (isinstance(before, dict) and before.get(entry.name) == size) or _is_whole(entry.read_bytes()):
-            whole[entry.name] = size
+        known = before.get(entry.name)
+        if known is not None and same_boot and known[0] == entry.stat().st_size:
+            whole[entry.name] = known
+            continue
+        data = entry.read_bytes()
+        found = (len(data), hashlib.sha256(data).hexdigest())
+        if found == known or _is_whole(data):
+            whole[entry.name] = found
         else:
             entry.unlink(missing_ok=True)
             broken.append(entry.name)
-    if whole != before:
+    if whole != before or not same_boot:
         temporary = directory / f"{CHECKED}.{os.getpid()}"
-        temporary.write_text(json.dumps(whole))
+        temporary.write_text(json.dumps({"boot": boot, "entries": whole}))
         temporary.rename(directory / CHECKED)
     return broken
+
+
+def _boot_id() -> str | None:
+    """What changes each time the machine starts; None where the system does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return None
+
+
+def _read_checked(path: Path, boot: str | None) -> tuple[dict[str, tuple[int, str]], bool]:
+    """Entry -> (bytes, sha256) of what was found whole before, and whether that was since the machine started."""
+    try:
+        values = json.loads(path.read_bytes())
+        entries = {str(name): (int(size), str(digest)) for name, (size, digest) in values["entries"].items()}
+        return entries, boot is not None and values["boot"] == boot
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}, False
 
 
 def _is_whole(data: bytes) -> bool:

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show_path
 from tpusd.process import signals
 from tpusd.process.report import report
 
@@ -35,10 +35,29 @@ def exit_status() -> Iterator[list[int]]:
     except UserError as error:
         report(str(error))
         status[0] = EXIT_USER_ERROR
+    except OSError as error:
+        _drop_unwritable_stdout()
+        report(_os_error(error))
+        status[0] = EXIT_USER_ERROR
+    except MemoryError:
+        report("out of memory on this machine (not on its devices); close other programs, or make a smaller run")
+        status[0] = EXIT_USER_ERROR
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, signals.Interrupted) else signals.Interrupted(signals.SIGNALS[0])
         report(f"interrupted ({stopped}){stopped.advice}")
         status[0] = stopped.exit_status
+
+
+def _os_error(error: OSError) -> str:
+    """What the machine refused, in one line."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{show_path(str(error.filename))}: {reason}"
+    try:
+        os.getcwd()
+    except OSError:
+        return "the working directory does not exist any more; change to another one"
+    return f"{reason}; see whether a disk is full, and whether stdout and stderr can be written"
 
 
 def _reader_gone() -> bool:
@@ -46,6 +65,18 @@ def _reader_gone() -> bool:
     try:
         print(flush=True)  # writes a byte: stdout does not always keep what failed before
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return True
     return False
+
+
+def _drop_unwritable_stdout() -> None:
+    """So that the interpreter does not fail again at its end, when it writes what is left."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        _drop_stdout()
+
+
+def _drop_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

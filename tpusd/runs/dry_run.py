@@ -37,9 +37,9 @@ class _Shown:
 
 def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     """Prints the plan of runs, and reports the warnings that they would give. Raises UserError."""
-    import jax
+    from tpusd.engine.faults import local_devices
 
-    devices = len(jax.local_devices())
+    devices = len(local_devices())
     shown: list[_Shown] = []
     warnings: dict[str, None] = {}
     total = there = compilations = 0

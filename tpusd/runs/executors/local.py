@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.schema import SavedConfig
+from tpusd.errors import UserError
 from tpusd.plan.batches import Batch, ProgramKey, WeightsKey, program_key
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
@@ -79,9 +80,9 @@ class LocalExecutor:
     """Makes batches on the local devices, one at a time, in the thread that asks for them."""
 
     def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
-        import jax
+        from tpusd.engine.faults import local_devices
 
-        self._devices = jax.local_devices()
+        self._devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._weights: WeightsKey | None = None  # which weights are on the devices
@@ -113,13 +114,21 @@ class LocalExecutor:
             self._watcher.start_batch(0)
             parts = list(batch.parts())
             if len(parts) == 1:
-                yield FailedBatch(batch=batch, error=error)
+                yield FailedBatch(batch=batch, error=self._explained(error, batch))
             else:
                 for part in parts:
                     yield from self._make(part)
             return
         self._watcher.end_batch()
         yield made
+
+    def _explained(self, error: Exception, batch: Batch[Run]) -> Exception:
+        """An error of the machine as a UserError; any other as it is."""
+        from tpusd.engine.faults import out_of_memory
+
+        size = batch.entries[0][0].prepared.config.batch_size_per_device
+        line = out_of_memory(error, self._devices, size)
+        return error if line is None else UserError(line)
 
     def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
         prepared = batch.entries[0][0].prepared

@@ -1,0 +1,79 @@
+"""What the machine refuses is one line and status 2, in every command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tpusd import cli
+from tpusd.config.compose import compose_jobs
+from tpusd.errors import UserError
+from tpusd.process.exit import exit_status
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = "x" * 300  # longer than a name may be on any common file system
+COMMANDS = [
+    ["run", f"resume={LONG}"],
+    ["run", f"output={LONG}"],
+    ["run", "prompts=file", f"prompts.path={LONG}"],
+    ["run", "model=local", f"model.path={LONG}"],
+    ["reproduce", LONG],
+    ["validate", LONG],
+    ["results", LONG],
+    ["export", LONG, "out", "--format=webdataset"],
+    ["recipe", LONG],
+]
+
+
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+def test_a_name_that_is_too_long_is_one_line(argv, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) in (1, 2)
+    err = capfd.readouterr().err
+    assert "Traceback" not in err and err.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def run(argv: list[str], **options) -> subprocess.CompletedProcess:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", *argv], env=env, stderr=subprocess.PIPE, text=True, timeout=120, **options
+    )
+
+
+@pytest.mark.slow
+def test_stdout_on_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = run(["tpusd.run", "--help"], stdout=full, cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m tpusd.run prompt=x"
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stderr.count("tpusd: ") == 1 and "Traceback" not in done.stderr
+    assert "working directory does not exist" in done.stderr
+
+
+def test_memory_of_the_machine_is_one_line(capsys):
+    with exit_status() as status:
+        raise MemoryError
+    assert status[0] == 2 and "out of memory on this machine" in capsys.readouterr().err
+
+
+def test_any_other_error_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), exit_status():
+        1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("flag", [["--cfg", "job"], ["--info", "defaults"]])
+def test_showing_a_config_and_a_sweep_do_not_go_together(flag):
+    with pytest.raises(UserError, match="leave out -m"):
+        compose_jobs(["-m", *flag, "seed=0,1"])
