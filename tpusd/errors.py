@@ -1,4 +1,4 @@
-"""The one exception that means: the user can correct this. And foreign text in one printable line.
+"""The exceptions that mean: the user can correct this. And foreign text in one printable line.
 
 Foreign text is whatever a file, a name or a library brings: it may be long, and terminals act on control characters.
 """
@@ -16,6 +16,10 @@ class UserError(Exception):
 
     Entry points print it as `tpusd: <line>` on stderr and exit with status 2, without a traceback.
     """
+
+
+class IncompleteRun(UserError):
+    """A run that ended without some of its images. Entry points print it in the same way and exit with status 1."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -75,3 +75,13 @@ def weights(root, part, param_dtype=jnp.float32, **source):
 
 def assert_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def edit_tensor(file: Path, name: str, change) -> None:
+    """Replaces a tensor of a safetensors file by change(tensor), or by the tensor that `change` changes in place."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(file)
+    changed = change(tensors[name])
+    tensors[name] = tensors[name] if changed is None else changed
+    save_file(tensors, file)

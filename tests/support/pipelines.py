@@ -20,9 +20,16 @@ SIZE = 64  # pixels
 
 @functools.cache
 def pipeline(
-    layout: str = "sd1", *, devices: int = 1, per_device: int = 1, precision: str = "fp32", path: Path | None = None
+    layout: str = "sd1",
+    *,
+    devices: int = 1,
+    per_device: int = 1,
+    precision: str = "fp32",
+    more: tuple[str, ...] = (),
+    path: Path | None = None,
 ) -> Pipeline:
-    made = config(f"precision={precision}")
+    """more: further fields of the precision."""
+    made = config(f"precision={precision}", *more)
     return Pipeline.load(
         checkpoint(layout, path),
         made.precision,

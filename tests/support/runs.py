@@ -57,6 +57,7 @@ def generated(spec) -> SimpleNamespace:
     return SimpleNamespace(
         pixels=made,
         trace={"tokens": f"{zlib.crc32(spec.prompt.encode()):08x}", "latents": {"1": f"{zlib.crc32(made):08x}"}},
+        not_finite=None,
     )
 
 

@@ -130,6 +130,13 @@ class RunConfig:
         Literal["error", "warn"],
         Help("`warn` accepts a checkpoint whose files are not those of `model.sha256`"),
     ] = "error"
+    on_nan: Annotated[
+        Literal["error", "record"],
+        Help(
+            "an image with NaN or infinity on its way: `error` leaves it out and ends the run with exit status 1, "
+            "`record` writes it and marks its line of the manifest"
+        ),
+    ] = "error"
     on_error: Annotated[Literal["continue", "stop"], Help("`stop` ends a sweep at its first run that fails")] = (
         "continue"
     )

@@ -86,10 +86,10 @@ class Blueprint:
         return tuple(self._networks[part].shapes for part in self._family.parts(program))
 
     def encode(self) -> ProgramSpec:
-        """(weights), tokens -> conditioning, digest (b,2)."""
+        """(weights), tokens -> conditioning, digest (b,2), finite (b,)."""
         family, networks = self._family, self._merge("encode")
 
-        def encode(weights: tuple[Leaves, ...], tokens: Tokens) -> tuple[Conditioning, jax.Array]:
+        def encode(weights: tuple[Leaves, ...], tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
             return programs.encode(family, networks(weights), tokens)
 
         b = self.per_device
@@ -127,10 +127,10 @@ class Blueprint:
         )
 
     def decode(self) -> ProgramSpec:
-        """(weights), latents (b,h,w,c) -> pixels (b,H,W,3) uint8."""
+        """(weights), latents (b,h,w,c) -> pixels (b,H,W,3) uint8, finite (b,)."""
         family, networks = self._family, self._merge("decode")
 
-        def decode(weights: tuple[Leaves, ...], latents: jax.Array) -> jax.Array:
+        def decode(weights: tuple[Leaves, ...], latents: jax.Array) -> tuple[jax.Array, jax.Array]:
             return programs.decode(family, networks(weights), latents)
 
         _, h, w, _ = self.state.x.shape

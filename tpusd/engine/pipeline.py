@@ -8,10 +8,10 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from tpusd.engine import programs
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.noise import image_key
+from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import Conditioning, Guidance, ProgramName
 from tpusd.plan.specs import ImageSpec
@@ -35,10 +36,25 @@ Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leave
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """pixels (H,W,3) uint8. trace: digests of what came before them, the same however the image was batched."""
+    """An image as the devices made it.
+
+    pixels: (H,W,3) uint8.
+    trace: digests of what came before the pixels, the same however the image was batched.
+    not_finite: where NaN or infinity first appeared; None for a sound image.
+    """
 
     pixels: np.ndarray
     trace: Mapping[str, Any]
+    not_finite: NotFinite | None = None
+
+
+class _Encoded(NamedTuple):
+    """conditioning, digests (b,2), finite (b,): on the devices. ids: token ids (b, encoders*l)."""
+
+    conditioning: Conditioning
+    digests: jax.Array
+    finite: jax.Array
+    ids: np.ndarray
 
 
 class Pipeline:
@@ -125,16 +141,16 @@ class Pipeline:
         if guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
-        cond, uncond = encoded["prompt"][0], encoded["negative_prompt"][0] if guided else None
+        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if guided else None
         state, trace = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
-        pixels = gather(decode.call(self._weights_of("decode"), state.x))
-        text_digests = [gather(digest) for _, digest, _ in encoded.values()]
-        tokens = [ids for _, _, ids in encoded.values()]
+        pixels, finite_pixels = gather(decode.call(self._weights_of("decode"), state.x))
+        text_digests = [gather(one.digests) for one in encoded.values()]
+        finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
             GeneratedImage(
                 pixels[i],
                 {
-                    "tokens": hashlib.sha256(b"".join(ids[i].tobytes() for ids in tokens)).hexdigest()[:16],
+                    "tokens": _text_digest(one.ids[i] for one in encoded.values()),
                     "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
@@ -142,16 +158,16 @@ class Pipeline:
                         for row in traced_rows(len(table))
                     },
                 },
+                _not_finite(table, bool(finite_texts[i]), int(trace.num_finite[i]), bool(finite_pixels[i])),
             )
             for i, table in enumerate(tables)
         ]
 
-    def _encode(self, encode: Program, texts: Sequence[str | None]) -> tuple[Conditioning, jax.Array, np.ndarray]:
-        """-> Conditioning on the devices, its digests there, and the token ids (b, encoders*l)."""
+    def _encode(self, encode: Program, texts: Sequence[str | None]) -> _Encoded:
         checkpoint = self._checkpoint
         tokens = checkpoint.family.tokenize(checkpoint.tokenizers, texts, checkpoint.options)
-        cond, digest = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
-        return cond, digest, np.concatenate(tokens.input_ids, axis=1)
+        cond, digests, finite = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
+        return _Encoded(cond, digests, finite, np.concatenate(tokens.input_ids, axis=1))
 
     def _denoise(
         self,
@@ -200,10 +216,10 @@ class Pipeline:
                 self._rows_a_call = max(1, int(PIECE_SECONDS / seconds_a_row))
             traces.append(trace)
             stops.append(stop)
-        noise, rows_traced, latents = zip(*map(gather, traces), strict=True)
+        noise, rows_traced, latents, num_finite = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1])
+        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
@@ -248,6 +264,20 @@ def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: D
 
     threading.Thread(target=read, name="weights", daemon=True).start()
     return futures
+
+
+def _not_finite(table: Table, finite_texts: bool, num_finite: int, finite_pixels: bool) -> NotFinite | None:
+    """Where an image is not finite first. num_finite: rows of its table after which its latents were finite."""
+    if not finite_texts:
+        return NotFinite(program="encode")
+    if num_finite < len(table):
+        timestep = float(table.timesteps[num_finite])
+        return NotFinite(program="denoise", call=num_finite + 1, num_calls=len(table), timestep=timestep)
+    return None if finite_pixels else NotFinite(program="decode")
+
+
+def _text_digest(ids: Iterable[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(one.tobytes() for one in ids)).hexdigest()[:16]
 
 
 def _hex(digest: np.ndarray | jax.Array) -> str:

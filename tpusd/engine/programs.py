@@ -21,20 +21,26 @@ DECODED_AT_ONCE = 512  # positions of latents
 
 
 class Trace(NamedTuple):
-    """Digests, uint32: noise (b,2); rows (b,n,2), the latents after row 1, 5, 10, ...; latents (b,2), as they are.
+    """What is noted of each image in a call of the denoiser.
 
-    Zeros for noise that was not drawn, and for rows that were not made, in this call.
+    Digests, uint32: noise (b,2); rows (b,n,2), the latents after row 1, 5, 10, ...; latents (b,2), as they are. Zeros
+    for noise that was not drawn, and for rows that were not made, in this call.
+    num_finite: int32 (b,), rows after which the latents were finite, counted from the table's first; MAX_ROWS where
+    they are finite after the last row of this call.
     """
 
     noise: jax.Array
     rows: jax.Array
     latents: jax.Array
+    num_finite: jax.Array
 
 
-def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array]:
-    """Tokens -> text embeddings and their digest (b,2)."""
+def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
+    """Tokens -> text embeddings, their digest (b,2), and whether they are finite (b,)."""
     cond = family.encode(networks, tokens)
-    return cond, functools.reduce(jnp.bitwise_xor, map(digest, jax.tree.leaves(cond)))
+    leaves = jax.tree.leaves(cond)
+    digests = functools.reduce(jnp.bitwise_xor, map(digest, leaves))
+    return cond, digests, functools.reduce(jnp.logical_and, map(is_finite, leaves))
 
 
 def denoise(
@@ -78,22 +84,23 @@ def denoise(
     def predict(x: jax.Array, t: jax.Array) -> jax.Array:
         return family.predict(networks, x, t, conditioning, None if uncond is None else guidance)
 
-    def record(k: jax.Array, x: jax.Array, rows: jax.Array) -> jax.Array:
-        done = k + 1
+    def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        (rows, num_finite), done = log, k + 1
 
         def traced() -> jax.Array:
             new: jax.Array = jax.lax.dynamic_update_index_in_dim(rows, digest(x), done // TRACE_ROWS, axis=1)
             return new
 
         recorded: jax.Array = jax.lax.cond((done == 1) | (done % TRACE_ROWS == 0), traced, lambda: rows)
-        return recorded
+        return recorded, jnp.where(is_finite(x), num_finite, jnp.minimum(num_finite, k))
 
-    state, rows = run_steps(
+    log = jnp.zeros((b, 1 + MAX_ROWS // TRACE_ROWS, 2), jnp.uint32), jnp.full(b, MAX_ROWS, jnp.int32)
+    state, (rows, num_finite) = run_steps(
         predict, state, table, start, stop,
         noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)),
-        record=record, log=jnp.zeros((b, 1 + MAX_ROWS // TRACE_ROWS, 2), jnp.uint32),
+        record=record, log=log,
     )  # fmt: skip
-    return state, Trace(drawn, rows, digest(state.x))
+    return state, Trace(drawn, rows, digest(state.x), num_finite)
 
 
 def traced_rows(total: int) -> Iterator[int]:
@@ -102,20 +109,26 @@ def traced_rows(total: int) -> Iterator[int]:
     yield total
 
 
-def decode(family: Family, networks: Networks, latents: jax.Array) -> jax.Array:
-    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8.
+def decode(family: Family, networks: Networks, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Latents (b,h,w,c) float32 -> pixels (b,H,W,3) uint8, and whether they were finite before the rounding (b,).
 
     Activations have 64 times the area, so images are decoded one by one, except very small ones.
     """
 
-    def some(latents: jax.Array) -> jax.Array:
+    def some(latents: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = family.decode(networks, latents)
-        return jnp.round(jnp.clip(images / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8)
+        return jnp.round(jnp.clip(images / 2 + 0.5, 0.0, 1.0) * 255).astype(jnp.uint8), is_finite(images)
 
     b, h, w, _ = latents.shape
     at_once = next(n for n in range(b, 0, -1) if b % n == 0 and (n == 1 or n * h * w <= DECODED_AT_ONCE))
-    pixels: jax.Array = jax.lax.map(some, latents.reshape(b // at_once, at_once, *latents.shape[1:]))
-    return pixels.reshape(b, *pixels.shape[2:])
+    made: tuple[jax.Array, jax.Array] = jax.lax.map(some, latents.reshape(b // at_once, at_once, *latents.shape[1:]))
+    pixels, finite = made
+    return pixels.reshape(b, *pixels.shape[2:]), finite.reshape(b)
+
+
+def is_finite(x: jax.Array) -> jax.Array:
+    """Floats (b,...) -> bool (b,): whether an image has neither NaN nor infinity."""
+    return jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1)
 
 
 def digest(x: jax.Array) -> jax.Array:

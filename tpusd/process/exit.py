@@ -1,4 +1,4 @@
-"""The exit status of a command. A UserError becomes one line on stderr and status 2.
+"""The exit status of a command. A UserError becomes one line on stderr and status 2; an IncompleteRun, status 1.
 
 A signal that stops the command gives 128 plus its number, as in a shell. A reader of stdout that stops reading, as in
 `... --help | head`, gives the status of SIGPIPE.
@@ -10,10 +10,11 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from tpusd.errors import UserError, show_path
+from tpusd.errors import IncompleteRun, UserError, show_path
 from tpusd.process import signals
 from tpusd.process.report import report
 
+EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -34,7 +35,7 @@ def exit_status() -> Iterator[list[int]]:
         status[0] = EXIT_BROKEN_PIPE
     except UserError as error:
         report(str(error))
-        status[0] = EXIT_USER_ERROR
+        status[0] = EXIT_INCOMPLETE if isinstance(error, IncompleteRun) else EXIT_USER_ERROR
     except OSError as error:
         _drop_unwritable_stdout()
         report(_os_error(error))

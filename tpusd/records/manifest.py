@@ -31,6 +31,10 @@ def _not_for_datasets() -> Any:
     return dataclasses.field(metadata={"for_datasets": False})
 
 
+def _only_where_set() -> Any:
+    return dataclasses.field(default=None, metadata={"optional": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
     """One line of a manifest, in the order of its fields. Field names are those of the line.
@@ -59,6 +63,7 @@ class ImageRecord:
     truncated: bool
     environment: str = _not_for_datasets()  # a key of run.json's environments
     trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
+    not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -78,7 +83,8 @@ class ImageRecord:
 
     def values(self) -> dict[str, Any]:
         """The line as plain values, in order."""
-        return {name: getattr(self, name) for name in FIELDS} | dict(self.extra)
+        optional = {name: getattr(self, name) for name in OPTIONAL_FIELDS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in FIELDS} | optional | dict(self.extra)
 
     def for_datasets(self) -> dict[str, Any]:
         """The line without digests, which no caption needs: a line of metadata.jsonl."""
@@ -93,7 +99,7 @@ class ImageRecord:
         """The inverse of `values`; None where a field is missing or has a value that it cannot have."""
         if next(value_faults(values), None) is not None:
             return None
-        own = {name: values[name] for name in FIELDS}
+        own = {name: values[name] for name in (*FIELDS, *OPTIONAL_FIELDS) if name in values}
         return cls(**own, extra={name: value for name, value in values.items() if name not in own})
 
     @classmethod
@@ -103,7 +109,8 @@ class ImageRecord:
         return None if values is None else cls.from_values(values)
 
 
-FIELDS: tuple[str, ...] = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.name != "extra")
+OPTIONAL_FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("optional"))
+FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.name not in (*OPTIONAL_FIELDS, "extra"))
 DECIDED_BY_CONFIG = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("decided_by_config"))
 NOT_FOR_DATASETS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("for_datasets") is False)
 
@@ -148,7 +155,7 @@ def check_columns(rows: Iterable[Row], place: str | None = None) -> None:
     """
     for index, row in enumerate(rows):
         for name in row.extra:
-            if name in FIELDS:
+            if name in FIELDS or name in OPTIONAL_FIELDS:
                 where = f"prompts.rows[{index}]" if place is None else place
                 raise UserError(f"{where}: column {show(name)} has the name of a manifest field; rename the column")
 
@@ -157,7 +164,8 @@ def value_faults(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the plain values of a line: a field that is missing, or has a value that it cannot have."""
     for name, allowed in _allowed().items():
         if name not in values:
-            yield f"has no {name}"
+            if name in FIELDS:
+                yield f"has no {name}"
         elif not _is_one_of(values[name], allowed):
             yield f"{name}={show(values[name])} is not a valid value"
     if "file_name" in values and key_of(values) is None:
@@ -202,7 +210,7 @@ def _allowed() -> dict[str, tuple[type, ...]]:
     """Field -> the types that its value in JSON may have."""
     hints = typing.get_type_hints(ImageRecord)
     allowed = {}
-    for name in FIELDS:
+    for name in (*FIELDS, *OPTIONAL_FIELDS):
         options = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
         allowed[name] = tuple(dict if typing.get_origin(option) is not None else option for option in options)
     return allowed

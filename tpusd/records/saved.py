@@ -20,6 +20,7 @@ CHANGEABLE_ON_RESUME = (
     "batch_size_per_device",
     "on_truncate",
     "on_changed_weights",
+    "on_nan",
     "on_error",
     "dry_run",
     "loggers",

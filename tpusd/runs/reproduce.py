@@ -17,6 +17,7 @@ from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
 from tpusd.plan.specs import parse_name, planned
+from tpusd.process.report import report
 from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, side_by_side
 from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
@@ -24,6 +25,7 @@ from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.start import start_run
 from tpusd.storage import os_errors_as_user_errors
@@ -62,13 +64,17 @@ def reproduce(
     if config.dry_run:
         show_plan([RunToShow(name="", config=config)], prepare)
         return True
-    again = start_run(config, name=f"reproduce_{saved.prompts.name}", prepare=prepare, load=load)
+    try:
+        again = start_run(config, name=f"reproduce_{saved.prompts.name}", prepare=prepare, load=load)
+    except ImagesNotFinite as error:  # such images are missing
+        report(str(error))
+        again = error.path
     made = {record.key: record for record in read_manifest(again)}
     tolerance = TOLERANCES[config.precision.unet.dtype]
     comparisons = {key: compare(path, record, again, made.get(key), tolerance) for key, record in records.items()}
     changed = what_changed(path, records.values(), again, made.values())
     _print_report(again, comparisons, overrides, changed)
-    report = {
+    outcome = {
         "original": str(path.resolve()),
         "overrides": list(overrides),
         "changed": changed,
@@ -76,7 +82,7 @@ def reproduce(
         "images": [comparison.values() for comparison in comparisons.values()],
     }
     with os_errors_as_user_errors(again, MAKE_ROOM):
-        storage.write_file(again / COMPARISON, json.dumps(report, indent=1, ensure_ascii=False).encode())
+        storage.write_file(again / COMPARISON, json.dumps(outcome, indent=1, ensure_ascii=False).encode())
         _write_worst_pair(path, records, again, made, comparisons)
     wanted = SAME[:1] if exact else SAME
     return all(comparison.verdict in wanted for comparison in comparisons.values())

@@ -14,6 +14,7 @@ from typing import Any
 from tpusd import storage
 from tpusd.config.schema import RunConfig, config_values
 from tpusd.config.yaml_files import to_yaml
+from tpusd.engine.not_finite import NotFinite
 from tpusd.errors import UserError, show
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
@@ -24,6 +25,7 @@ from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
 from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.records.provenance import BatchProvenance, describe_checkpoint
 from tpusd.records.run_json import RunJson, read_run
+from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
 from tpusd.storage import os_errors_as_user_errors
 
@@ -89,6 +91,7 @@ class RunSession:
         self.prepared, self.name, self.done = prepared, name, done
         self.num_images = len(planned(prepared.config))
         self.num_made = 0
+        self.left_out: dict[str, NotFinite] = {}  # images that were made, are not finite, and are not written
         self.timing = Timing()
         self.error: BaseException | None = None
         self.is_new = isinstance(place, Claim)
@@ -96,6 +99,7 @@ class RunSession:
         self._opened: _Opened | None = None
         self._config: RunConfig = prepared.config
         self._weights_checked = False
+        self._reported = False  # that an image is not finite
 
     @property
     def path(self) -> Path:
@@ -105,6 +109,11 @@ class RunSession:
     @property
     def num_missing(self) -> int:
         return self.num_images - len(self.done) - self.num_made
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether every image was made, also those that are left out."""
+        return self.num_missing <= len(self.left_out)
 
     def specs(self) -> Iterator[ImageSpec]:
         """The images to make, in order."""
@@ -165,9 +174,24 @@ class RunSession:
         self._open_now().run_dir.append_record(record)
         self.num_made += 1
 
+    def note_not_finite(self, name: str, place: NotFinite, *, written: bool) -> None:
+        """Says of an image that it has NaN or infinity, in the log, and of the run's first one on stderr too.
+
+        written: whether it is written all the same, by on_nan=record.
+        """
+        line = f"{name} has NaN or infinity, first in the {place}; it is {'' if written else 'not '}written"
+        if not self._reported:
+            report(f"{self.name}: {line}")
+        self._reported = True
+        self.log(line)
+        if not written:
+            self.left_out[name] = place
+
     def complete(self) -> None:
         """Writes the page and all that belongs to it, and closes the directory. Raises UserError."""
         opened = self._open_now()
+        if self.left_out:
+            raise ImagesNotFinite(self.path, self.left_out, self.num_images, self._config.precision)
         opened.run_json.finish(self.num_made, self.timing.seconds)
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
             write_results(self.path, opened.run_json.facts)
@@ -187,7 +211,7 @@ class RunSession:
             return
         error = self.error or error
         opened.run_dir.log(f"stopped{_text_of(error)}")
-        empty = not holds_images(self.path)
+        empty = not holds_images(self.path) and not self.left_out
         if self.is_new and empty and (isinstance(error, UserError) or not self._keep_empty):
             opened.run_dir.discard()
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config.schema import RunConfig
-from tpusd.errors import UserError
+from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import count_batches
 from tpusd.process.progress import Progress
 from tpusd.process.report import report
@@ -87,6 +87,8 @@ def advising(
     """
     try:
         yield
+    except IncompleteRun:  # says itself how to continue
+        raise
     except UserError as error:
         if has_images():
             raise UserError(f"{error}; then {how_to_continue(path())}") from None

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
+from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.recipes.files import SUFFIXES, encode_image
@@ -92,7 +93,7 @@ class BatchWriter:
                     self._done(run, taken=taken)
                 else:
                     written = self._encoders.submit(self._write, run, spec, image, provenance)
-                    self._committer.submit(self._commit, run, written)
+                    self._committer.submit(self._commit, run, spec.name, image.not_finite, written)
 
     @staticmethod
     def _note(run: RunSession, made: MadeBatch[RunSession], num_images: int) -> ImageProvenance:
@@ -102,9 +103,11 @@ class BatchWriter:
 
     @staticmethod
     def _write(run: RunSession, spec: ImageSpec, image: MadeImage, provenance: ImageProvenance) -> ImageRecord | None:
-        if run.error is not None:
+        """The record of an image that is on disk; None where the run has failed, or leaves the image out."""
+        config = provenance.config
+        if run.error is not None or (image.not_finite is not None and config.on_nan == "error"):
             return None
-        described, config = run.describe(spec), provenance.config
+        described = run.describe(spec)
         data = encode_image(
             image.pixels,
             described | picture_values(config, spec),
@@ -113,22 +116,35 @@ class BatchWriter:
         )
         written = run.write_image(spec.name + SUFFIXES[config.image_format], data)
         return ImageRecord(
-            **written, **described, environment=provenance.environment, trace=dict(image.trace), extra=dict(spec.extra)
+            **written,
+            **described,
+            environment=provenance.environment,
+            trace=dict(image.trace),
+            not_finite=None if image.not_finite is None else str(image.not_finite),
+            extra=dict(spec.extra),
         )
 
-    def _commit(self, run: RunSession, written: "Future[ImageRecord | None]") -> None:
+    def _commit(
+        self, run: RunSession, name: str, not_finite: NotFinite | None, written: "Future[ImageRecord | None]"
+    ) -> None:
         try:
-            self._attempt(run, self._append, run, written)
+            self._attempt(run, self._append, run, name, not_finite, written)
         finally:
             self._done(run, taken=True)
 
     @staticmethod
-    def _append(run: RunSession, written: "Future[ImageRecord | None]") -> None:
+    def _append(
+        run: RunSession, name: str, not_finite: NotFinite | None, written: "Future[ImageRecord | None]"
+    ) -> None:
         record = written.result()
-        if record is not None and run.error is None:
+        if run.error is not None:
+            return
+        if not_finite is not None:
+            run.note_not_finite(name, not_finite, written=record is not None)
+        if record is not None:
             run.append(record)
-            if not run.num_missing:
-                run.complete()
+        if run.is_tried:
+            run.complete()
 
     def _done(self, run: RunSession, *, taken: bool) -> None:
         self._room.release()

@@ -7,6 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from tpusd.config.schema import SavedConfig
+from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.batches import Batch
 from tpusd.records.provenance import BatchProvenance
 from tpusd.runs.prepare import PreparedRun
@@ -23,12 +24,19 @@ Run = TypeVar("Run", bound=HasPrepared)
 
 
 class MadeImage(Protocol):
-    """pixels (H,W,3) uint8. trace: digests of what came before the pixels."""
+    """As tpusd.engine.pipeline.GeneratedImage.
+
+    pixels: (H,W,3) uint8.
+    trace: digests of what came before the pixels.
+    not_finite: where NaN or infinity first appeared; None for a sound image.
+    """
 
     @property
     def pixels(self) -> np.ndarray: ...
     @property
     def trace(self) -> Mapping[str, Any]: ...
+    @property
+    def not_finite(self) -> NotFinite | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
