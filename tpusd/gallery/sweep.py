@@ -128,8 +128,8 @@ def _facts(runs: Sequence[_FinishedRun]) -> list[tuple[str, list[tuple[str, Any]
             for name, value in lines:
                 found.setdefault(title, {}).setdefault(name, []).append(value)
     return [
-        (title, [(name, _shared(values, len(runs))) for name, values in lines.items()])
-        for title, lines in found.items()
+        ("All runs" if title == "Run" else title, [(name, _shared(values, len(runs))) for name, values in own.items()])
+        for title, own in found.items()
     ]
 
 

@@ -20,7 +20,17 @@ MAX_GRID = 12  # columns and rows; the page has them all
 PROMPT, COPY = "prompt", "copy"  # which can be axes beside the swept fields
 MAX_PROMPT = 300  # characters of the caption
 # What a caption says of all images, where they share it: a field of the manifest, and its name in the caption.
-SHARED = ("model", "precision", "sampler", "num_inference_steps", "guidance_scale", "negative_prompt", "seed")
+SHARED = (
+    "model",
+    "precision",
+    "sampler",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "seed",
+    "height",
+    "width",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +237,6 @@ def _caption(sweep: Sweep, cells: Mapping[tuple[str, str], _Cell], axes: _Axes, 
         values = {getattr(record, name) for record in records}
         if name not in named and len(values) == 1 and (value := values.pop()) is not None:
             parts.append(f"{name} = {_short(str(value))}")
-    sizes = {(record.width, record.height) for record in records}
-    if len(sizes) == 1:
-        parts.append("{}×{}".format(*sizes.pop()))
     if COPY not in (axes.columns, axes.rows, *axes.fixed) and len({record.copy for record in records}) == 1:
         parts += [f"copy = {records[0].copy}"] if records[0].copy else []
     for axis, number in zip((axes.columns, axes.rows), numbers, strict=True):
@@ -242,4 +249,4 @@ def _caption(sweep: Sweep, cells: Mapping[tuple[str, str], _Cell], axes: _Axes, 
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= MAX_PROMPT else text[: MAX_PROMPT - 1].rstrip() + "…"
+    return text if len(text) <= MAX_PROMPT else text[: MAX_PROMPT - 3].rstrip() + "..."

@@ -117,12 +117,25 @@ function wallLines(passes) {
   for (let i = 0; i < chosen.length; i += per) lines.push({label: null, cells: chosen.slice(i, i + per)});
 }
 
-// Two lines of the prompt, and as many of the fields as the longest needs, up to three.
+// Two lines of the prompt, and as many of the fields as the longest needs, up to six.
 function captionHeight(chosen, width) {
-  const longest = chosen.reduce((most, image) => Math.max(most, captions.meta(image).length), 0);
-  const metaLines = Math.min(3, Math.ceil(longest * 6.6 / width));
+  const metaLines = Math.min(6, chosen.reduce((most, image) => Math.max(most, numLines(captions.meta(image), width / 7)), 0));
   setStyle("--meta-lines", metaLines);
   return 6 + 16.2 * (metaLines + (captions.words ? 2 : 0));
+}
+
+// A field stays in one line if it fits there. length: characters of a line.
+function numLines(fields, length) {
+  let number = fields.length ? 1 : 0, used = 0;
+  for (const text of fields.map((one) => `${one} \u00b7`)) {
+    if (used && used + 1 + text.length > length) {
+      number++;
+      used = 0;
+    }
+    number += Math.ceil(text.length / length) - 1;
+    used += text.length + 1;
+  }
+  return number;
 }
 
 function label(dim, index, kind) {
@@ -157,7 +170,7 @@ function tile(image) {
 function caption(image) {
   const made = element("span", {class: "caption"});
   if (captions.words) made.append(element("span", {class: "words", dir: "auto"}, element("bdi", {}, captions.words(image))));
-  const meta = captions.meta(image);
+  const meta = captions.meta(image).join(" \u00b7 ");
   if (meta) made.append(element("span", {class: "meta"}, meta));
   return made;
 }

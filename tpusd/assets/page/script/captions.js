@@ -3,19 +3,22 @@ const FIELDS = ["seed", "sampler", "num_inference_steps", "guidance_scale", "neg
 const MIN_SHARED = 24;  // characters; a shorter beginning is not worth cutting off
 const sizeOf = (image) => `${value(image, "width")}\u00d7${value(image, "height")}`;
 
-// {words, meta}: functions from an image to text. words is null where all of the images have one prompt.
+const MAX_VALUE = 24;  // characters
+const shortened = (text) => text.length <= MAX_VALUE ? text : `${text.slice(0, MAX_VALUE - 1)}\u2026`;
+
+// {words, meta}: functions from an image to its prompt, and to a list of fields. words is null where all have one prompt.
 function captionsOf(chosen) {
   const differ = (read) => chosen.some((image) => read(image) !== read(chosen[0]));
   const reads = [];
   for (const dim of offered) {
-    if (dim !== PROMPT && differ((image) => at(image, dim))) reads.push((image) => `${shortKey(dim)} ${dims[dim].values[at(image, dim)]}`);
+    if (dim !== PROMPT && differ((image) => at(image, dim))) reads.push((image) => `${shortKey(dim)}\u00a0${shortened(dims[dim].values[at(image, dim)])}`);
   }
   const axes = new Set(data.axes.map((axis) => axis.key.split(".").pop()));
   for (const name of FIELDS) {
-    if (!axes.has(name) && differ((image) => value(image, name))) reads.push((image) => `${name} ${value(image, name) ?? "(none)"}`);
+    if (!axes.has(name) && differ((image) => value(image, name))) reads.push((image) => `${name}\u00a0${shortened(String(value(image, name) ?? "(none)"))}`);
   }
   if (differ(sizeOf)) reads.push(sizeOf);
-  const meta = (image) => reads.map((read) => read(image)).join(" \u00b7 ");
+  const meta = (image) => reads.map((read) => read(image));
   const alike = !differ((image) => row(image).prompt);
   return {words: alike && reads.length ? null : differingWords(chosen), meta};
 }
