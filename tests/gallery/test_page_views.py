@@ -114,6 +114,8 @@ def test_back_closes_the_image_and_forward_opens_it(opened, sweep_page):
     page.keyboard.press("Escape")
     sync_api.expect(page.locator("#viewer")).not_to_be_visible()
     sync_api.expect(page).to_have_url(re.compile(r"^((?!image=).)*$"))
+    page.go_forward()  # to close is to go back
+    sync_api.expect(page.locator("#viewer")).to_be_visible()
 
 
 def image_box(page, name="image-b"):
