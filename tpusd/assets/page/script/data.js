@@ -34,6 +34,7 @@ const command = (image) => [job(image).command, row(image).command, images.copy[
   .filter(Boolean).join(" ");
 const imagesByName = new Map();
 const imageNamed = (name) => {
+  if (name === null) return null;
   if (!imagesByName.size) for (let image = 0; image < COUNT; image++) imagesByName.set(imageName(image), image);
   return imagesByName.get(name) ?? null;
 };
