@@ -139,6 +139,9 @@ def test_zoom_by_keys_and_one_to_one(opened, sweep_page, density):
     assert image_box(page)["width"] == pytest.approx(1.25 * fitted["width"])
     for _ in range(60):
         page.keyboard.press("+")
+    before = image_box(page)
+    page.keyboard.press("Shift+ArrowLeft")
+    assert image_box(page)["x"] == pytest.approx(before["x"] + 60, abs=0.5)
     assert image_box(page)["width"] * density <= max(16 * 40, 8 * density * fitted["width"]) * 1.001
     page.keyboard.press("Escape")
     page.locator(".tile").first.click()

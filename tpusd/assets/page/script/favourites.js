@@ -17,18 +17,19 @@ function favouriteImages() {
   return marked;
 }
 
-function setFavourite(image, on) {
-  const number = images.job[image], own = favourites[number];
-  own[on ? "add" : "delete"](stem(image));
-  try {
-    const name = `tpusd.favourites ${jobs[number].id}`;
-    if (own.size) localStorage.setItem(name, JSON.stringify([...own].sort()));
-    else localStorage.removeItem(name);
-  } catch { /* kept until the page closes */ }
+function setFavourites(chosen, on) {
+  for (const image of chosen) favourites[images.job[image]][on ? "add" : "delete"](stem(image));
+  for (const number of new Set(chosen.map((image) => images.job[image]))) {
+    const name = `tpusd.favourites ${jobs[number].id}`, own = favourites[number];
+    try {
+      if (own.size) localStorage.setItem(name, JSON.stringify([...own].sort()));
+      else localStorage.removeItem(name);
+    } catch { /* kept until the page closes */ }
+  }
 }
 
 function toggleFavourite(image) {
-  setFavourite(image, !isFavourite(image));
+  setFavourites([image], !isFavourite(image));
   for (const one of document.querySelectorAll(`.star[data-image="${image}"]`)) drawStar(one, image);
   drawNumFavourites();
 }
@@ -88,16 +89,11 @@ function download(name, texts) {
 // Marks the images that a list names: favourites.txt, favourites.jsonl, or a manifest's lines.
 function markFrom(text) {
   const byFile = new Map(images.job.map((_, image) => [fileName(image), image]));
-  let marked = 0, unknown = 0;
-  for (const line of text.split("\n").map((one) => one.trim()).filter(Boolean)) {
-    const image = byFile.get(nameIn(line));
-    if (image === undefined) unknown++;
-    else {
-      setFavourite(image, true);
-      marked++;
-    }
-  }
-  return `${marked} marked${unknown ? `; ${unknown} not on this page` : ""}`;
+  const lines = text.split("\n").map((one) => one.trim()).filter(Boolean);
+  const marked = lines.map((line) => byFile.get(nameIn(line))).filter((image) => image !== undefined);
+  setFavourites(marked, true);
+  const unknown = lines.length - marked.length;
+  return `${marked.length} marked${unknown ? `; ${unknown} not on this page` : ""}`;
 }
 
 function nameIn(line) {
@@ -124,6 +120,6 @@ $("mark-from").addEventListener("change", async ({target}) => {
   redraw();
 });
 $("unmark-all").addEventListener("click", () => {
-  for (const image of favouriteImages()) setFavourite(image, false);
+  setFavourites(favouriteImages(), false);
   redraw();
 });
