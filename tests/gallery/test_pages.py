@@ -1,14 +1,13 @@
 """The pages in a real browser: Chromium through Playwright. Needs the extra `results`, and chromium on the path."""
 
 import json
-import shutil
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.runs import StandInPipeline, config, manifest, prepare, saved
-from support.sweeps import make
+from support.browser import HOSTILE, MARKS, NARROW, RTL, WIDE, shown_files, texts
+from support.runs import StandInPipeline, manifest, prepare, saved
 
 from tpusd.config.compose import compose_jobs
 from tpusd.config.grammar import hydra_value
@@ -19,88 +18,7 @@ from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.runs.start import start_run
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path; apt-get install chromium"),
-]
-
-HOSTILE = (
-    "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> 'a' \"b\" & `c`"
-)
-RTL = "ثعلب أحمر \u202e fox"
-ROWS = [{"prompt": "a red fox"}, {"prompt": HOSTILE, "negative_prompt": HOSTILE}, {"prompt": RTL, "seed": 7}]
-WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """open(path) -> a page; at the end: no error on any, and no request but for files beside it."""
-    contexts, faults = [], []
-
-    def open_page(path, viewport=WIDE, **options):
-        context = browser.new_context(viewport=viewport, **options)
-        contexts.append(context)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        root = path.parent.resolve().as_uri()
-        page.on("request", lambda request: request.url.startswith(root) or faults.append(request.url))
-        aborted = "net::ERR_ABORTED"  # by the test, which leaves a page while its images load
-        page.on("requestfailed", lambda one: one.failure == aborted or faults.append(f"{one.failure}: {one.url}"))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and faults.append(message.text))
-        page.goto(path.resolve().as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-@pytest.fixture(scope="module")
-def run_page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pages") / "run"
-    made = config(f"output={path}", f"prompts.rows={hydra_value(ROWS)}", "num_images_per_prompt=2", "sampler=ddim")
-    return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline()) / "index.html"
-
-
-@pytest.fixture(scope="module")
-def sweep_page(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pages") / "sweep"
-    make(
-        "sampler=ddim,pndm",
-        "guidance_scale=3,7.5,12",
-        "seed=0,1",
-        f"prompts.rows={hydra_value(ROWS)}",
-        f"output={path}",
-    )
-    return path / "index.html"
-
-
-def settled(page):
-    sync_api.expect(page.locator(".line:empty")).to_have_count(0)  # lines are filled when they come into view
-
-
-def texts(page, selector):
-    settled(page)
-    return page.locator(selector).all_inner_texts()
-
-
-def shown_files(page):
-    settled(page)
-    return [source.rsplit("/sweep/")[-1].rsplit("/run/")[-1] for source in page.eval_on_selector_all(
-        ".tile img", "all => all.map((one) => decodeURI(one.src))"
-    )]  # fmt: skip
+pytestmark = MARKS
 
 
 def test_grid_puts_the_swept_values_on_its_axes(opened, sweep_page):
@@ -181,7 +99,7 @@ def test_filter_and_sort_narrow_the_wall(opened, run_page):
     assert page.inner_text("#shown") == "6 images"
     page.fill("#filter", "FOX red")
     sync_api.expect(page.locator("#shown")).to_have_text("2 of 6 images")
-    sync_api.expect(page.locator(".words")).to_have_text(["a red fox"] * 2)
+    sync_api.expect(page.locator(".caption")).to_have_text(["copy 0", "copy 1"])  # what differs between those shown
     page.fill("#filter", "nothing has this")
     sync_api.expect(page.locator(".empty")).to_have_text("No prompt holds these words.")
     page.fill("#filter", "")
@@ -197,7 +115,7 @@ def test_two_images_are_compared(opened, sweep_page):
     page.locator(".tile").first.click()
     page.keyboard.press("c")
     assert (page.inner_text("#tag-a"), page.inner_text("#tag-b")) == ("guidance_scale 3", "guidance_scale 7.5")
-    a, box = page.locator("#image-a"), page.locator("#frame").bounding_box()
+    a, box = page.locator("#pane-a"), page.locator("#frame").bounding_box()
     assert "50%" in a.evaluate("one => one.style.clipPath")
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
     page.mouse.down()

@@ -89,7 +89,7 @@ def labelled_grid(
                 continue
             fitted = _scaled(picture, scale)
             sheet.picture(x + (cell_width - fitted.width) // 2, y + (cell_height - fitted.height) // 2, fitted)
-    below = wrap(note, font, right - margin, max_lines=3)
+    below = wrap(note, font, right - margin, max_lines=8)
     sheet.lines(margin, bottom, below, GRAY)
     foot = line_height * len(below) + 4 if below else 0
     return sheet.painted(right + margin, bottom + foot + margin - gap)

@@ -1,7 +1,7 @@
 """Configs and manifest lines -> the HTML page of a run or a sweep: one file that loads nothing from any network.
 
-The page's program is in assets/page/, and gets its data as JSON. No part of a prompt reaches the markup, and the page's
-policy runs only the script whose digest it names. Of files it knows only the names.
+The page's program is in assets/page/script/, and gets its data as JSON. No part of a prompt reaches the markup, and the
+page's policy runs only the script whose digest it names. Of files it knows only the names.
 """
 
 import base64
@@ -13,14 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tpusd.config.rows import Row
+from tpusd.config.rows import ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
+from tpusd.gallery.prompt_labels import prompt_labels
+from tpusd.gallery.thumbnails import SIZE
 from tpusd.recipes.command import config_overrides, image_overrides, quoted, shell_command
 from tpusd.recipes.files import SUFFIXES
 from tpusd.records.manifest import ImageRecord
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"
+# The page's program is one script of these files, in this order: a page that is opened from a disk can load no modules.
+SCRIPTS = (
+    "data", "address", "captions", "board", "toolbar", "favourites", "viewer", "compare", "zoom", "details", "start"
+)  # fmt: skip
+# An image's own fields, which can differ from its run's because a row has its own.
+OWN_FIELDS = ("seed", "guidance_scale", "negative_prompt", "sampler", "num_inference_steps", "width", "height")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +45,7 @@ class PageRun:
 
     directory: "" or a name with a slash at its end.
     records: its manifest.
+    created: when its first session began, as run.json has it.
     at: the index of its value on each axis of the sweep.
     """
 
@@ -45,6 +54,7 @@ class PageRun:
     config: SavedConfig
     records: Sequence[ImageRecord]
     has_thumbnails: bool
+    created: str = ""
     at: tuple[int, ...] = ()
     state: str = "finished"
     rate: float | None = None  # images/s
@@ -71,7 +81,8 @@ class Page:
 
 def render(page: Page) -> str:
     """The whole HTML file."""
-    style, script = ((ASSETS / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    script = "\n".join((ASSETS / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     parts = {
         "TITLE": html.escape(page.title),
         "STYLE_HASH": _digest(style),
@@ -95,7 +106,9 @@ def page_data(page: Page) -> dict[str, Any]:
         "axes": [{"key": axis.key, "values": axis.values} for axis in page.axes],
         "jobs": [_job(run) for run in page.runs],
         "failed": [{"name": name, "at": at, "error": error} for name, at, error in page.failed],
+        "thumbnail_size": SIZE,
         "rows": rows,
+        "prompts": list(prompt_labels((row["index"], row["prompt"]) for row in rows).items()),
         "images": images,
         "facts": page.facts,
     }
@@ -124,7 +137,19 @@ def _rows_and_images(runs: Sequence[PageRun]) -> tuple[list[dict[str, Any]], dic
             images["tokens"].append(record.num_tokens)
             images["truncated"].append(int(record.truncated))
             images["sha256"].append(record.sha256)
-    return row_values, images
+    return row_values, images | _own_values(runs)
+
+
+def _own_values(runs: Sequence[PageRun]) -> dict[str, list[Any]]:
+    """A column for each field in which an image differs from its run's config."""
+    columns: dict[str, list[Any]] = {}
+    settings = [_settings(run.config) for run in runs]
+    for name in OWN_FIELDS:
+        usual = [one[name] for one in settings]
+        own = [[getattr(record, name) for record in sorted(run.records, key=lambda one: one.key)] for run in runs]
+        if any(value != setting for setting, values in zip(usual, own, strict=True) for value in values):
+            columns[name] = [value for values in own for value in values]
+    return columns
 
 
 def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -143,6 +168,7 @@ def _job(run: PageRun) -> dict[str, Any]:
     config = run.config
     return {
         "name": run.name,
+        "id": f"{run.name} {run.created}".strip(),
         "directory": run.directory,
         "suffix": SUFFIXES[config.image_format],
         "thumbnails": run.has_thumbnails,
@@ -152,18 +178,22 @@ def _job(run: PageRun) -> dict[str, Any]:
         "error": run.error,
         "num_images": len(run.records),
         "command": shell_command(config_overrides(config)),
-        "settings": {
-            "seed": config.seed,
-            "guidance_scale": config.guidance_scale,
-            "negative_prompt": config.negative_prompt,
-            "width": config.width,
-            "height": config.height,
-            "model": config.model.name,
-            "precision": config.precision.name,
-            "sampler": config.sampler.name,
-            "sampler_text": _sampler_text(config),
-            "num_inference_steps": config.sampler.num_inference_steps,
-        },
+        "settings": _settings(config),
+    }
+
+
+def _settings(config: SavedConfig) -> dict[str, Any]:
+    return {
+        "seed": config.seed,
+        "guidance_scale": config.guidance_scale,
+        "negative_prompt": config.negative_prompt,
+        "width": config.width,
+        "height": config.height,
+        "model": config.model.name,
+        "precision": config.precision.name,
+        "sampler": config.sampler.name,
+        "sampler_text": _sampler_text(config),
+        "num_inference_steps": config.sampler.num_inference_steps,
     }
 
 
@@ -176,8 +206,7 @@ def _sampler_text(config: RunConfig) -> str:
 def _row(row: Row, index: int) -> dict[str, Any]:
     """A prompt row, as the page's program reads it. index: its place in the prompt set."""
     values: dict[str, Any] = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
-    own = {"negative_prompt": row.negative_prompt, "seed": row.seed, "guidance_scale": row.guidance_scale}
-    values |= {name: value for name, value in own.items() if value is not None}
+    values |= {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
     return values | ({"extra": dict(row.extra)} if row.extra else {})
 
 

@@ -12,7 +12,7 @@ from tpusd.gallery.page import Page, PageRun, facts_of, render
 from tpusd.gallery.thumbnails import write_thumbnails
 from tpusd.records.layout import METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_manifest
-from tpusd.records.run_json import images_per_second, latest, read_run_if_valid
+from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
 
 
@@ -44,10 +44,11 @@ def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], fa
         directory="",
         config=config,
         records=records,
-        has_thumbnails=write_thumbnails(path, config, records),
-        rate=images_per_second(facts),
+        has_thumbnails=write_thumbnails(path, records),
+        created=str(facts.get("created", "")),
+        rate=session_rate(facts),
     )
-    about = summary(config, facts, len(records))
+    about = summary([config], records, [facts], run.rate)
     return render(Page(kind="run", title=path.name, summary=about, runs=[run], facts=facts_of(facts)))
 
 
@@ -57,17 +58,33 @@ def write_metadata(path: Path, records: Iterable[ImageRecord]) -> None:
     storage.write_file(path / METADATA, "".join(f"{line}\n" for line in lines).encode())
 
 
-def summary(config: SavedConfig, facts: Mapping[str, Any], num_images: int) -> str:
-    """The line under a page's title."""
-    devices = facts.get("devices", {})
-    rate = images_per_second(facts)
+def summary(
+    configs: Sequence[SavedConfig],
+    records: Iterable[ImageRecord],
+    facts: Sequence[Mapping[str, Any]],
+    rate: float | None,
+) -> str:
+    """The line under a page's title, of one run or of all that a sweep has.
+
+    configs, facts: config.yaml and run.json of each run. records: their images. rate: images/s.
+    """
+    sizes = [(record.width, record.height) for record in records]
+    devices = [run["devices"] for run in facts if isinstance(run.get("devices"), Mapping) and "kind" in run["devices"]]
+    created = min((str(run["created"]) for run in facts if "created" in run), default="")
     parts = [
-        f"{num_images} image{'s' if num_images != 1 else ''}",
-        f"{config.model.name}, {config.precision.name}",
-        f"{config.width}×{config.height}",
-        f"{devices.get('count', '?')} × {devices['kind']}" if "kind" in devices else None,
-        f"{rate:.2f} images/s" if rate else None,
-        str(facts.get("created", ""))[:16].replace("T", " ") or None,
-        "not finished" if facts.get("state") == "running" else None,
+        f"{len(sizes)} image{'s' if len(sizes) != 1 else ''}",
+        _alternatives(f"{config.model.name}, {config.precision.name}" for config in configs),
+        _alternatives(f"{width}×{height}" for width, height in dict.fromkeys(sizes)),
+        _alternatives(f"{one.get('count', '?')} × {one['kind']}" for one in devices),
+        f"{rate:.2f} images/s" if rate else "",
+        created[:16].replace("T", " "),
+        "not finished" if any(run.get("state") == "running" for run in facts) else "",
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _alternatives(texts: Iterable[str]) -> str:
+    """Each different text once, the first three of them."""
+    different = list(dict.fromkeys(texts))
+    more = [f"{len(different) - 3} more"] if len(different) > 3 else []
+    return " / ".join(different[:3] + more)

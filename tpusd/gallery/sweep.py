@@ -6,46 +6,32 @@ index.jsonl   a line for each image: its manifest line, its run, and the swept v
 """
 
 import json
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tpusd import storage
-from tpusd.config.schema import SavedConfig
+from tpusd.errors import UserError, show_path
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary
+from tpusd.gallery.sweep_grid import GridChoice, SweepImages, draw_grid
 from tpusd.gallery.thumbnails import write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
-from tpusd.records.manifest import ImageRecord, read_manifest
-from tpusd.records.run_json import images_per_second, latest, read_run_if_valid
+from tpusd.records.manifest import read_manifest
+from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
 from tpusd.records.sweep import Sweep, SweepRun
-from tpusd.storage.pictures import open_picture
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-MAX_GRID = 12  # columns and rows of grid.png; the page has them all
+OF_ONE_RUN = ("created", "state", "num_images", "session")  # of run.json: what says nothing of the others
+MAX_VALUES = 4  # that the details list of a field in which runs differ
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FinishedRun:
-    """A run of the sweep that has images. records: its manifest, by row and copy; facts: its run.json."""
+class _FinishedRun(SweepImages):
+    """facts: its run.json, as `latest` gives it."""
 
-    run: SweepRun
-    config: SavedConfig
-    records: list[ImageRecord]
     facts: Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Axes:
-    """Which field is on which axis of grid.png; None: no field on x, the prompts on y. fixed: the others' values."""
-
-    x: str | None
-    y: str | None
-    fixed: Mapping[str, str]
 
 
 def write_sweep_results(path: Path, sweep: Sweep) -> Path:
@@ -53,10 +39,18 @@ def write_sweep_results(path: Path, sweep: Sweep) -> Path:
     runs = list(_read_runs(path, sweep))
     storage.write_chunks(path / INDEX, _index_lines(runs))
     storage.write_file(path / PAGE, render(_page(path, sweep, runs)).encode())
-    grid = _grid(path, sweep, runs)
+    grid = draw_grid(sweep, runs)
     if grid is not None:
         storage.write_file(path / GRID, grid)
     return path / PAGE
+
+
+def write_sweep_grid(path: Path, sweep: Sweep, choice: GridChoice, file: Path) -> None:
+    """Writes the grid of the sweep at `path` that the user chose. Raises UserError where it would be empty."""
+    grid = draw_grid(sweep, list(_read_runs(path, sweep)), choice)
+    if grid is None:
+        raise UserError(f"{show_path(path)}: has no image with these values; its page shows which there are")
+    storage.write_file(file, grid)
 
 
 def _read_runs(path: Path, sweep: Sweep) -> Iterator[_FinishedRun]:
@@ -67,7 +61,8 @@ def _read_runs(path: Path, sweep: Sweep) -> Iterator[_FinishedRun]:
         records = sorted(read_manifest(directory), key=lambda record: record.key)
         if records:
             config = read_saved(directory)
-            yield _FinishedRun(run=run, config=config, records=records, facts=latest(read_run_if_valid(directory)))
+            facts = latest(read_run_if_valid(directory))
+            yield _FinishedRun(run=run, directory=directory, config=config, records=records, facts=facts)
 
 
 def _index_lines(runs: Sequence[_FinishedRun]) -> Iterator[bytes]:
@@ -94,84 +89,57 @@ def _page(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> Page:
             directory=f"{name}/",
             config=finished.config,
             records=finished.records,
-            has_thumbnails=write_thumbnails(path / name, finished.config, finished.records),
+            has_thumbnails=write_thumbnails(path / name, finished.records),
+            created=str(finished.facts.get("created", "")),
             at=at(finished.run),
             state=str(finished.facts.get("state", "?")),
-            rate=images_per_second(finished.facts),
+            rate=session_rate(finished.facts),
             error=finished.run.error,
         )
 
-    num_images = sum(len(finished.records) for finished in runs)
     names = {finished.run.name for finished in runs}
-    about = summary(runs[0].config, {**runs[0].facts, "session": {}}, num_images) if runs else "no images"
+    records = [record for finished in runs for record in finished.records]
+    about = summary([own.config for own in runs], records, [own.facts for own in runs], _rate(runs))
     return Page(
         kind="sweep",
         title=path.name,
-        summary=f"{len(runs)} runs · {about}",
+        summary=f"{len(runs)} run{'s' if len(runs) != 1 else ''} · {about}" if runs else "no images",
         axes=axes,
         runs=[on_page(finished) for finished in runs],
-        facts=facts_of({name: v for name, v in runs[0].facts.items() if name != "session"}) if runs else [],
+        facts=_facts(runs),
         failed=[(run.name, at(run), run.error) for run in sweep.runs if run.name not in names and run.error],
     )
 
 
-def _grid(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> bytes | None:
-    """grid.png: the two longest axes, or the only one and the prompts; of every other field its first value.
-
-    None if no run with these first values has images.
-    """
-    from tpusd.gallery.drawing import encode_sheet
-    from tpusd.gallery.grid import labelled_grid
-
-    axes = _grid_axes(sweep)
-    kept = [run for run in runs if all(run.run.at[key] == value for key, value in axes.fixed.items())]
-    files = _grid_files(path, kept, axes)
-    if not files:
-        return None
-    columns = _in_use(sweep.axes[axes.x] if axes.x else ("",), {column for column, _ in files})
-    prompts = dict.fromkeys(row for _, row in files)
-    rows = _in_use(sweep.axes[axes.y] if axes.y else prompts, {row for _, row in files})
-    sheet = labelled_grid(
-        [[_picture(files.get((column, row))) for column in columns] for row in rows],
-        column_labels=columns,
-        row_labels=rows,
-        column_title=axes.x or "",
-        row_title=axes.y or "",
-        note=_grid_note(kept, axes),
-    )
-    return encode_sheet(sheet)
+def _rate(runs: Sequence[_FinishedRun]) -> float | None:
+    """Images/s of the last sessions of all runs together."""
+    pairs = [(session_rate(own.facts), own.facts) for own in runs]
+    made = [(facts["session"]["num_images"], rate) for rate, facts in pairs if rate]
+    seconds = sum(number / rate for number, rate in made)
+    return sum(number for number, _ in made) / seconds if seconds > 0 else None
 
 
-def _grid_axes(sweep: Sweep) -> _Axes:
-    keys = sorted(sweep.axes, key=lambda key: -len(sweep.axes[key]))
-    x, y = (*keys[:2], None, None)[:2]
-    return _Axes(x=x, y=y, fixed={key: values[0] for key, values in sweep.axes.items() if key not in (x, y)})
-
-
-def _grid_files(path: Path, runs: Sequence[_FinishedRun], axes: _Axes) -> dict[tuple[str, str], Path]:
-    """(column, row) -> the image there: the first copy of the first prompt, or of each if the prompts are the rows."""
-    files: dict[tuple[str, str], Path] = {}
+def _facts(runs: Sequence[_FinishedRun]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """run.json of all runs: what they share, and the different values of the rest. The table has each run's numbers."""
+    found: dict[str, dict[str, list[Any]]] = {}
     for finished in runs:
-        at = finished.run.at
-        first_copies = {record.row: record for record in reversed(finished.records)}
-        for index in sorted(first_copies) if axes.y is None else [min(first_copies)]:
-            record = first_copies[index]
-            place = at[axes.x] if axes.x else "", at[axes.y] if axes.y else record.prompt
-            files.setdefault(place, path / finished.run.name / record.file_name)
-    return files
+        own = {name: value for name, value in finished.facts.items() if name not in OF_ONE_RUN}
+        for title, lines in facts_of(own):
+            for name, value in lines:
+                found.setdefault(title, {}).setdefault(name, []).append(value)
+    return [
+        ("All runs" if title == "Run" else title, [(name, _shared(values, len(runs))) for name, values in own.items()])
+        for title, own in found.items()
+    ]
 
 
-def _in_use(values: Iterable[str], used: Container[str]) -> list[str]:
-    return [value for value in values if value in used][:MAX_GRID]
-
-
-def _picture(file: Path | None) -> "Image.Image | None":
-    if file is None:
-        return None
-    with open_picture(file) as image:
-        return image.convert("RGB")
-
-
-def _grid_note(runs: Sequence[_FinishedRun], axes: _Axes) -> str:
-    fixed = [f"{key.rsplit('.', 1)[-1]} = {value}" for key, value in axes.fixed.items()]
-    return " · ".join([*([runs[0].records[0].prompt] if axes.y else []), *fixed])
+def _shared(values: Sequence[Any], num_runs: int) -> object:
+    """The value that all runs have; else the different ones, with the number of runs that have each."""
+    counts: dict[str, int] = {}
+    for value in values:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        counts[text] = counts.get(text, 0) + 1
+    if len(counts) == 1 and len(values) == num_runs:
+        return values[0]
+    listed = [f"{text[:80]} ({number} of {num_runs} runs)" for text, number in list(counts.items())[:MAX_VALUES]]
+    return "; ".join([*listed, f"{len(counts) - MAX_VALUES} more"] if len(counts) > MAX_VALUES else listed)

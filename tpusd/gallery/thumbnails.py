@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tpusd import storage
-from tpusd.config.schema import SavedConfig
 from tpusd.records.layout import THUMBNAILS
 from tpusd.records.manifest import ImageRecord
 from tpusd.storage.pictures import open_picture
@@ -16,9 +15,10 @@ QUALITY = 80
 NUM_ENCODERS = 4
 
 
-def write_thumbnails(path: Path, config: SavedConfig, records: Iterable[ImageRecord]) -> bool:
+def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> bool:
     """Makes those that are missing, and returns whether the run has any: small images need none."""
-    if max(config.height, config.width) <= SIZE:
+    records = [record for record in records if max(record.height, record.width) > SIZE]
+    if not records:
         return False
     directory = path / THUMBNAILS
     if not storage.exists(directory):

@@ -18,7 +18,7 @@ from tpusd.loggers.tensorboard import log_to_tensorboard
 from tpusd.loggers.wandb import log_to_wandb
 from tpusd.process.report import report
 from tpusd.records.manifest import read_manifest
-from tpusd.records.run_json import images_per_second, latest
+from tpusd.records.run_json import latest, session_rate
 
 LOGGERS: Mapping[str, Logger] = {
     "tensorboard": Logger(package="tensorboard", log=log_to_tensorboard),
@@ -47,7 +47,7 @@ def log_run(path: Path, config: RunConfig, facts: Mapping[str, Any]) -> None:
         return
     records = sorted(read_manifest(path), key=lambda record: record.key)
     session = latest(facts)
-    seconds, rate = session["session"].get("seconds", {}), images_per_second(session)
+    seconds, rate = session["session"].get("seconds", {}), session_rate(session)
     metrics = {f"seconds/{name}": float(value) for name, value in seconds.items()} | {"images": float(len(records))}
     metrics |= {} if rate is None else {"images_per_second": rate}
     parameters = config_values(config) | {"prompts": config.prompts.name}

@@ -89,11 +89,20 @@ def latest(facts: Mapping[str, Any]) -> dict[str, Any]:
     return latest | {"session": session} | (environment if isinstance(environment, dict) else {})
 
 
-def images_per_second(facts: Mapping[str, Any]) -> float | None:
-    """Of the last session, from what `latest` gives; None where it does not say."""
+def images_per_second(num_images: int, seconds: Mapping[str, float]) -> float | None:
+    """The rate of a session without its start-up, as terminal, page and loggers say it; None if nothing was made.
+
+    seconds: by part, as `finish` writes them.
+    """
+    after = seconds.get("generate", 0.0) - seconds.get("compile", 0.0) - seconds.get("weights", 0.0)
+    return num_images / after if num_images > 0 and after > 0 else None
+
+
+def session_rate(facts: Mapping[str, Any]) -> float | None:
+    """`images_per_second` of the last session, from what `latest` gives; None where it does not say."""
     try:
-        return float(facts["session"]["num_images"] / facts["session"]["seconds"]["generate"])
-    except (KeyError, TypeError, ZeroDivisionError):
+        return images_per_second(facts["session"]["num_images"], facts["session"]["seconds"])
+    except (KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 

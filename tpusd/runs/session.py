@@ -24,7 +24,7 @@ from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
 from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
 from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.records.provenance import BatchProvenance, describe_checkpoint
-from tpusd.records.run_json import RunJson, read_run
+from tpusd.records.run_json import RunJson, images_per_second, read_run
 from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
 from tpusd.storage import os_errors_as_user_errors
@@ -43,21 +43,15 @@ class Timing:
     """Seconds of a run: its shares of the batches that it had images in.
 
     seconds: by part, as an executor reports them, and "import" for a command's first run.
-    num_steady, seconds_steady: images, and their seconds, of batches that compiled nothing.
     """
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    num_steady: int = 0
-    seconds_steady: float = 0.0
 
-    def add(self, seconds: Mapping[str, float], num_images: int, num_in_batch: int, *, compiled: bool) -> None:
+    def add(self, seconds: Mapping[str, float], num_images: int, num_in_batch: int) -> None:
         """Counts `num_images` of a batch of `num_in_batch`."""
         share = num_images / num_in_batch
         for name, value in seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + share * value
-        if not compiled:
-            self.num_steady += num_images
-            self.seconds_steady += share * seconds.get("generate", 0.0)
         once = seconds.get("compile", 0.0) + seconds.get("weights", 0.0)
         self.seconds.setdefault("first_batch", seconds.get("generate", 0.0) - once)
 
@@ -238,15 +232,16 @@ def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:
     """
     start_up = {name: seconds[name] for name in ("import", "compile", "weights") if name in seconds}
     generate = seconds.get("generate", 0.0)
-    after = generate - sum(start_up.get(name, 0.0) for name in ("compile", "weights"))
     plural = "" if num_images == 1 else "s"
     parts = [f"{num_images} image{plural} in {start_up.get('import', 0.0) + generate:.1f} s"]
     if start_up:
         listed = ", ".join(f"{name} {value:.1f}" for name, value in start_up.items())
         parts.append(f"start-up {sum(start_up.values()):.1f} s ({listed})")
     if "first_batch" in seconds:
-        rate = num_images / max(after, 1e-9)
-        parts += [f"first batch {seconds['first_batch']:.1f} s", f"{rate:.2f} images/s"]
+        parts.append(f"first batch {seconds['first_batch']:.1f} s")
+    rate = images_per_second(num_images, seconds)
+    if rate is not None:
+        parts.append(f"{rate:.2f} images/s")
     return ", ".join(parts)
 
 

@@ -23,6 +23,7 @@ from tpusd.process.progress import Progress
 from tpusd.process.report import report
 from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
+from tpusd.records.run_json import images_per_second
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
@@ -41,7 +42,7 @@ MAX_TABLE_ROWS = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What became of one run of a sweep. rate: images/s of batches that compiled nothing."""
+    """What became of one run of a sweep. rate: images/s, without start-up."""
 
     name: str
     num_images: int = 0  # that it has
@@ -186,13 +187,12 @@ def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession |
 
 
 def _result(session: RunSession) -> RunResult:
-    timing = session.timing
     return RunResult(
         name=session.name,
         num_images=len(session.done) + session.num_made,
         num_made=session.num_made,
         num_missing=session.num_missing,
-        rate=timing.num_steady / timing.seconds_steady if timing.seconds_steady else None,
+        rate=images_per_second(session.num_made, session.timing.seconds),
         error=None if session.error is None else _line(session.error),
     )
 

@@ -98,7 +98,7 @@ class BatchWriter:
     @staticmethod
     def _note(run: RunSession, made: MadeBatch[RunSession], num_images: int) -> ImageProvenance:
         run.open()
-        run.timing.add(made.seconds, num_images, len(made.images), compiled=made.compiled)
+        run.timing.add(made.seconds, num_images, len(made.images))
         return run.note(made.provenance())
 
     @staticmethod

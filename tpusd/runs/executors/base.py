@@ -48,14 +48,12 @@ class MadeBatch(Generic[Run]):
         devices are waiting. Raises UserError where a file of the checkpoint cannot be read.
     seconds: of the batch, by part. "generate" is all of it; "compile" and "weights" are those parts of it that come
         only once; "load" comes before it.
-    compiled: whether a program was compiled in this batch.
     """
 
     batch: Batch[Run]
     images: Sequence[MadeImage]
     provenance: Callable[[], BatchProvenance]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

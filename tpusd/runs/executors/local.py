@@ -135,8 +135,8 @@ class LocalExecutor:
         began = time.monotonic()
         pipeline = self._pipeline(prepared)
         loaded = time.monotonic()
-        programs, spent = pipeline.fingerprints, dict(pipeline.seconds)
-        if not programs:
+        spent = dict(pipeline.seconds)
+        if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec.sampler) for run, spec in batch.entries]
         images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
@@ -147,7 +147,6 @@ class LocalExecutor:
             images=images,
             provenance=functools.partial(self._provenance, prepared, pipeline.fingerprints, self._hashes),
             seconds=seconds | {"load": loaded - began, "generate": time.monotonic() - loaded},
-            compiled=pipeline.fingerprints != programs,
         )
 
     def _pipeline(self, prepared: PreparedRun) -> PipelineLike:
