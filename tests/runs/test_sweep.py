@@ -166,7 +166,7 @@ class Fussy(StandInPipeline):
 
     def generate(self, specs, tables, *, on_step=None):
         if any(spec.guidance_scale == 7.5 for spec in specs):
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            raise RuntimeError("INTERNAL: a fault of the program")
         return super().generate(specs, tables, on_step=on_step)
 
 
@@ -177,7 +177,7 @@ def test_failing_run_is_told_and_the_others_go_on(tmp_path, whole, capsys):
     failed = [run for run in read_sweep(path).runs if run.error]
     assert {run.at["guidance_scale"] for run in failed} == {"7.5"} and len(failed) == 2
     out, err = capsys.readouterr()
-    assert err.count("failed: RuntimeError: RESOURCE_EXHAUSTED: out of memory") == 2 and f"resume={path}" in err
+    assert err.count("failed: RuntimeError: INTERNAL: a fault of the program") == 2 and f"resume={path}" in err
     assert "4 runs, 6 images" in out and ", 2 failed; see " in out and "Traceback" in (path / "sweep.log").read_text()
     for one in read_sweep(path).runs:
         if one.error:
