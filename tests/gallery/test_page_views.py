@@ -344,6 +344,9 @@ def test_prompts_that_a_sweep_changes_are_in_one_line(opened, tmp_path):
     page.fill("#filter", "dog")
     sync_api.expect(page.locator("#shown")).to_have_text("1 of 4 images")
     assert page.locator(".missing").count() == 0
+    page.fill("#filter", "")
+    sync_api.expect(page.locator("#shown")).to_have_text("4 images")
+    assert texts(page, ".column-label") == ["a cat on a mat | a tree", "a dog on a mat | a tree"]
 
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, select, a[href], [role=group], dialog')]

@@ -33,10 +33,11 @@ OWN_FIELDS = ("seed", "guidance_scale", "negative_prompt", "sampler", "num_infer
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A swept field, and its values as they are on the command line."""
+    """A swept field, its values as they are on the command line, and as they are shown (empty: the same)."""
 
     key: str
     values: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def page_data(page: Page) -> dict[str, Any]:
         "kind": page.kind,
         "title": page.title,
         "summary": page.summary,
-        "axes": [{"key": axis.key, "values": axis.values} for axis in page.axes],
+        "axes": [{"key": axis.key, "values": axis.values, "labels": axis.labels or axis.values} for axis in page.axes],
         "jobs": [_job(run) for run in page.runs],
         "failed": [{"name": name, "at": at, "error": error} for name, at, error in page.failed],
         "thumbnail_size": SIZE,

@@ -15,7 +15,7 @@ from tpusd import storage
 from tpusd.errors import UserError, show_path
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary
-from tpusd.gallery.sweep_grid import GridChoice, SweepImages, draw_grid
+from tpusd.gallery.sweep_grid import GridChoice, SweepImages, axis_labels, draw_grid
 from tpusd.gallery.thumbnails import write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
 from tpusd.records.manifest import read_manifest
@@ -77,7 +77,9 @@ def _index_lines(runs: Sequence[_FinishedRun]) -> Iterator[bytes]:
 
 
 def _page(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> Page:
-    axes = tuple(Axis(key=key, values=values) for key, values in sweep.axes.items())
+    axes = tuple(
+        Axis(key=key, values=values, labels=tuple(axis_labels(key, values, runs))) for key, values in sweep.axes.items()
+    )
 
     def at(run: SweepRun) -> tuple[int, ...]:
         return tuple(axis.values.index(run.at[axis.key]) for axis in axes)

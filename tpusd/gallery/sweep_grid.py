@@ -95,8 +95,8 @@ def draw_grid(sweep: Sweep, runs: Sequence[SweepImages], choice: GridChoice | No
     shown_columns, shown_rows = columns[:MAX_GRID], rows[:MAX_GRID]
     sheet = labelled_grid(
         [[_picture(cells.get((column, row))) for column in shown_columns] for row in shown_rows],
-        column_labels=_labels(sweep, axes.columns, shown_columns, labels),
-        row_labels=_labels(sweep, axes.rows, shown_rows, labels),
+        column_labels=_labels(sweep, kept, axes.columns, shown_columns, labels),
+        row_labels=_labels(sweep, kept, axes.rows, shown_rows, labels),
         column_title=axes.columns or "",
         row_title="" if axes.rows == PROMPT else axes.rows,
         note=_caption(sweep, cells, axes, (len(columns), len(rows))),
@@ -217,8 +217,20 @@ def _in_use(values: Sequence[str], used: set[str]) -> list[str]:
     return [value for value in values if value in used]
 
 
-def _labels(sweep: Sweep, axis: str | None, values: Sequence[str], prompts: Mapping[int, str]) -> list[str]:
-    return [prompts[int(value)] for value in values] if axis == PROMPT and axis not in sweep.axes else list(values)
+def axis_labels(key: str, values: Sequence[str], runs: Sequence[SweepImages]) -> list[str]:
+    """The values of a swept field as they are shown: prompt sets by their prompts, all else as on the command line."""
+    if key != "prompts.rows":
+        return list(values)
+    rows = {own.run.at[key]: own.config.prompts.rows for own in runs}
+    return [" | ".join(row.prompt for row in rows[value]) if value in rows else value for value in values]
+
+
+def _labels(
+    sweep: Sweep, runs: Sequence[SweepImages], axis: str | None, values: Sequence[str], prompts: Mapping[int, str]
+) -> list[str]:
+    if axis is not None and axis in sweep.axes:
+        return axis_labels(axis, values, runs)
+    return [prompts[int(value)] for value in values] if axis == PROMPT else list(values)
 
 
 def _picture(cell: _Cell | None) -> "Image.Image | None":

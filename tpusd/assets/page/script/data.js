@@ -45,7 +45,7 @@ const swept = data.axes.length;
 const PROMPT = swept, COPY = swept + 1;
 const rowNumbers = data.prompts.map(([number]) => number);
 const copies = [...new Set(images.copy)].sort((a, b) => a - b);
-const dims = data.axes.map((axis) => ({key: axis.key, values: axis.values, keys: axis.values, isText: false}));
+const dims = data.axes.map((axis) => ({key: axis.key, values: axis.labels, keys: axis.values, isText: axis.key === "prompts.rows"}));
 dims.push({key: "prompt", values: data.prompts.map(([, text]) => text), keys: rowNumbers.map(String), isText: true});
 dims.push({key: "copy", values: copies.map(String), keys: copies.map(String), isText: false});
 const rowPlace = new Map(rowNumbers.map((number, place) => [number, place]));

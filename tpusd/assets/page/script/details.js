@@ -10,7 +10,7 @@ function drawFacts() {
 function runTable() {
   const head = ["run", ...data.axes.map((axis) => axis.key), "images", "images/s", "state"];
   const body = jobs.concat(data.failed).map((one) => element("tr", {class: one.error ? "failed" : ""}, element("td", {}, one.name),
-    ...data.axes.map((axis, dim) => element("td", {}, axis.values[one.at[dim]])), element("td", {}, String(one.num_images ?? 0)),
+    ...data.axes.map((axis, dim) => element("td", {}, axis.labels[one.at[dim]])), element("td", {}, String(one.num_images ?? 0)),
     element("td", {}, one.rate ? one.rate.toFixed(2) : ""), element("td", {}, one.error ?? one.state)));
   return [element("h3", {}, "Runs"), element("div", {class: "scroll", tabIndex: 0}, element("table", {},
     element("thead", {}, element("tr", {}, ...head.map((name) => element("th", {scope: "col"}, name)))), element("tbody", {}, ...body)))];
