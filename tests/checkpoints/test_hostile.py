@@ -41,6 +41,10 @@ def bounded():
         ("unet", {"block_out_channels": [16, [32]]}),
         ("unet", {"block_out_channels": {"0": 16}}),
         ("unet", {"layers_per_block": 10**6}),
+        ("unet", {"layers_per_block": 32, "transformer_layers_per_block": 30}),
+        ("unet", {"layers_per_block": 8, "transformer_layers_per_block": 20}),  # a limit away, and not in the file
+        ("text_encoder", {"num_hidden_layers": 200}),
+        ("vae", {"layers_per_block": 32}),
         ("unet", {"layers_per_block": True}),
         ("unet", {"layers_per_block": 0}),
         ("unet", {"layers_per_block": 10**400}),

@@ -14,7 +14,7 @@ SCRIPT = """
     import jax, jax.numpy as jnp, numpy as np
     from flax import nnx
     from safetensors.numpy import save_file
-    from tpusd.checkpoints.fill import fill
+    from tpusd.checkpoints.fill import Matched, fill
     from tpusd.checkpoints.formats.safetensors import Safetensors
     from tpusd.families.latent_diffusion import UNET_COMPONENT
 
@@ -42,7 +42,8 @@ SCRIPT = """
 
     thread = threading.Thread(target=watch)
     thread.start()
-    state = fill(model, UNET_COMPONENT, Safetensors((file,)), dtype=jnp.dtype(sys.argv[2]), where="file")
+    matched = Matched.of(model, UNET_COMPONENT, Safetensors((file,)), "file")
+    state = fill(matched, dtype=jnp.dtype(sys.argv[2]))
     jax.block_until_ready(state)
     done = True
     thread.join()

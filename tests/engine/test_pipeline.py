@@ -12,6 +12,7 @@ from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.config.compose import conf_directory
 from tpusd.engine import noise as keys
 from tpusd.engine import programs
+from tpusd.engine.devices import Devices
 from tpusd.engine.pipeline import Pipeline
 from tpusd.engine.programs import digest
 from tpusd.errors import UserError
@@ -210,9 +211,10 @@ def test_progress_counts_to_the_longest_table(piece_seconds, first, second, monk
         np.testing.assert_array_equal(told.pixels, whole.pixels)
 
 
-def test_weights_that_do_not_fit_are_told_by_the_first_batch(tmp_path):
+def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(tmp_path, monkeypatch):
     root = copy(tmp_path)
-    edit(root / "vae" / "config.json", norm_num_groups=2, layers_per_block=2)
+    edit(root / "vae" / "config.json", use_quant_conv=False)
+    monkeypatch.setattr(Devices, "finish", lambda *_: pytest.fail("something was compiled"))
     opened = open_checkpoint(ModelSource(path=str(root)))
     broken = Pipeline.load(
         opened, config("precision=fp32").precision, height=SIZE, width=SIZE, batch_size_per_device=1,

@@ -30,6 +30,8 @@ SCALE = 4  # pixels to one latent
 
 
 class JsonConfig:
+    num_blocks = 0  # no network of this family has any
+
     @classmethod
     def from_dict(cls, values):
         return read_config(cls, values, only={}, harmless=frozenset(), name=cls.__name__)

@@ -5,7 +5,8 @@ stored tensors to parameters; tokenizer reads the tokenizer; checkpoint opens al
 layout of diffusers.
 """
 
-from tpusd.checkpoints.checkpoint import Checkpoint, Identity, load_weights, open_checkpoint
+from tpusd.checkpoints.checkpoint import Checkpoint, Identity, load_weights, match_weights, open_checkpoint
+from tpusd.checkpoints.fill import fill
 from tpusd.checkpoints.save import save_checkpoint
 from tpusd.checkpoints.source import ModelSource
 from tpusd.checkpoints.tokenizer import TokenizedPrompts, Tokenizer
@@ -16,7 +17,9 @@ __all__ = [
     "ModelSource",
     "TokenizedPrompts",
     "Tokenizer",
+    "fill",
     "load_weights",
+    "match_weights",
     "open_checkpoint",
     "save_checkpoint",
 ]

@@ -17,13 +17,13 @@ from jax.typing import DTypeLike
 from tpusd.checkpoints import model_index
 from tpusd.checkpoints.architecture import SCHEDULER_FILE, Architecture, read_architecture
 from tpusd.checkpoints.files import Directory
-from tpusd.checkpoints.fill import fill
+from tpusd.checkpoints.fill import Matched, fill
 from tpusd.checkpoints.formats.msgpack import FlaxMsgpack
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorSource, open_shards
 from tpusd.checkpoints.source import CheckpointSource, Resolved, choose_all_weights, resolve_source
 from tpusd.checkpoints.tokenizer import Tokenizer, open_tokenizer
 from tpusd.errors import UserError
-from tpusd.families.base import NetworkConfig, config_values
+from tpusd.families.base import MIN_BLOCK_TENSORS, NetworkConfig, config_values
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def describe(resolved: Resolved) -> Checkpoint:
         files.append(f"{part}/config.json")
         weights[part] = (chosen.format, f"{part}/{chosen.name}")
         opened = _open_weights(directory, *weights[part])  # a truncated file is found here, not after compiling
+        _check_size(architecture.configs[part], opened, directory.shown(weights[part][1]))
         files += [f"{part}/{file.name}" for file in opened.files]
     tokenizers = []
     for part, component in architecture.family.components.items():
@@ -96,12 +97,31 @@ def load_weights(
     part: one of checkpoint.parts. Host memory holds two tensors at most. The state has the structure of
     `nnx.split(checkpoint.abstract(part))[1]`. Raises UserError that lists all that does not fit.
     """
+    return fill(match_weights(checkpoint, part, param_dtype=param_dtype), dtype=param_dtype, sharding=sharding)
+
+
+def match_weights(checkpoint: Checkpoint, part: str, *, param_dtype: DTypeLike) -> Matched:
+    """Finds the stored tensor of every parameter of a part, by name and shape; reads no values.
+
+    part: one of checkpoint.parts. Raises UserError that lists all that does not fit.
+    """
     directory = Directory(checkpoint.directory)
     file_format, name = checkpoint.weights[part]
     source = _open_weights(directory, file_format, name)
     model = checkpoint.abstract(part, param_dtype=param_dtype)
-    component = checkpoint.family.components[part]
-    return fill(model, component, source, dtype=param_dtype, sharding=sharding, where=directory.shown(name))
+    return Matched.of(model, checkpoint.family.components[part], source, directory.shown(name))
+
+
+def _check_size(config: NetworkConfig, source: TensorSource, where: str) -> None:
+    """Refuses weights of far fewer layers than the config describes, before a network of that size is built.
+
+    What does not fit in detail is found when the tensors are matched, which is before anything is compiled.
+    """
+    if len(source.tensors) < MIN_BLOCK_TENSORS * config.num_blocks:
+        raise UserError(
+            f"{where}: has {len(source.tensors)} tensors, too few for the {config.num_blocks} resnets and transformer "
+            "layers of its config.json; get the checkpoint again, or restore its config.json"
+        )
 
 
 def _open_tokenizer(directory: Directory, folder: str, config: NetworkConfig) -> Tokenizer:

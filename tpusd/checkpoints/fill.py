@@ -141,29 +141,41 @@ def _listed(kind: str, rows: list[str]) -> str:
     return f"{len(rows)} {kind}: {', '.join(rows[:MAX_SHOWN])}{more}"
 
 
-def fill(
-    model: nnx.Module,
-    component: Component,
-    source: TensorSource,
-    *,
-    dtype: DTypeLike,
-    sharding: jax.sharding.Sharding | None = None,
-    where: str,
-) -> nnx.State[Any, Any]:
-    """The model's state, filled with a source's values. Host memory holds two tensors at most.
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """A model and the stored tensors that fill it, which are not read yet.
 
     model: abstract (shapes only).
-    component: says which names are renamed and which tensors are ignored.
     source: the stored tensors.
+    wanted: every parameter of the model, by PyTorch name.
+    chosen: parameter name -> stored name.
+    where: the file, as an error begins with it.
+    """
+
+    model: nnx.Module
+    source: TensorSource
+    wanted: Mapping[str, Parameter]
+    chosen: Mapping[str, str]
+    where: str
+
+    @classmethod
+    def of(cls, model: nnx.Module, component: Component, source: TensorSource, where: str) -> "Matched":
+        """component: says which names are renamed and which tensors are ignored. Raises UserError; see `match`."""
+        wanted = parameters(model)
+        chosen = match(component, source.layout, source.tensors, wanted, where)
+        return cls(model=model, source=source, wanted=wanted, chosen=chosen, where=where)
+
+
+def fill(matched: Matched, *, dtype: DTypeLike, sharding: jax.sharding.Sharding | None = None) -> nnx.State[Any, Any]:
+    """The model's state, filled with the source's values. Host memory holds two tensors at most.
+
     dtype: of every parameter.
     sharding: as in jax.device_put; None: the default device.
-    where: the file, as an error begins with it.
 
-    Raises UserError if the stored tensors do not fit the model, or a value does not fit `dtype`.
+    Raises UserError if a value does not fit `dtype`.
     """
-    wanted = parameters(model)
-    chosen = match(component, source.layout, source.tensors, wanted, where)
-    state = nnx.state(model, nnx.Param)
+    wanted, chosen, source, where = matched.wanted, matched.chosen, matched.source, matched.where
+    state = nnx.state(matched.model, nnx.Param)
     variables = dict(nnx.to_flat_state(state))
     previous = None
     for name, stored in sorted(chosen.items(), key=lambda item: (str(source.tensors[item[1]].file), item[1])):

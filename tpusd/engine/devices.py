@@ -42,9 +42,13 @@ class Devices:
     def __len__(self) -> int:
         return len(self.devices)
 
-    def compile(self, spec: ProgramSpec) -> Program:
-        """One call over all devices. In it, split arguments and all results have a leading device axis."""
+    def compile(self, spec: ProgramSpec, *, check: Callable[[], object] = lambda: None) -> Program:
+        """One call over all devices. In it, split arguments and all results have a leading device axis.
+
+        check: called before the compiler, which may take minutes; may raise.
+        """
         lowered = self.lower(spec)
+        check()
         text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self.options(spec).items()))
         return Program(self.finish(spec, lowered), hashlib.sha256(text.encode()).hexdigest())
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpusd.checkpoints import Checkpoint, load_weights
+from tpusd.checkpoints import Checkpoint, fill, match_weights
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
@@ -64,7 +64,7 @@ class Pipeline:
         self,
         checkpoint: Checkpoint,
         precision: PrecisionConfig,
-        weights: Mapping[str, "Future[Weights]"],
+        weights: "_WeightsInReading",
         devices: Devices,
         *,
         height: int,
@@ -101,7 +101,7 @@ class Pipeline:
         weights_of: a pipeline of the same checkpoint, precision and devices, whose weights are shared.
         """
         on = Devices(devices)
-        weights = _read_weights(checkpoint, precision, on) if weights_of is None else weights_of._weights
+        weights = _WeightsInReading(checkpoint, precision, on) if weights_of is None else weights_of._weights
         return cls(
             checkpoint, precision, weights, on, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
@@ -223,7 +223,7 @@ class Pipeline:
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
-        return tuple(self._weights[part].result() for part in self._checkpoint.family.parts(program))
+        return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
 
     def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
         """The three programs, compiled side by side where they are not there yet."""
@@ -240,30 +240,44 @@ class Pipeline:
                 compiled = {name: pool.submit(self._compile, sources[name]) for name in missing}
             self._programs |= {name: future.result() for name, future in compiled.items()}
             compiled_at = time.monotonic()
-            wait(self._weights.values())
+            wait(self._weights.parts.values())
             self.seconds["compile"] += compiled_at - start
             self.seconds["weights"] += time.monotonic() - compiled_at
         return self._programs["encode"], self._programs[denoise], self._programs["decode"]
 
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
-        return self._devices.compile(spec())
+        return self._devices.compile(spec(), check=self._weights.fit.result)
 
 
-def _read_weights(checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices) -> dict[str, "Future[Weights]"]:
-    """Part -> its parameters, in a thread that does not keep an interrupted process from ending."""
-    parts = {part: jnp.dtype(p.param_dtype) for part, p in checkpoint.family.precisions(precision).items()}
-    futures: dict[str, Future[Weights]] = {part: Future() for part in parts}
+class _WeightsInReading:
+    """A checkpoint's weights, read in a thread that does not keep an interrupted process from ending.
 
-    def read() -> None:
-        for part, dtype in parts.items():
+    fit: done when every stored tensor has its parameter, by name and shape.
+    parts: part -> its parameters.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices):
+        self.fit: Future[None] = Future()
+        self.parts: dict[str, Future[Weights]] = {part: Future() for part in checkpoint.parts}
+        self._checkpoint, self._precision, self._devices = checkpoint, precision, devices
+        threading.Thread(target=self._read, name="weights", daemon=True).start()
+
+    def _read(self) -> None:
+        dtypes = {p: jnp.dtype(of.param_dtype) for p, of in self._checkpoint.family.precisions(self._precision).items()}
+        try:
+            matched = {part: match_weights(self._checkpoint, part, param_dtype=dtype) for part, dtype in dtypes.items()}
+        except BaseException as error:
+            self.fit.set_exception(error)
+            for future in self.parts.values():
+                future.set_exception(error)
+            return
+        self.fit.set_result(None)
+        for part, dtype in dtypes.items():
             try:
-                state = load_weights(checkpoint, part, param_dtype=dtype, sharding=devices.replicated)
-                futures[part].set_result(leaves(state))
+                state = fill(matched.pop(part), dtype=dtype, sharding=self._devices.replicated)
+                self.parts[part].set_result(leaves(state))
             except BaseException as error:
-                futures[part].set_exception(error)
-
-    threading.Thread(target=read, name="weights", daemon=True).start()
-    return futures
+                self.parts[part].set_exception(error)
 
 
 def _not_finite(table: Table, finite_texts: bool, num_finite: int, finite_pixels: bool) -> NotFinite | None:

@@ -20,6 +20,7 @@ from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 
+MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
 ProgramName = Literal["encode", "denoise", "decode"]
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
@@ -29,6 +30,11 @@ T = TypeVar("T")
 
 class NetworkConfig(Protocol):
     """A config dataclass of one network."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Residual blocks, each of which has MIN_BLOCK_TENSORS parameters or more."""
+        ...
 
     @classmethod
     def from_dict(cls, values: Values) -> Self:

@@ -67,6 +67,11 @@ class CLIPTextConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads=}")
 
+    @property
+    def num_blocks(self) -> int:
+        """Transformer layers."""
+        return self.num_hidden_layers
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
         """Reads text_encoder/config.json. Raises UserError for a field that is not implemented."""

@@ -15,7 +15,7 @@ from tpusd.config.typed import DataclassInstance, read
 from tpusd.errors import UserError
 
 MAX_LEVELS = 8  # entries of a per-level list; Stable Diffusion has 3 or 4
-MAX_BLOCKS = 4096  # resnets and transformer layers of one network; SDXL's UNet has 87
+MAX_BLOCKS = 870  # resnets and transformer layers of one network: ten times those of SDXL's UNet
 
 # What training leaves in a config: the state of diffusers' EMAModel, whose averages the weights already are.
 EMA_FIELDS = frozenset({

@@ -118,9 +118,11 @@ class UNetConfig:
         for field in ("num_heads", "transformer_layers"):
             if len(getattr(self, field)) != levels:
                 raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
-        blocks = levels * self.layers_per_block * max(self.transformer_layers)
-        if blocks > MAX_BLOCKS:
-            raise ValueError(f"describes {blocks} layers, over {MAX_BLOCKS}: not a Stable Diffusion model")
+        if self.num_blocks > MAX_BLOCKS:
+            raise ValueError(
+                f"describes {self.num_blocks} resnets and transformer layers, over {MAX_BLOCKS}: not a model of "
+                "Stable Diffusion"
+            )
         if bad := [c for c, n in zip(self.block_out_channels, self.num_heads, strict=True) if c % n]:
             raise ValueError(f"block_out_channels={bad[0]} is not a multiple of its number of attention heads")
         if bad := [c for c in self.block_out_channels if c % self.norm_num_groups]:
@@ -137,6 +139,16 @@ class UNetConfig:
             name="unet/config.json",
             uniform=frozenset({"layers_per_block"}),
         )
+
+    @property
+    def num_blocks(self) -> int:
+        """Resnets and transformer layers."""
+        layers, transformers = self.layers_per_block, self.transformer_layers
+        down = zip((DOWN_BLOCKS[name] for name in self.down_block_types), transformers, strict=True)
+        up = zip((UP_BLOCKS[name] for name in self.up_block_types), reversed(transformers), strict=True)
+        in_down = sum(layers * (1 + attends * n) for attends, n in down)
+        in_up = sum((layers + 1) * (1 + attends * n) for attends, n in up)
+        return in_down + 2 + transformers[-1] + in_up
 
     @property
     def num_heads(self) -> tuple[int, ...]:

@@ -56,6 +56,11 @@ class VAEConfig:
         )
 
     @property
+    def num_blocks(self) -> int:
+        """Resnets of encoder and decoder."""
+        return len(self.block_out_channels) * (2 * self.layers_per_block + 1) + 4
+
+    @property
     def downscale(self) -> int:
         """Pixels per latent along one side: 8 for Stable Diffusion."""
         return 1 << (len(self.block_out_channels) - 1)
