@@ -1,14 +1,17 @@
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import StandInPipeline, config, manifest, prepare
 
+from tpusd import storage
 from tpusd.config.grammar import hydra_value
 from tpusd.export import main
+from tpusd.exports.output import PARTIAL
 from tpusd.runs.start import start_run
 
 ROWS = [
@@ -80,3 +83,39 @@ def test_image_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsy
     assert main([str(path), str(tmp_path / "out"), "--format=geneval"]) == 2
     err = capsys.readouterr().err
     assert err == f"tpusd: {path}/images/00001-001.webp: is not a PNG, JPEG or WebP picture\n"
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "geneval"])
+def test_an_export_that_is_stopped_leaves_nothing_under_a_final_name_and_begins_anew(tmp_path, monkeypatch, layout):
+    path = make_run(tmp_path / "run")
+    assert main([str(path), str(tmp_path / "whole"), f"--format={layout}"]) == 0
+    out, read, calls = tmp_path / "out", storage.read_file, []
+
+    def stops(file, *more):
+        calls.append(file)
+        if Path(file).parent.name == "images" and len(calls) > 3:
+            raise KeyboardInterrupt
+        return read(file, *more)
+
+    monkeypatch.setattr(storage, "read_file", stops)
+    assert main([str(path), str(out), f"--format={layout}"]) == 130
+    monkeypatch.undo()
+    assert [entry.name for entry in out.iterdir()] == [PARTIAL]
+    (out / "00000.tar").write_bytes(b"moved already, when the process was killed")
+    assert main([str(path), str(out), f"--format={layout}"]) == 0
+
+    def content(folder):
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path, capsys):
+    path = make_run(tmp_path / "run")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / PARTIAL).symlink_to(tmp_path / "precious")
+    assert main([str(path), str(out), "--format=geneval"]) == 2
+    assert (tmp_path / "precious" / "file").read_text() == "mine" and "is not empty" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpusd import storage
 from tpusd.errors import UserError, show_path
 from tpusd.exports.base import Options, exported_images
+from tpusd.exports.output import unfinished
 from tpusd.exports.registry import EXPORTERS
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
@@ -53,10 +53,8 @@ def export(path: Path, output: Path, layout: str, options: Options) -> int:
     first = next(images, None)
     if first is None:
         raise UserError(f"{show_path(path)}: holds no images")
-    output.mkdir(parents=True, exist_ok=True)
-    if storage.list_directory(output):
-        raise UserError(f"{show_path(output)}: is not empty; name a new directory")
-    return EXPORTERS[layout](itertools.chain([first], images), output, options)
+    with unfinished(output) as partial:
+        return EXPORTERS[layout](itertools.chain([first], images), partial, options)
 
 
 if __name__ == "__main__":

@@ -329,3 +329,20 @@ def test_finished_run_of_2000_images_is_opened_soon(tmp_path):
     assert time.monotonic() - start < 3
     facts = json.loads((path / "run.json").read_text())
     assert facts["state"] == "finished" and facts["num_images"] == 2000
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "contact_sheet.png", "index.html"])
+@pytest.mark.parametrize("cut", ["half", "a line", "empty", "gone"])
+def test_a_result_that_is_cut_off_is_made_again(tmp_path, name, cut):
+    """A run with one is not complete, whatever run.json says. No image is made for it."""
+    path = made(tmp_path / "run", INLINE)
+    file = path / name
+    whole = file.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    left = {"half": whole[: len(whole) // 2], "a line": b"".join(lines[:-1]), "empty": b"", "gone": None}[cut]
+    file.unlink() if left is None else file.write_bytes(left)
+    assert resumed(path).batches == []
+    again = file.read_bytes()
+    assert (
+        again.rstrip().endswith(b"</html>") if name == "index.html" else again == whole
+    )  # a page has the session's facts

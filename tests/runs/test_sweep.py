@@ -19,6 +19,7 @@ from support.runs import StandInPipeline, manifest, prepare
 from support.sweeps import contents, go_on, make
 
 import tpusd.engine.pipeline
+from tpusd import cli
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.engine.devices import Devices
@@ -139,10 +140,12 @@ def test_end_of_a_sweep_is_a_table(tmp_path, capsys):
 def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, monkeypatch):
     """Two samplers by three guidance scales by two seeds, on a tiny random checkpoint, packed three to a batch."""
     compiled, read = [], []
-    compile_program, load_weights = Devices.compile, tpusd.engine.pipeline.load_weights
-    monkeypatch.setattr(Devices, "compile", lambda *a: compiled.append(a[1].function.__name__) or compile_program(*a))
+    compile_program, fill = Devices.compile, tpusd.engine.pipeline.fill
     monkeypatch.setattr(
-        tpusd.engine.pipeline, "load_weights", lambda *a, **k: read.append(a[1]) or load_weights(*a, **k)
+        Devices, "compile", lambda *a, **k: compiled.append(a[1].function.__name__) or compile_program(*a, **k)
+    )
+    monkeypatch.setattr(
+        tpusd.engine.pipeline, "fill", lambda m, **k: read.append(Path(m.where).parent.name) or fill(m, **k)
     )
     model = ["model=local", f"model.path={tiny('sd1')}", "precision=fp32", f"height={SIZE}", f"width={SIZE}"]
     fields = ["sampler.num_inference_steps=4", prompts("a red fox")]
@@ -456,3 +459,24 @@ def test_command_line_wins_over_an_experiments_values():
     ):
         with pytest.raises(UserError, match=words):
             compose_jobs(argv)
+
+
+@pytest.mark.parametrize("command", ["results", "validate", "export", "resume"])
+def test_a_run_of_a_sweep_that_is_a_link_is_refused_and_nothing_is_written_behind_it(tmp_path, capsys, command):
+    """A sweep from a stranger would otherwise have its own run rewritten, or another one."""
+    path, other = tmp_path / "s", tmp_path / "other"
+    assert make("seed=0,1", f"output={path}", ROWS).status == 0
+    linked = sorted(run for run in path.iterdir() if run.is_dir())[1]
+    linked.rename(other)
+    linked.symlink_to(other)
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in other.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    argv = {
+        "results": ["results", str(path)],
+        "validate": ["validate", str(path)],
+        "export": ["export", str(path), str(tmp_path / "out"), "--format=geneval"],
+        "resume": ["run", f"resume={path}"],
+    }[command]
+    assert cli.main(argv) == 2
+    assert "is a link or a file, and must be a directory" in capsys.readouterr().err
+    assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in other.rglob("*") if file.is_file()}

@@ -7,13 +7,15 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
+from tpusd.errors import UserError
 from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
 from tpusd.gallery.thumbnails import write_thumbnails
-from tpusd.records.layout import METADATA, PAGE
+from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
+from tpusd.storage.pictures import open_picture
 
 
 def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
@@ -29,6 +31,18 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     write_metadata(path, records)
     storage.write_file(path / PAGE, run_page(path, config, records, facts).encode())
     return path / PAGE
+
+
+def results_are_whole(path: Path) -> bool:
+    """Whether the page, the contact sheet and metadata.jsonl are there, to their ends."""
+    try:
+        page = storage.read_file(path / PAGE)
+        metadata = storage.read_file(path / METADATA)
+        with open_picture(path / CONTACT_SHEET) as sheet:
+            sheet.load()
+    except (OSError, UserError):
+        return False
+    return page.rstrip().endswith(b"</html>") and metadata == _metadata(read_manifest(path))
 
 
 def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> str:
@@ -54,8 +68,12 @@ def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], fa
 
 def write_metadata(path: Path, records: Iterable[ImageRecord]) -> None:
     """A line for each image: the manifest's, without the digests, which no caption needs."""
-    lines = [json.dumps(record.for_datasets(), ensure_ascii=False) for record in records]
-    storage.write_file(path / METADATA, "".join(f"{line}\n" for line in lines).encode())
+    storage.write_file(path / METADATA, _metadata(records))
+
+
+def _metadata(records: Iterable[ImageRecord]) -> bytes:
+    lines = (json.dumps(record.for_datasets(), ensure_ascii=False) for record in records)
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def summary(

@@ -72,6 +72,12 @@ def read_sweep(path: Path) -> Sweep:
         raise UserError(f"{show_path(path / SWEEP)}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{show_path(path / SWEEP)}: does not describe a sweep; was it edited?") from None
+    for run in sweep.runs:
+        directory = path / run.name
+        if storage.exists(directory) and not storage.is_plain_directory(directory):
+            raise UserError(
+                f"{show_path(directory)}: is a link or a file, and must be a directory, as runs of a sweep are; replace it"
+            )
     return sweep
 
 

@@ -9,14 +9,13 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_values, saved_config
 from tpusd.errors import UserError, show
+from tpusd.gallery.run import results_are_whole
 from tpusd.plan.specs import planned
 from tpusd.process.report import report
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, RunWriter, close_quietly
-from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.repair import repair
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
@@ -125,8 +124,7 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
 
 
 def _is_finished(path: Path) -> bool:
-    made = all(storage.file_size(path / name) for name in (CONTACT_SHEET, PAGE, METADATA))
-    return made and read_run(path).get("state") == "finished"
+    return read_run(path).get("state") == "finished" and results_are_whole(path)
 
 
 def _refuse_other(name: str, before: object, after: object) -> None:

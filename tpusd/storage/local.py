@@ -40,6 +40,7 @@ def make_parents(path: Path, made: list[Path]) -> None:
         with contextlib.suppress(FileExistsError):  # another process may be making the same parents
             os.mkdir(directory)
             made.append(directory)
+            sync_directory(directory.parent)  # else a power cut may take the whole run away
 
 
 def write_file(path: Path, data: bytes) -> None:
