@@ -156,19 +156,15 @@ def test_rounding_is_told_from_another_recipe(original, load, tmp_path, capsys):
     # The same run by a program that does something else than the recipe says. 00002 says little of guidance.
     same, verdicts, _ = reproduced(original, tmp_path / "guidance", load, guidance_scale=4.3)
     assert not same and verdicts[1] == "different"
-    for name, change in (("seed", {"seed": 1}), ("prompt", {"prompt": "a man"})):
-        same, verdicts, examined = reproduced(original, tmp_path / name, load, **change)
-        assert not same and verdicts == ["different", "different"] and not examined, name
+    same, verdicts, examined = reproduced(original, tmp_path / "seed", load, seed=1)
+    assert not same and verdicts == ["different", "different"] and not examined
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize(
-    "override", ["seed=1", "sampler.num_inference_steps=21", "guidance_scale=4.01", "sampler=ddim"]
-)
+@pytest.mark.parametrize("override", ["seed=1", "sampler.num_inference_steps=21", "guidance_scale=4.01"])
 def test_another_recipe_is_different_however_near(original, load, tmp_path, override, monkeypatch):
     """The images of guidance 4 and 4.01 are as near to each other as two roundings. It is another recipe."""
     monkeypatch.setattr(rounding, "versions", None)  # none are made
-    more = ["sampler.num_inference_steps=20"] if override == "sampler=ddim" else []
-    same, verdicts, examined = reproduced(original, tmp_path / "again", load, override, *more)
+    same, verdicts, examined = reproduced(original, tmp_path / "again", load, override)
     assert not same and verdicts == ["different", "different"] and examined == 0
