@@ -13,6 +13,7 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig, make_config, saved_config
 from tpusd.prompts.rows import read_rows
 from tpusd.runs.prepare import PreparedRun, config_to_save, count_tokens
+from tpusd.samplers.rows import COLUMNS, Table
 
 INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'
 
@@ -106,7 +107,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,
         tokens=tokens,
-        table=lambda settings: range(settings.num_inference_steps),  # of the length of a real one
+        table=lambda settings: Table(np.zeros((settings.num_inference_steps, COLUMNS)), 1.0),  # a real one's length
         warnings=warnings,
     )
 

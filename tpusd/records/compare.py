@@ -33,15 +33,18 @@ TOLERANCES = {
     "float16": Tolerance(min_psnr=40, max_difference=36),
 }
 
-Verdict = Literal["identical", "within tolerance", "different", "original damaged", "missing"]
-SAME: tuple[Verdict, ...] = ("identical", "within tolerance")
+Verdict = Literal["identical", "within tolerance", "within rounding", "different", "original damaged", "missing"]
+SAME: tuple[Verdict, ...] = ("identical", "within tolerance", "within rounding")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """name: row-copy. psnr: dB, infinite for equal images, None where there are not two of one size.
+    """How an image that was made again compares with its original.
 
+    name: row-copy.
+    psnr: dB, infinite for equal images, None where there are not two of one size.
     first_difference: the first stage whose digests differ, as in `latents after row 5`; None where none does.
+    times_rounding: how far the original is, where that was examined; 1 is as far as rounding alone moved the image.
     """
 
     name: str
@@ -49,10 +52,12 @@ class Comparison:
     psnr: float | None = None
     max_difference: int | None = None
     first_difference: str | None = None
+    times_rounding: float | None = None
 
     def values(self) -> dict[str, Any]:
         """For JSON, which knows no infinity."""
-        return asdict(self) | {"psnr": None if self.psnr is None or math.isinf(self.psnr) else round(self.psnr, 2)}
+        rounded = {"psnr": _finite(self.psnr), "times_rounding": _finite(self.times_rounding)}
+        return asdict(self) | rounded
 
     def __str__(self) -> str:
         measured = (
@@ -60,6 +65,8 @@ class Comparison:
             if self.psnr is None or math.isinf(self.psnr)
             else (f", PSNR {self.psnr:.1f} dB, largest difference {self.max_difference}/255")
         )
+        if self.times_rounding is not None:
+            measured += f", {_times(self.times_rounding)} rounding moves it"
         where = (
             f", first in the {self.first_difference}" if self.first_difference and self.verdict != "identical" else ""
         )
@@ -71,13 +78,14 @@ def compare(
     before: ImageRecord,
     again: Path,
     after: ImageRecord | None,
-    tolerance: Tolerance,
+    tolerance: Tolerance | None,
 ) -> Comparison:
     """How an image that was made again compares with the original.
 
     original, again: run directories.
     before: the image's record in `original`.
     after: its record in `again`; None where it was not made.
+    tolerance: None: only an equal image is the same.
     """
     name = before.name
     if after is None:
@@ -93,7 +101,7 @@ def compare(
     psnr, largest = measure(old, new)
     if largest == 0:
         return Comparison(name=name, verdict="identical", psnr=psnr, max_difference=0, first_difference=first)
-    close = psnr >= tolerance.min_psnr and largest <= tolerance.max_difference
+    close = tolerance is not None and psnr >= tolerance.min_psnr and largest <= tolerance.max_difference
     return Comparison(
         name=name,
         verdict="within tolerance" if close else "different",
@@ -108,6 +116,19 @@ def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
     difference = a.astype(np.int32) - b.astype(np.int32)
     error = float(np.mean(np.square(difference, dtype=np.float64)))
     return (10 * math.log10(255**2 / error) if error else math.inf), int(np.abs(difference).max(initial=0))
+
+
+def same_start(before: object, after: object) -> bool:
+    """Whether two traces have the same tokens, initial noise and number of steps, so that rounding can be what differs.
+
+    Traces come from files, so they and their values may have any type.
+    """
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return False
+    if any(before.get(stage) != after.get(stage) for stage in ("tokens", "initial_noise")):
+        return False
+    old, new = before.get("latents"), after.get("latents")
+    return isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys()
 
 
 def first_difference(before: object, after: object) -> str | None:
@@ -127,6 +148,15 @@ def first_difference(before: object, after: object) -> str | None:
         if old[row] != new[row]:
             return f"latents after row {row} of the sampler's table"
     return None if old.keys() == new.keys() else "number of steps"
+
+
+def _times(value: float) -> str:
+    return "farther than" if math.isinf(value) else f"{value:.2f} times as far as"
+
+
+def _finite(value: float | None) -> float | None:
+    """For JSON, with two digits."""
+    return None if value is None or math.isinf(value) else round(value, 2)
 
 
 def read_pixels(path: Path, record: ImageRecord) -> np.ndarray | None:

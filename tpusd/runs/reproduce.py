@@ -8,27 +8,34 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tpusd import storage
-from tpusd.config.schema import SavedConfig
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
-from tpusd.plan.specs import parse_name, planned
+from tpusd.plan.batches import ProgramKey, program_key
+from tpusd.plan.specs import make_spec, parse_name, planned
 from tpusd.process.report import report
-from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, side_by_side
+from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, same_start, side_by_side
 from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
 from tpusd.runs.dry_run import RunToShow, show_plan
-from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.executors.local import LoadPipeline, PipelineLike, load_pipeline
 from tpusd.runs.not_finite import ImagesNotFinite
-from tpusd.runs.prepare import Prepare, prepare_run
+from tpusd.runs.prepare import Prepare, PreparedRun, prepare_run
+from tpusd.runs.rounding import examine
 from tpusd.runs.start import start_run
 from tpusd.storage import os_errors_as_user_errors
+
+if TYPE_CHECKING:
+    import jax
 
 COMPARISON, PICTURE = "comparison.json", "comparison.png"
 SHOWN = 20  # images that get a line of their own; comparison.json has all of them
@@ -64,14 +71,26 @@ def reproduce(
     if config.dry_run:
         show_plan([RunToShow(name="", config=config)], prepare)
         return True
+    load = _keeping(load)
     try:
         again = start_run(config, name=f"reproduce_{saved.prompts.name}", prepare=prepare, load=load)
     except ImagesNotFinite as error:  # such images are missing
         report(str(error))
         again = error.path
     made = {record.key: record for record in read_manifest(again)}
+    fair = _same_recipe(saved, read_saved(again), records, made)
     tolerance = TOLERANCES[config.precision.unet.dtype]
-    comparisons = {key: compare(path, record, again, made.get(key), tolerance) for key, record in records.items()}
+    comparisons = {
+        key: compare(path, record, again, made.get(key), tolerance if key in fair else None)
+        for key, record in records.items()
+    }
+    if all(_is_lossless(one) for one in (saved, config)):
+
+        def pixels(key: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+            return read_pixels(path, records[key]), read_pixels(again, made[key])
+
+        doubtful = {key: comparisons[key] for key in comparisons if key in fair}
+        comparisons |= examine(read_saved(again), doubtful, pixels, prepare, load)
     changed = what_changed(path, records.values(), again, made.values())
     _print_report(again, comparisons, overrides, changed)
     outcome = {
@@ -112,6 +131,40 @@ def _chosen(
         number = min(sample, len(keys))
         records = {key: records[key] for key in (keys[i * len(keys) // number] for i in range(number))}
     return records
+
+
+def _same_recipe(before: SavedConfig, after: SavedConfig, old: Records, new: Records) -> set[tuple[int, int]]:
+    """The images that were made from one recipe, so that only rounding may differ.
+
+    before, after: the configs of the two runs.
+    old, new: their records.
+    """
+    if before.precision != after.precision:
+        return set()
+    return {
+        key
+        for key, record in old.items()
+        if key in new
+        and replace(make_spec(before, *key), extra={}) == replace(make_spec(after, *key), extra={})
+        and same_start(record.trace, new[key].trace)
+    }
+
+
+def _is_lossless(config: RunConfig) -> bool:
+    return config.image_format == "png" or (config.image_format == "webp" and config.image_quality is None)
+
+
+def _keeping(load: LoadPipeline) -> LoadPipeline:
+    """As `load`, for one run: a pipeline that was loaded is used again, so it shares no weights with another."""
+    kept: dict[ProgramKey, PipelineLike] = {}
+
+    def loaded(prepared: PreparedRun, devices: "Sequence[jax.Device]", /, *, weights_of: Any = None) -> PipelineLike:
+        key = program_key(prepared.config)
+        if key not in kept:
+            kept[key] = load(prepared, devices)
+        return kept[key]
+
+    return loaded
 
 
 def _counts(comparisons: Comparisons) -> dict[str, int]:
