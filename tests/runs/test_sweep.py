@@ -478,5 +478,5 @@ def test_a_run_of_a_sweep_that_is_a_link_is_refused_and_nothing_is_written_behin
         "resume": ["run", f"resume={path}"],
     }[command]
     assert cli.main(argv) == 2
-    assert "is a link or a file, and must be a directory" in capsys.readouterr().err
+    assert "is a link or a file, and a run must be a directory" in capsys.readouterr().err
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in other.rglob("*") if file.is_file()}

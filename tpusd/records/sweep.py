@@ -76,7 +76,7 @@ def read_sweep(path: Path) -> Sweep:
         directory = path / run.name
         if storage.exists(directory) and not storage.is_plain_directory(directory):
             raise UserError(
-                f"{show_path(directory)}: is a link or a file, and must be a directory, as runs of a sweep are; replace it"
+                f"{show_path(directory)}: is a link or a file, and a run must be a directory; replace it"
             )
     return sweep
 
