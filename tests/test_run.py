@@ -270,7 +270,10 @@ def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, ca
         (3, True),
         (8, True),
     ]
-    warning = "prompt of row 1: 8 tokens, and the model reads 7; its end is left out (3 texts are too long): one"
+    warning = (
+        "prompt of row 1: 8 tokens, and the model reads 7; its end is left out: one two three four five six; "
+        "also too long: negative_prompt of row 2 (9), prompt of row 3 (8)"
+    )
     assert warning in capsys.readouterr().err and warning in (path / "run.log").read_text()
     with pytest.raises(UserError, match="8 tokens, and the model reads 7; shorten it, or set on_truncate=warn"):
         generate(tmp_path, long, "on_truncate=error", name="refused")

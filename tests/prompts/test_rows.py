@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from support.runs import config
 from tpusd.config.rows import Row
 from tpusd.config.schema import PromptsConfig, config_values, make_config
 from tpusd.errors import UserError
-from tpusd.prompts.rows import read_rows
+from tpusd.prompts.rows import column_notes, read_rows
 
 
 def read(tmp_path, name, text, column=None):
@@ -83,7 +84,7 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         ("p.csv", "prompt,prompt\na,b\n", None, "p.csv line 1: column prompt is twice"),
         ("p.csv", "captions,x\na,b\n", "caption", "it has captions, x; choose one with prompts.column=captions"),
         ("p.csv", "prompt,seed\na,1\n ,2\n", None, "p.csv line 3: prompt is empty"),
-        ("p.csv", "prompt,seed\na,1.0\n", None, "p.csv line 2: seed=1.0: must be a whole number"),
+        ("p.csv", "prompt,seed\na,1.5\n", None, "p.csv line 2: seed=1.5: must be a whole number"),
         ("p.csv", "prompt,seed\na,4294967296\n", None, "p.csv line 2: seed=4294967296: must be from 0"),
         ("p.csv", "prompt,guidance_scale\na,nan\n", None, "p.csv line 2: guidance_scale=nan: must be"),
         ("p.csv", "prompt,guidance_scale\na,much\n", None, "p.csv line 2: guidance_scale=much: must be a number"),
@@ -167,4 +168,61 @@ def test_any_file_gives_rows_or_one_line(tmp_path_factory, data, suffix, header)
         rows = read_rows(PromptsConfig(name="file", path=str(path)))
         assert rows and all(row.prompt.strip() for row in rows)
     except UserError as error:
-        assert len(str(error)) < 600 and "\n" not in str(error)
+        assert len(str(error)) < 1200 and "\n" not in str(error)
+
+
+def test_all_faulty_rows_are_listed_at_once(tmp_path):
+    file = ("p.csv", "prompt,seed\na,x\nb,1\n,2\nc,3,4\nd,-1\n")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, *file)
+    line = str(caught.value)
+    assert "4 rows are wrong" in line and "\n" not in line
+    for words in ("line 2: seed=x", "line 4: prompt is empty", "line 5: has 3 cells", "line 6: seed=-1"):
+        assert words in line, words
+    lines = ["not json"] * 25 + ['{"prompt": "a"}']
+    file = ("p.jsonl", "\n".join(lines))
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, *file)
+    assert "25 rows are wrong" in str(caught.value) and str(caught.value).endswith("and 15 more")
+
+
+def test_a_missing_column_is_one_fault_and_not_one_a_row(tmp_path):
+    file = ("p.csv", "caption\n" + "a\n" * 50)
+    with pytest.raises(UserError, match="has no column prompt; it has caption") as caught:
+        read(tmp_path, *file)
+    assert "rows are wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("sign", "suffix"), [(";", "csv"), ("\t", "csv"), (",", "csv"), ("\t", "tsv")])
+def test_separators_are_recognised(tmp_path, sign, suffix):
+    """Spreadsheets write semicolons where a comma is a decimal point."""
+    file = (f"p.{suffix}", f'seed{sign}"prompt"\n7{sign}"a{sign} b, c"\n')
+    (row,) = read(tmp_path, *file)
+    assert (row.prompt, row.seed) == (f"a{sign} b, c", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("p.csv", "prompt,seed\na,7.0\n"), ("p.jsonl", '{"prompt": "a", "seed": 7.0}')]
+)
+def test_a_whole_number_with_a_point_is_a_seed(tmp_path, name, content):
+    """As pandas writes a column of whole numbers with empty cells."""
+    file = (name, content)
+    (row,) = read(tmp_path, *file)
+    assert row.seed == 7 and type(row.seed) is int
+
+
+def test_a_column_that_looks_like_a_field_is_said_to_have_no_effect(tmp_path):
+    file = ("p.csv", "prompt,steps,cfg,neg,artist\na,20,7,dark,me\n")
+    notes = column_notes(read(tmp_path, *file))
+    assert [note.partition("column ")[2].split()[0] for note in notes] == ["steps", "cfg", "neg"]
+    assert "set it for the run with sampler.num_inference_steps=" in notes[0]
+    assert "rename it to guidance_scale" in notes[1] and "rename it to negative_prompt" in notes[2]
+
+
+def test_a_million_columns_are_refused_soon(tmp_path):
+    header = ",".join(f"c{i}" for i in range(1_000_000))
+    file = ("p.csv", f"prompt,{header}\n")
+    start = time.monotonic()
+    with pytest.raises(UserError, match="1000001 columns; at most 1000"):
+        read(tmp_path, *file)
+    assert time.monotonic() - start < 5

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -97,7 +98,8 @@ def _own_number(hint: object, kind: type[_N], value: object, where: str) -> _N |
     """A row's own number; None if it has none.
 
     hint: the field's type, with its range.
-    kind: int or float. csv gives text: '7' -> 7. The check refuses text that is not a number.
+    kind: int or float. csv gives text: '7' -> 7, and '7.0' too, which tables with empty cells have. The check refuses
+        text that is not a number.
     value: as the file has it.
     where: the place and the field's name, for the error.
 
@@ -107,7 +109,9 @@ def _own_number(hint: object, kind: type[_N], value: object, where: str) -> _N |
         return None
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = kind(value)
+            value = kind(value) if re.fullmatch(r"\s*[-+]?\d+\s*", value) else float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
     number: _N = read_value(hint, value, where)
     return number
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from tpusd.config.rows import ROW_FIELDS
 from tpusd.errors import UserError, show, show_path
 
 MAX_FILE_BYTES = 1 << 30
+MAX_COLUMNS = 1000
+MAX_HEADER_CHARS = 1 << 16
 
 
-def read_file(given: str, column: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+Record = Mapping[str, Any] | UserError  # any JSON values; an error is of that row alone, and the next ones are read
+
+
+def read_file(given: str, column: str | None) -> Iterator[tuple[str, Record]]:
     """(place, record) of every row of the file `given`; the place says file and line. Raises UserError.
 
     column: the column that holds the prompts, None where the user named none.
@@ -25,7 +31,7 @@ def read_file(given: str, column: str | None) -> Iterator[tuple[str, Mapping[str
         raise UserError(f"prompts.path={show(given)}: must end in {', '.join(readers)}")
     if suffix == ".txt" and column is not None:
         raise UserError(f"prompts.column={show(column)}: a txt file has no columns; leave it out")
-    return readers[suffix](path, _read_text(path))
+    return readers[suffix](path, _read_text(path), column or "prompt")
 
 
 def _read_text(path: Path) -> str:
@@ -54,15 +60,15 @@ def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
-def _read_txt(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_txt(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(_lines(text), 1):
         if line.strip():
             yield f"prompts.path={show_path(path)} line {number}", {"prompt": line.strip()}
 
 
-def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _read_csv(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
     where = f"prompts.path={show_path(path)}"
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text, column)
     csv.field_size_limit(MAX_FILE_BYTES)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -74,14 +80,15 @@ def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                twice = [name for i, name in enumerate(header) if name in header[:i]]
+                if len(header) > MAX_COLUMNS:
+                    raise UserError(f"{place}: has {len(header)} columns; at most {MAX_COLUMNS} are read")
+                twice = [name for name, number in Counter(header).items() if number > 1]
                 if twice:
                     raise UserError(f"{place}: column {show(twice[0])} is twice in the header; rename one")
             elif len(cells) != len(header):
-                raise UserError(
-                    f"{place}: has {len(cells)} cells and the header has {len(header)}; "
-                    f"put text that holds {'tabs' if delimiter != ',' else 'commas'} in double quotes"
-                )
+                signs = {",": "commas", "\t": "tabs", ";": "semicolons"}[delimiter]
+                found = f"has {len(cells)} cells and the header has {len(header)}"
+                yield place, UserError(f"{place}: {found}; put text that holds {signs} in double quotes")
             else:
                 record = dict(zip(header, cells, strict=True))
                 # An empty cell is how csv says that a row brings no value of its own.
@@ -93,7 +100,16 @@ def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise UserError(f"{where} line {start}: is not readable ({error}); check its double quotes") from None
 
 
-def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _delimiter(text: str, column: str) -> str:
+    """Of a csv file: a semicolon or a tab where only that makes the column of the prompts, else a comma."""
+    header = next((line for line in io.StringIO(text) if line.strip()), "")[:MAX_HEADER_CHARS]
+    for delimiter in (",", ";", "\t"):
+        if column in [cell.strip().strip('"') for cell in header.split(delimiter)]:
+            return delimiter
+    return ","
+
+
+def _read_jsonl(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
@@ -106,9 +122,10 @@ def _read_jsonl(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]
                 if isinstance(error, json.JSONDecodeError)
                 else "too deep or too long"
             )
-            raise UserError(
-                f'{place}: is not JSON ({reason}); write one object a line, as in {{"prompt": "..."}}'
-            ) from None
+            fault = f'{place}: is not JSON ({reason}); write one object a line, as in {{"prompt": "..."}}'
+            yield place, UserError(fault)
+            continue
         if not isinstance(record, dict):
-            raise UserError(f'{place}: must be an object, as in {{"prompt": "..."}}, not {show(record)}')
+            yield place, UserError(f'{place}: must be an object, as in {{"prompt": "..."}}, not {show(record)}')
+            continue
         yield place, record

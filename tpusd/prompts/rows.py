@@ -1,28 +1,72 @@
 """Prompt sets -> Rows: those of a file, or those that a config holds."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 from tpusd.config.limits import MAX_ROWS
-from tpusd.config.rows import Row, parse_row
-from tpusd.config.schema import PromptsConfig
-from tpusd.errors import UserError, show
+from tpusd.config.rows import ROW_FIELDS, Row, parse_row
+from tpusd.config.schema import PromptsConfig, field_names
+from tpusd.config.words import meant_field
+from tpusd.errors import UserError, show, show_path
 from tpusd.prompts.files import read_file
 from tpusd.records.manifest import check_columns
 
+MAX_LISTED = 10  # faulty rows that an error names
+
 
 def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
-    """All rows of a prompt set, checked. Raises UserError that names the place (file and line) of the first fault."""
+    """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
         check_columns(prompts.rows)
         return prompts.rows
     assert prompts.path is not None
     rows: list[Row] = []
+    faults: list[str] = []
     for place, record in read_file(prompts.path, prompts.column):
         if len(rows) == MAX_ROWS:
             raise UserError(
                 f"prompts.path={show(prompts.path)}: more than {MAX_ROWS} prompts; split them over several runs"
             )
-        row = parse_row(place, record, column=prompts.column or "prompt", inline=False)
-        check_columns([row], place)
-        rows.append(row)
+        try:
+            if isinstance(record, UserError):
+                raise record
+            row = parse_row(place, record, column=prompts.column or "prompt", inline=False)
+            check_columns([row], place)
+        except UserError as error:
+            faults.append(str(error))
+            if _is_of_every_row(record, prompts.column or "prompt"):
+                break
+        else:
+            rows.append(row)
+    if faults:
+        raise UserError(_listed(faults, prompts.path))
     if not rows:
         raise UserError(f"prompts.path={show(prompts.path)}: holds no prompt; add at least one")
     return tuple(rows)
+
+
+def column_notes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """A line for each further column whose name looks like a field, and which has no effect on the images."""
+    names = dict.fromkeys(name for row in rows for name in row.extra)
+    notes = []
+    for name in names:
+        meant = name if name in field_names() else meant_field(name)
+        if meant is not None:
+            instead = f"rename it to {meant}" if meant in ROW_FIELDS else f"set it for the run with {meant}=..."
+            notes.append(f"prompts: column {show(name)} has no effect, and goes to the manifest; {instead}")
+    return tuple(notes)
+
+
+def _is_of_every_row(record: object, column: str) -> bool:
+    """Whether the column of the prompts is missing: then it is in every row."""
+    return isinstance(record, Mapping) and column not in record
+
+
+def _listed(faults: Sequence[str], path: str) -> str:
+    """One fault as it is; of several, how many there are and the first of them."""
+    if len(faults) == 1:
+        return faults[0]
+    start = f"prompts.path={show_path(path)}"
+    bare = [fault.removeprefix(start).lstrip() for fault in faults[:MAX_LISTED]]
+    first = "; ".join([bare[0], *(show(fault.partition("; ")[0], 80) for fault in bare[1:])])  # advice once
+    more = f"; and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+    return f"{start}: {len(faults)} rows are wrong: {first}{more}"

@@ -75,9 +75,7 @@ def read_sweep(path: Path) -> Sweep:
     for run in sweep.runs:
         directory = path / run.name
         if storage.exists(directory) and not storage.is_plain_directory(directory):
-            raise UserError(
-                f"{show_path(directory)}: is a link or a file, and a run must be a directory; replace it"
-            )
+            raise UserError(f"{show_path(directory)}: is a link or a file, and a run must be a directory; replace it")
     return sweep
 
 

@@ -17,7 +17,7 @@ from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.sizes import image_size
 from tpusd.plan.specs import ImageSpec
-from tpusd.prompts.rows import read_rows
+from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
 
     table(config.sampler)  # its settings may not suit each other or the checkpoint
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    notes = checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
+    notes = [*column_notes(rows), *checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)]
     warnings = (*warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=config_to_save(config, rows, checkpoint, height, width),
@@ -112,10 +112,12 @@ def count_tokens(
     if not long:
         return counts, ()
     first = f"{texts[long[0]]}: {counts[long[0]][0]} tokens, and the model reads {limit}"
+    rest = [f"{texts[name]} ({counts[name][0]})" for name in long[1:MAX_LISTED]]
+    more = f"; also too long: {', '.join(rest)}" if rest else ""
+    more += f" and {len(long) - MAX_LISTED} more" if len(long) > MAX_LISTED else ""
     if config.on_truncate == "error":
-        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out: {show(long[0])}")
-    more = f" ({len(long)} texts are too long)" if len(long) > 1 else ""
-    return counts, (f"{first}; its end is left out{more}: {show(long[0])}",)
+        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out: {show(long[0])}{more}")
+    return counts, (f"{first}; its end is left out: {show(long[0])}{more}",)
 
 
 def config_to_save(
