@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(directories) > 1:
             raise UserError(f"{show(directories[1])}: resume= takes one directory; remove the second")
         if directories:
+            if directories[0] == "resume=":
+                raise UserError("resume=: is empty; give the directory of a run or a sweep")
             path = Path(directories[0].removeprefix("resume="))
             rest = [argument for argument in argv if argument not in directories]
             if is_sweep(path):

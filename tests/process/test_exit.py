@@ -11,6 +11,7 @@ from tpusd import cli
 from tpusd.config.compose import compose_jobs
 from tpusd.errors import UserError
 from tpusd.process.exit import exit_status
+from tpusd.process.report import report
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG = "x" * 300  # longer than a name may be on any common file system
@@ -77,3 +78,20 @@ def test_any_other_error_keeps_its_traceback():
 def test_showing_a_config_and_a_sweep_do_not_go_together(flag):
     with pytest.raises(UserError, match="leave out -m"):
         compose_jobs(["-m", *flag, "seed=0,1"])
+
+
+def test_a_stderr_that_nobody_reads_does_not_stop_the_work(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    report("hello")
+
+
+def test_an_empty_resume_is_said_to_be_empty(capsys):
+    assert cli.main(["run", "resume="]) == 2
+    assert capsys.readouterr().err == "tpusd: resume=: is empty; give the directory of a run or a sweep\n"

@@ -480,3 +480,25 @@ def test_a_run_of_a_sweep_that_is_a_link_is_refused_and_nothing_is_written_behin
     assert cli.main(argv) == 2
     assert "is a link or a file, and a run must be a directory" in capsys.readouterr().err
     assert before == {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in other.rglob("*") if file.is_file()}
+
+
+def test_a_fault_of_the_program_while_preparing_is_of_that_run_alone(tmp_path, capsys):
+    """Its traceback is in the log, and the other runs are made."""
+
+    def fussy(config):
+        if config.seed == 1:
+            raise ZeroDivisionError("a fault of the program")
+        return prepare(config)
+
+    path = tmp_path / "s"
+    assert make("seed=0,1,2", f"output={path}", ROWS, prepare=fussy).status == 1
+    assert [run.error for run in read_sweep(path).runs] == [None, "ZeroDivisionError: a fault of the program", None]
+    assert "Traceback" in (path / "sweep.log").read_text() and "Traceback" not in capsys.readouterr().err
+
+
+def test_reproduce_of_a_sweep_asks_for_one_of_its_runs(tmp_path, capsys):
+    path = tmp_path / "s"
+    make("seed=0,1", f"output={path}", ROWS)
+    capsys.readouterr()
+    assert cli.main(["reproduce", str(path)]) == 2
+    assert capsys.readouterr().err == f"tpusd: {path}: is a sweep; give one of its runs, such as {path}/000_seed=0\n"

@@ -1,5 +1,6 @@
 """Whether a run directory is whole: every line, file, hash, size and picture, and the plan complete. Needs no model."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def faults(path: Path) -> Iterator[str]:
     try:
         facts = read_run(path)
         if facts.get("state") != "finished":
-            yield f"{RUN}: the run is not finished; continue it with: python -m tpusd.run resume={path}"
+            command = f"python -m tpusd.run {shlex.quote(f'resume={path}')}"
+            yield f"{RUN}: the run is not finished; continue it with: {command}"
     except UserError as error:
         facts = {}
         yield str(error)

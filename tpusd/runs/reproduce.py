@@ -26,6 +26,7 @@ from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
+from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, PipelineLike, load_pipeline
 from tpusd.runs.not_finite import ImagesNotFinite
@@ -62,6 +63,10 @@ def reproduce(
     exact: whether "within tolerance" does not count as the same.
     prepare, load: see `prepare_run` and `load_pipeline`.
     """
+    if is_sweep(path):
+        runs = [run.name for run in read_sweep(path).runs]
+        example = f", such as {show_path(path / runs[0])}" if runs else ""
+        raise UserError(f"{show_path(path)}: is a sweep; give one of its runs{example}")
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())

@@ -102,12 +102,14 @@ def make_sweep(
 ) -> int:
     """Makes what is missing of the sweep at `path`, and its page. Returns the exit status. Raises UserError."""
     started = time.monotonic()
-    with _locked(path) as log, _advising(path), os_errors_as_user_errors(path, MAKE_ROOM):
-        write_sweep(path, sweep)
+    with _locked(path) as log, _advising(path):
+        with os_errors_as_user_errors(path, MAKE_ROOM):
+            write_sweep(path, sweep)
         results = _make_requests(path, requests, prepare, load, log)
-        sweep = _with_errors(sweep, results)
-        write_sweep(path, sweep)
-        page = write_sweep_results(path, sweep)
+        with os_errors_as_user_errors(path, MAKE_ROOM):
+            sweep = _with_errors(sweep, results)
+            write_sweep(path, sweep)
+            page = write_sweep_results(path, sweep)
     for line in _table(results):
         print(line)
     num_failed = sum(result.error is not None for result in results)
@@ -134,10 +136,10 @@ def _make_requests(
         name = request.run.name
         try:
             found = _take_up(request, path, prepare)
-        except UserError as error:
-            results[name] = RunResult(name=name, error=str(error))
-            report(f"{name}: failed: {error}")
-            log(f"{name}: failed: {error}")
+        except Exception as error:  # of this run alone, as a failure while it is made
+            results[name] = RunResult(name=name, error=_line(error))
+            report(f"{name}: failed: {_line(error)}")
+            log(_failure(name, error))
             failed = True
             if stop_on_error:
                 break
@@ -153,8 +155,7 @@ def _make_requests(
 
     def on_failure(run: RunSession, error: BaseException) -> None:
         report(f"{run.name}: failed: {_line(error)}")
-        known = isinstance(error, UserError)
-        log(f"{run.name}: failed: {_line(error)}" + ("" if known else f"\n{_traceback(error)}"))
+        log(_failure(run.name, error))
 
     if sessions and not (failed and stop_on_error):
         total = sum(session.num_images for session in sessions.values())
@@ -260,6 +261,12 @@ def _line(error: BaseException) -> str:
     return (
         str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     )
+
+
+def _failure(name: str, error: BaseException) -> str:
+    """For the sweep's log: with the traceback where the fault is the program's."""
+    known = isinstance(error, UserError)
+    return f"{name}: failed: {_line(error)}" + ("" if known else f"\n{_traceback(error)}")
 
 
 def _traceback(error: BaseException) -> str:
