@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import tpusd
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError
+from tpusd.samplers.registry import samplers
 from tpusd.samplers.rows import C_IN, HISTORY, MAX_ROWS, P_OUT, P_X, PUSH, TERMS, T, X, Y
 from tpusd.samplers.schedule import SchedulerConfig, to_sigmas
 from tpusd.samplers.table import COLUMNS, SamplerSettings, make_table
@@ -393,3 +395,60 @@ def test_tables_are_made_without_jax_and_settings_survive_plain_values():
 
     made_config = run_config("sampler=lcm")
     assert make_config(config_values(made_config)) == made_config
+
+
+# Every sampler, with the options that it has, on the schedules of published checkpoints and on absurd ones.
+SCHEDULES = (
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    {"beta_schedule": "squaredcos_cap_v2", "beta_start": 1e-4, "beta_end": 0.02},
+    {"beta_schedule": "linear", "beta_start": 1e-6, "beta_end": 0.999},  # its alphas underflow
+)
+
+
+def drawn_options(generator: random.Random, sampler) -> dict:
+    """About half of a sampler's options, with values that it takes."""
+    drawn = {
+        "prediction_type": ("epsilon", "v_prediction", "sample"),
+        "timestep_spacing": ("leading", "trailing", "linspace"),
+        "eta": (0.0, 0.3, 1.0),
+        "steps_offset": (0, 1),
+        "solver_order": (1, 2, 3),
+    } | sampler.choices
+    drawn |= {name: (False, True) for name, default in sampler.defaults.items() if isinstance(default, bool)}
+    named = [name for name in sampler.defaults if name in drawn]
+    return {name: generator.choice(drawn[name]) for name in named if generator.random() < 0.5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(samplers()))
+def test_every_combination_is_a_finite_table_or_one_line(name):
+    """The corners, and a sample of the rest; docs/log.md has the count of a larger one."""
+    generator = random.Random(name)
+    corners = [({}, steps, schedule) for steps in (1, 2, 401, 999, 1000) for schedule in SCHEDULES]
+    cases = corners + [
+        (drawn_options(generator, samplers()[name]), generator.randint(1, 1000), generator.choice(SCHEDULES))
+        for _ in range(40)
+    ]
+    finite = 0
+    for options, steps, schedule in cases:
+        try:
+            table = make_table(
+                SamplerSettings(name=name, num_inference_steps=steps, **options), SchedulerConfig(**schedule)
+            )
+        except UserError as error:
+            assert "\n" not in str(error) and str(error).isprintable()
+        else:
+            finite += 1
+            assert np.isfinite(table.rows).all() and np.isfinite(table.padded()).all()
+    assert finite > len(cases) // 10  # lcm and tcd take at most 50 steps
+
+
+def test_the_case_of_which_python_said_math_domain_error():
+    """The variance of a step is a difference that rounding takes below zero; the reference has NaN there."""
+    settings = SamplerSettings(
+        name="euler_ancestral", num_inference_steps=401, prediction_type="v_prediction", timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="a coefficient is not finite .*another number of steps"):
+        make_table(settings, SchedulerConfig(beta_schedule="linear", beta_start=1e-4, beta_end=0.02))

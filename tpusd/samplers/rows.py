@@ -33,7 +33,8 @@ class Table:
     def __post_init__(self) -> None:
         assert self.rows.ndim == 2 and self.rows.shape[1] == COLUMNS, self.rows.shape
         assert 0 < len(self.rows) <= MAX_ROWS, len(self.rows)
-        assert np.isfinite(self.rows).all() and np.isfinite(self.init_scale)
+        if not (np.isfinite(self.rows.astype(np.float32)).all() and np.isfinite(self.init_scale)):
+            raise ArithmeticError("a coefficient is not finite")
 
     def __len__(self) -> int:
         return len(self.rows)

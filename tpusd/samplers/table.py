@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
+
 from tpusd.config.sampler import SamplerSettings
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
 from tpusd.samplers.schedule import SchedulerConfig
@@ -28,4 +30,14 @@ def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> 
     for option, value in vars(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"sampler.{option}={value}: must be a finite number; leave it out for the default")
-    return sampler.table(settings, scheduler_config, resolve(settings, scheduler_config, sampler))
+    options = resolve(settings, scheduler_config, sampler)
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is found in the table
+            return sampler.table(settings, scheduler_config, options)
+    except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+        # Two neighbouring timesteps of one noise, or a noise of 0 or 1 exactly: the reference has NaN there.
+        raise UserError(
+            f"sampler={settings.name}: with sampler.num_inference_steps={steps} and the checkpoint's noise schedule a "
+            f"coefficient is not finite ({show(str(error), 80)}); take another number of steps or timestep_spacing, or "
+            "sampler=ddim"
+        ) from None
