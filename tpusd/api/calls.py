@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tpusd.api.results import Run, Sweep, open_run, open_sweep
 from tpusd.api.words import command_words, swept_words
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tpusd.runs.prepare import PreparedRun
 
 
-def generate(*words: str, **fields: Any) -> Run:
+def generate(*words: str, **fields: object) -> Run:
     """Makes a run, as `python -m tpusd.run` does, and returns it. Raises UserError.
 
         tpusd.generate("prompts=portraits", "seed=0")
@@ -44,7 +44,7 @@ def generate(*words: str, **fields: Any) -> Run:
         return open_run(start_run(config, hydra_files=jobs[0].hydra_files(), load=_kept))
 
 
-def sweep(*words: str, **fields: Any) -> Sweep:
+def sweep(*words: str, **fields: object) -> Sweep:
     """Makes a sweep, as `python -m tpusd.run -m` does, and returns it. Raises UserError.
 
         tpusd.sweep(prompts="portraits", guidance_scale=[3, 7.5, 12], seed=[0, 1])
@@ -71,7 +71,7 @@ def sweep(*words: str, **fields: Any) -> Sweep:
     return open_sweep(path)
 
 
-def resume(directory: str | PathLike[str], *words: str, **fields: Any) -> "Run | Sweep":
+def resume(directory: str | PathLike[str], *words: str, **fields: object) -> "Run | Sweep":
     """Completes a run or a sweep, or extends it, as `resume=DIR` does, and returns it. Raises UserError.
 
     directory: of the run or the sweep.

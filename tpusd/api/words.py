@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
-from typing import Any
 
 from tpusd.config.grammar import hydra_value
 from tpusd.errors import UserError, show
 
 
-def command_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+def command_words(words: Sequence[str], fields: Mapping[str, object]) -> list[str]:
     """Words as they are, then a word for each field. Raises UserError.
 
     words: of the command line, such as "sampler.eta=0.5".
@@ -21,7 +20,7 @@ def command_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
     return [*words, *(f"{name}={hydra_value(_rows(name, value))}" for name, value in _flat(fields))]
 
 
-def swept_words(words: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+def swept_words(words: Sequence[str], fields: Mapping[str, object]) -> list[str]:
     """The same for a sweep, where a list is one value for each run: seed=[0, 1] is seed=0,1. Raises UserError."""
     lines = command_words(words, {})
     for name, value in _flat(fields):
@@ -40,7 +39,7 @@ def _rows(name: str, value: object) -> object:
     return [value] if name == "prompt" and isinstance(value, str) else value
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(fields: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in fields.items():
         full = prefix + str(name).replace("__", ".")
         if isinstance(value, Mapping):
@@ -49,7 +48,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield full, _plain(full, value)
 
 
-def _plain(name: str, value: object) -> Any:
+def _plain(name: str, value: object) -> object:
     """A value as JSON has it; NumPy's numbers become Python's, and a path becomes its text."""
     if isinstance(value, PathLike):
         return fspath(value)
