@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.config.paths import expanded_path
 from tpusd.errors import UserError, show
 from tpusd.process.exit import exit_status
 from tpusd.records.sweep import is_sweep
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if directories:
             if directories[0] == "resume=":
                 raise UserError("resume=: is empty; give the directory of a run or a sweep")
-            path = Path(directories[0].removeprefix("resume="))
+            path = Path(expanded_path(directories[0].removeprefix("resume="), "resume"))
             rest = [argument for argument in argv if argument not in directories]
             if is_sweep(path):
                 from tpusd.runs.sweep import resume_sweep

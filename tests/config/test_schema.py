@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 from support.runs import config
@@ -152,3 +153,18 @@ def test_suggestions_know_the_last_part_of_a_name():
     assert suggest("num_inference_step", field_names()) == "; did you mean sampler.num_inference_steps"
     assert suggest("guidence_scale", field_names()) == "; did you mean guidance_scale"
     assert suggest("zzz", field_names()) == ""
+
+
+def test_a_leading_tilde_is_the_home_in_every_path(monkeypatch):
+    """A shell does not expand it behind `field=`."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    made = config("model=local", "model.path=~/m", "prompts=file", "prompts.path=~/p.txt", "output=~/o")
+    assert (made.model.path, made.prompts.path, made.output) == (
+        "/home/somebody/m",
+        "/home/somebody/p.txt",
+        "/home/somebody/o",
+    )
+    assert config("output=a~b").output == "a~b"
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(UserError, match="output=~/o: ~ stands for a home that is not known"):
+        config("output=~/o")

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
 from tpusd.config.grammar import in_quotes
+from tpusd.config.paths import expanded_path
 from tpusd.config.schema import field_names
 from tpusd.config.words import expanded, explained, meant_choice, meant_field
 from tpusd.config.yaml_files import check_yaml, parse_yaml
@@ -90,6 +91,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         raise UserError(
             f"--config-path={show(arguments.config_path)}: conf/ is part of tpusd; add your own with --config-dir=DIR"
         )
+    if arguments.config_dir is not None:
+        arguments.config_dir = expanded_path(arguments.config_dir, "--config-dir")
     if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
     if arguments.multirun and (arguments.cfg or arguments.info or arguments.shell_completion):

@@ -14,6 +14,7 @@ from annotated_types import Interval
 
 from tpusd.config.limits import MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
+from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.typed import Advice, Help, plain, read
@@ -191,11 +192,23 @@ def saved_config(
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Plain values (as YAML gives them) -> a checked RunConfig. Raises UserError for the first thing that is wrong."""
-    config = read(RunConfig, values)
+    config = _with_paths(read(RunConfig, values))
     if config.guidance_scale is None:
         config = dataclasses.replace(config, guidance_scale=config.model.guidance_scale)
     _check(config)
     return config
+
+
+def _with_paths(config: RunConfig) -> RunConfig:
+    """Every path with the home that a leading ~ stands for."""
+    model, prompts, output = config.model, config.prompts, config.output
+    if model.path is not None:
+        model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
+    if prompts.path is not None:
+        prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
+    if output is not None:
+        output = expanded_path(output, "output")
+    return dataclasses.replace(config, model=model, prompts=prompts, output=output)
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from tpusd.config.grammar import hydra_value
+from tpusd.config.paths import expanded_path
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
+PATHS = ("model.path", "prompts.path", "output")
 # What other programs call our fields -> how a command says it here.
 _FIELDS: Mapping[str, str] = {
     "steps": "sampler.num_inference_steps",
@@ -129,14 +131,15 @@ _CHOICES: Mapping[str, Mapping[str, str]] = {
 
 
 def expanded(words: Sequence[str]) -> list[str]:
-    """The words, with `prompt=TEXT` as the prompt set that it means. Raises UserError.
+    """The words, with `prompt=TEXT` as the prompt set that it means, and ~ as the home. Raises UserError.
 
     The text is taken as it is: commas, colons and brackets need no quotes beside those of the shell. `prompt=[a,b]` is
     a prompt set of several rows; each may be in quotes, as in Hydra's lists.
     """
+    words = [_with_home(word) for word in words]
     given = [word for word in words if word.startswith(PROMPT)]
     if not given:
-        return list(words)
+        return words
     if len(given) > 1:
         raise UserError(f"{show(given[1])}: prompt= is given twice; write a list, as in 'prompt=[a red fox,an owl]'")
     if other := next((word for word in words if word.startswith(("prompts=", "prompts."))), None):
@@ -146,6 +149,14 @@ def expanded(words: Sequence[str]) -> list[str]:
         raise UserError(f"{show(given[0])}: is empty; write the prompt behind the equals sign")
     rows = hydra_value([{"prompt": text} for text in texts])
     return [*(word for word in words if word is not given[0]), "prompts=inline", f"prompts.rows={rows}"]
+
+
+def _with_home(word: str) -> str:
+    """A path with a leading ~, which Hydra's grammar cannot read."""
+    key, _, value = word.partition("=")
+    if key in PATHS and value.startswith("~"):
+        return f"{key}={hydra_value(expanded_path(value, key))}"
+    return word
 
 
 def meant_field(name: str) -> str | None:
