@@ -164,7 +164,7 @@ def test_a_leading_tilde_is_the_home_in_every_path(monkeypatch):
         "/home/somebody/p.txt",
         "/home/somebody/o",
     )
-    assert config("output=a~b").output == "a~b"
+    assert config('output="a~b"').output == "a~b"
     monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
     with pytest.raises(UserError, match="output=~/o: ~ stands for a home that is not known"):
         config("output=~/o")
