@@ -15,6 +15,7 @@ from tpusd.exports.output import unfinished
 from tpusd.exports.registry import EXPORTERS
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
+from tpusd.process.report import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             count = export(arguments.directory, arguments.output, arguments.format, options)
         except OSError as error:
             raise UserError(f"{show_path(error.filename or arguments.output)}: {error.strerror or error}") from None
-        print(f"{arguments.output}: {count} images")
+        say(f"{arguments.output}: {count} images")
     return status[0]
 
 

@@ -21,6 +21,7 @@ from tpusd.gallery.sweep import write_sweep_grid, write_sweep_results
 from tpusd.gallery.sweep_grid import GridChoice, parse_prompts
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
+from tpusd.process.report import say
 from tpusd.records.layout import GRID
 from tpusd.records.sweep import is_sweep, read_sweep, run_directories
 from tpusd.storage import os_errors_as_user_errors
@@ -34,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         choice = _grid_choice(arguments)
         with os_errors_as_user_errors(path, "check the directory's permissions"):
             if choice is not None:
-                print(_write_grid(path, choice, arguments.grid_file))
+                say(_write_grid(path, choice, arguments.grid_file))
             elif is_sweep(path):
                 for _, directory in run_directories(path):
                     write_results(directory)
-                print(write_sweep_results(path, read_sweep(path)))
+                say(write_sweep_results(path, read_sweep(path)))
             else:
-                print(write_results(path))
+                say(write_results(path))
     return status[0]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
+from tpusd.process.report import say
 from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.records.validate import faults
 
@@ -28,12 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in _run_directories(parser.parse_args(argv).directories):
             number = 0
             for fault in faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"]:
-                print(f"{path}: {fault}")
+                say(f"{path}: {fault}")
                 number += 1
             if number:
                 status[0] = EXIT_FAULTS
             else:
-                print(f"{path}: whole")
+                say(f"{path}: whole")
     return status[0]
 
 

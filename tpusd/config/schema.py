@@ -82,7 +82,9 @@ class RunConfig:
         int,
         Interval(ge=0, le=MAX_ROWS - 1),
         Advice("rows count from 0"),
-        Help("the number of the first row; splits a prompt set over machines, or makes one row of a run alone"),
+        Help(
+            "the number of the first row: for a part of a larger set in a file of its own, whose images are then the same"
+        ),
     ] = 0
     first_copy: Annotated[
         int,

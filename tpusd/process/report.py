@@ -1,13 +1,20 @@
-"""What a command says to the person who started it, on stderr."""
+"""What a command says to the person who started it. Foreign text, such as a directory's name, steers no terminal."""
 
 import contextlib
 import sys
 
+from tpusd.errors import printable
+
+
+def say(line: object) -> None:
+    """Prints one line of a command's result on stdout."""
+    print(printable(str(line)))
+
 
 def report(message: str) -> None:
-    """Prints one line, `tpusd: MESSAGE`. Line breaks in `message` become spaces.
+    """Prints one line on stderr, `tpusd: MESSAGE`. Line breaks in `message` become spaces.
 
     A stderr that nobody reads any more is no reason to stop what is made.
     """
     with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
-        print(f"tpusd: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"tpusd: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)

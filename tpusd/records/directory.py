@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from tpusd import storage
 from tpusd.config.yaml_files import to_yaml
-from tpusd.errors import UserError, show, show_path
+from tpusd.errors import UserError, printable, show, show_path
 from tpusd.records.layout import (
     CHECK_PERMISSIONS,
     CHOOSE_ANOTHER,
@@ -123,7 +123,7 @@ class DirectoryLog:
     def write(self, line: str) -> None:
         """A line with the time before it. A log that cannot be written does not stop a run: the next image says why."""
         with contextlib.suppress(OSError):
-            text = scrub(f"{now()} {line}".rstrip()).replace("\n", "\n    ")
+            text = "\n    ".join(map(printable, scrub(f"{now()} {line}".rstrip()).split("\n")))
             self._file.append(text.encode(errors="backslashreplace"), sync=False)
 
     def close(self) -> None:

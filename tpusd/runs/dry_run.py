@@ -8,7 +8,7 @@ from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
 from tpusd.plan.specs import make_specs, planned
-from tpusd.process.report import report
+from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
 from tpusd.records.repair import whole_images
 from tpusd.records.saved import read_saved
@@ -48,7 +48,7 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
         images = planned(one.prepared.config)
         done = sum(key in images for key in one.done)
         if run.name or done:
-            print(f"{run.name or run.path}: {_images(len(images), done)}")
+            say(f"{run.name or run.path}: {_images(len(images), done)}")
         shown.append(one)
         warnings |= dict.fromkeys(one.prepared.warnings)
         total, there = total + len(images), there + done
@@ -60,7 +60,7 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
         report(warning)
     counts = [count(len(shown), "run"), _images(total, there)]
     counts += [count(len(loads), "load"), count(compilations, "compilation")]
-    print(f"{', '.join(counts)}; nothing was made")
+    say(f"{', '.join(counts)}; nothing was made")
 
 
 def _images_of(path: Path | None) -> frozenset[tuple[int, int]]:
@@ -89,7 +89,7 @@ def _show_group(group: Sequence[_Shown], num_devices: int) -> int:
         for spec in make_specs(one.prepared.config, one.done)
     ]
     batches, programs = count_batches(kinds, size), num_programs(guided for guided, _ in kinds)
-    print(
+    say(
         f"model={config.model.name} precision={config.precision.name} {config.width}x{config.height}: "
         f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
         f"{programs} programs"

@@ -20,7 +20,7 @@ from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
 from tpusd.plan.batches import ProgramKey, program_key
 from tpusd.plan.specs import make_spec, parse_name, planned
-from tpusd.process.report import report
+from tpusd.process.report import report, say
 from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, same_start, side_by_side
 from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
@@ -180,15 +180,15 @@ def _counts(comparisons: Comparisons) -> dict[str, int]:
 def _print_report(again: Path, comparisons: Comparisons, overrides: Sequence[str], changed: Sequence[str]) -> None:
     differing = [comparison for comparison in comparisons.values() if comparison.verdict != "identical"]
     for comparison in differing[:SHOWN]:
-        print(comparison)
+        say(comparison)
     if len(differing) > SHOWN:
-        print(f"... and {len(differing) - SHOWN} more in {again / COMPARISON}")
+        say(f"... and {len(differing) - SHOWN} more in {again / COMPARISON}")
     new_values = [line for line in overrides if not line.startswith("output=")]
     for line in [*(f"new value: {show(line)}" for line in new_values), *changed]:
-        print(line)
+        say(line)
     if not changed:
-        print("versions, devices, flags, weights and programs are those of the original")
-    print(f"{again}: {', '.join(f'{number} {verdict}' for verdict, number in _counts(comparisons).items())}")
+        say("versions, devices, flags, weights and programs are those of the original")
+    say(f"{again}: {', '.join(f'{number} {verdict}' for verdict, number in _counts(comparisons).items())}")
 
 
 def _write_worst_pair(path: Path, before: Records, again: Path, after: Records, comparisons: Comparisons) -> None:

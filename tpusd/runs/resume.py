@@ -13,7 +13,7 @@ from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_val
 from tpusd.errors import UserError, show
 from tpusd.gallery.run import results_are_whole
 from tpusd.plan.specs import planned
-from tpusd.process.report import report
+from tpusd.process.report import report, say
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, RunWriter, close_quietly
 from tpusd.records.repair import repair
@@ -61,7 +61,7 @@ def resume_run(
         config = extended_config(saved, override(saved, argv))
         found = take_up(run_dir, saved, config, prepare, name=path.name)
         if isinstance(found, CompleteRun):
-            print(f"{path}: complete, {found.num_images} images")
+            say(f"{path}: complete, {found.num_images} images")
             return path
         for warning in found.prepared.warnings:
             report(warning)

@@ -12,7 +12,7 @@ from tpusd.config.schema import RunConfig
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import count_batches
 from tpusd.process.progress import Progress
-from tpusd.process.report import report
+from tpusd.process.report import report, say
 from tpusd.process.signals import Interrupted
 from tpusd.prompts.vocabulary import next_step
 from tpusd.records.directory import check_claim, make_claim
@@ -72,8 +72,8 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
         raise
     if (hint := next_step(session.prepared.config.model)) is not None:
         report(hint)
-    print(f"{session.path}: {session.summary()}")
-    print(f"see {session.path / PAGE}")
+    say(f"{session.path}: {session.summary()}")
+    say(f"see {session.path / PAGE}")
 
 
 @contextlib.contextmanager

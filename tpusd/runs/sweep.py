@@ -20,7 +20,7 @@ from tpusd.config.compose import compose_jobs, sweep_words
 from tpusd.errors import UserError, show
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.process.progress import Progress
-from tpusd.process.report import report
+from tpusd.process.report import report, say
 from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
 from tpusd.records.run_json import images_per_second
@@ -111,10 +111,10 @@ def make_sweep(
             write_sweep(path, sweep)
             page = write_sweep_results(path, sweep)
     for line in _table(results):
-        print(line)
+        say(line)
     num_failed = sum(result.error is not None for result in results)
     made, seconds = sum(result.num_made for result in results), time.monotonic() - started
-    print(
+    say(
         f"{path}: {count(len(results), 'run')}, {count(made, 'image')} in {seconds:.1f} s"
         f"{f', {num_failed} failed' if num_failed else ''}; see {page}"
     )
