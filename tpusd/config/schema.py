@@ -82,9 +82,7 @@ class RunConfig:
         int,
         Interval(ge=0, le=MAX_ROWS - 1),
         Advice("rows count from 0"),
-        Help(
-            "the number of the first row: for a part of a larger set in a file of its own, whose images are then the same"
-        ),
+        Help("the number of the first row: for a part of a larger set in its own file, whose images stay the same"),
     ] = 0
     first_copy: Annotated[
         int,
