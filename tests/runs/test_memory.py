@@ -27,7 +27,7 @@ made = config('num_images_per_prompt=2500', 'batch_size_per_device=10', 'height=
 session = RunSession(prepare(made), Claim(output=Path(sys.argv[1])), name='memory')
 assert session.num_images == 20_000
 storage.sync_directory = lambda path: None  # what it costs in time is not the question here
-image = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), trace={})
+image = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), trace={}, not_finite=None)
 readings = []
 
 class Pipeline:

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
@@ -78,3 +79,36 @@ def test_signal_while_the_last_images_are_written_waits_for_them(tmp_path, monke
         threading.Thread(target=interrupt, daemon=True).start()
         make_runs([run], executor())
     assert lines_when_left == [3] and run.error is None
+
+
+def ends(runs) -> bool:
+    """Whether the command ends; in a thread, because it would wait for ever."""
+    thread = threading.Thread(target=make_runs, args=(runs, executor()), daemon=True)
+    thread.start()
+    thread.join(20)
+    return not thread.is_alive()
+
+
+def test_an_image_that_is_not_what_it_should_be_fails_its_run_and_does_not_hang_the_command(tmp_path, monkeypatch):
+    """A fault of the program in a thread: the main thread waits for the room of that image."""
+    monkeypatch.setattr(
+        StandInPipeline, "generate", lambda self, specs, tables, *, on_step=None: [object()] * len(specs)
+    )
+    run = session(tmp_path / "run", "num_images_per_prompt=20")
+    assert ends([run])
+    assert isinstance(run.error, AttributeError)
+
+
+@pytest.mark.parametrize("pool", ["encode", "commit"])
+def test_no_more_threads_fail_the_run_and_do_not_hang_the_command(tmp_path, monkeypatch, pool):
+    submit = ThreadPoolExecutor.submit
+
+    def refuses(self, function, *arguments):
+        if self._thread_name_prefix.startswith(pool):
+            raise RuntimeError("can't start new thread")
+        return submit(self, function, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuses)
+    run = session(tmp_path / "run", "num_images_per_prompt=20")
+    assert ends([run])
+    assert "can't start new thread" in str(run.error)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
-from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.recipes.files import SUFFIXES, encode_image
@@ -91,9 +90,13 @@ class BatchWriter:
             for spec, image in pairs:
                 if provenance is None:
                     self._done(run, taken=taken)
-                else:
+                    continue
+                try:
                     written = self._encoders.submit(self._write, run, spec, image, provenance)
-                    self._committer.submit(self._commit, run, spec.name, image.not_finite, written)
+                    self._committer.submit(self._commit, run, spec.name, image, written)
+                except BaseException as error:  # no thread can be started; the main thread waits for this image
+                    self._fail(run, error)
+                    self._done(run, taken=True)
 
     @staticmethod
     def _note(run: RunSession, made: MadeBatch[RunSession], num_images: int) -> ImageProvenance:
@@ -124,23 +127,19 @@ class BatchWriter:
             extra=dict(spec.extra),
         )
 
-    def _commit(
-        self, run: RunSession, name: str, not_finite: NotFinite | None, written: "Future[ImageRecord | None]"
-    ) -> None:
+    def _commit(self, run: RunSession, name: str, image: MadeImage, written: "Future[ImageRecord | None]") -> None:
         try:
-            self._attempt(run, self._append, run, name, not_finite, written)
+            self._attempt(run, self._append, run, name, image, written)
         finally:
             self._done(run, taken=True)
 
     @staticmethod
-    def _append(
-        run: RunSession, name: str, not_finite: NotFinite | None, written: "Future[ImageRecord | None]"
-    ) -> None:
+    def _append(run: RunSession, name: str, image: MadeImage, written: "Future[ImageRecord | None]") -> None:
         record = written.result()
         if run.error is not None:
             return
-        if not_finite is not None:
-            run.note_not_finite(name, not_finite, written=record is not None)
+        if image.not_finite is not None:
+            run.note_not_finite(name, image.not_finite, written=record is not None)
         if record is not None:
             run.append(record)
         if run.is_tried:
