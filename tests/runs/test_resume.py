@@ -267,7 +267,7 @@ def test_edited_config_is_refused(tmp_path):
     ("argv", "expected"),
     [
         (["resume=nowhere"], "nowhere: no such directory"),
-        (["resume="], "is not a run directory: it has no config.yaml"),
+        (["resume="], "resume=: is empty; give the directory of a run or a sweep"),
         (["resume=a", "resume=b"], "resume= takes one directory"),
     ],
 )
