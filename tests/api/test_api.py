@@ -12,6 +12,8 @@ import tpusd
 from tpusd.api.words import command_words, swept_words
 from tpusd.config.compose import compose_jobs
 
+pytestmark = pytest.mark.slow
+
 TINY = {"sampler__num_inference_steps": 2}
 
 

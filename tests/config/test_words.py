@@ -8,6 +8,8 @@ from tpusd.config.schema import field_names
 from tpusd.config.words import _CHOICES, _FIELDS, expanded
 from tpusd.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     "a cat",
     "a cat, sitting on a mat",

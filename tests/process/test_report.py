@@ -10,6 +10,8 @@ from tpusd.process.report import report, say
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
+pytestmark = pytest.mark.slow
+
 NASTY = "a\x1b[2J\x1b]0;owned\x07\u202eb\u0085c\x7f"
 
 

@@ -14,7 +14,7 @@ from tpusd.runs.executors.local import LocalExecutor
 from tpusd.runs.make import make_runs
 from tpusd.runs.session import RunSession
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
 
 class Unwatched:
