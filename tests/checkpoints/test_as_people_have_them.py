@@ -35,6 +35,9 @@ def published(part: str) -> dict:
         ("vae", VAEConfig, {"act_fn": "swish"}),
         ("unet", UNetConfig, {"only_cross_attention": [False, False]}),
         ("unet", UNetConfig, {"layers_per_block": [1, 1]}),
+        ("unet", UNetConfig, {"cross_attention_dim": [32, 32]}),
+        ("unet", UNetConfig, {"dropout": 0.1, "addition_embed_type_num_heads": 8}),
+        ("unet", UNetConfig, {"time_embedding_dim": 64}),
         (
             "unet",
             UNetConfig,
@@ -59,6 +62,8 @@ def test_what_means_the_same_is_the_same_network(part, config, changes):
         ("unet", {"only_cross_attention": [False, True]}, "only_cross_attention"),
         ("unet", {"only_cross_attention": []}, "only_cross_attention"),
         ("unet", {"layers_per_block": [1, 2]}, "layers_per_block"),
+        ("unet", {"cross_attention_dim": [32, 64]}, "cross_attention_dim"),
+        ("unet", {"time_embedding_dim": 65}, "time_embedding_dim"),
         ("unet", {"layers_per_block": [True, True]}, "layers_per_block"),
         ("unet", {"layers_per_block": []}, "layers_per_block"),
         ("unet", {"decay_rate": 0.9}, "unknown field"),
@@ -91,6 +96,7 @@ def test_what_desktops_and_editors_leave_has_no_effect(tmp_path):
             ".config.json.swp",
             "README.md",
             ".gitattributes",
+            "config.json.orig",
         ):
             (folder / name).write_bytes(b"\x00\x01 not for you")
         for path in [path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt")]:
@@ -98,6 +104,8 @@ def test_what_desktops_and_editors_leave_has_no_effect(tmp_path):
             shutil.copy(path, folder / f"{path.stem} (1){path.suffix}")
         (folder / ".ipynb_checkpoints").mkdir()
         (folder / "__MACOSX").mkdir()
+        (folder / ".git").mkdir()
+        (folder / "old.safetensors").symlink_to("nowhere")
     for part in ("unet", "vae", "text_encoder"):
         assert_equal(weights(root, part), weights(tiny(), part))
     assert set(opened(root).identity.files) == set(opened(tiny()).identity.files)
@@ -139,8 +147,39 @@ def test_a_part_without_the_variant_is_read_without_it(tmp_path, with_variant):
     files = {file for _, file in chosen.values()}
     expected = {file.replace(".safetensors", ".fp16.safetensors") for file in with_variant}
     assert files == expected | ({UNET, VAE, TEXT} - set(with_variant))
-    advice = error_of(root)
-    assert "set model.variant=fp16" in advice
+
+
+@pytest.mark.parametrize("with_variant", [(UNET,), (TEXT, VAE), (UNET, VAE, TEXT)])
+def test_the_only_variant_of_a_part_is_read_and_said_once(tmp_path, with_variant):
+    root = copy(tmp_path)
+    to_variant(root, *with_variant)
+    parts = [file.partition("/")[0] for file in with_variant]
+    for variant, said in ((None, parts), ("fp16", {"unet", "vae", "text_encoder"} - set(parts))):
+        checkpoint = opened(root, variant=variant)
+        assert len(checkpoint.notes) == bool(said)
+        assert all(part in checkpoint.notes[0] for part in said)
+        for part in ("unet", "vae", "text_encoder"):
+            assert_equal(weights(root, part, variant=variant), weights(tiny(), part))
+
+
+def test_of_two_variants_one_must_be_chosen(tmp_path):
+    root = copy(tmp_path)
+    shutil.copy(root / UNET, root / UNET.replace(".safetensors", ".non_ema.safetensors"))
+    assert opened(root).weights["unet"][1] == UNET and not opened(root).notes
+    to_variant(root, UNET)
+    assert "as variant fp16 or non_ema; set model.variant=fp16" in error_of(root)
+
+
+def test_a_variant_may_be_shards(tmp_path):
+    root = copy(tmp_path)
+    stem = "diffusion_pytorch_model"
+    tensors = load_file(root / UNET)
+    (root / UNET).rename(root / f"unet/{stem}.fp16-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, f"{stem}.fp16-00001-of-00001.safetensors")}
+    (root / f"unet/{stem}.safetensors.index.fp16.json").write_text(json.dumps(index))
+    for variant in (None, "fp16"):
+        assert opened(root, variant=variant).weights["unet"][0] == "shards"
+        assert_equal(weights(root, "unet", variant=variant), weights(tiny(), "unet"))
 
 
 def test_a_variant_that_no_part_has_is_refused(tmp_path):

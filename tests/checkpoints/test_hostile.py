@@ -8,7 +8,7 @@ import tracemalloc
 
 import jax.numpy as jnp
 import pytest
-from support.checkpoints import UNET, copy, edit, error_of, opened, tiny
+from support.checkpoints import UNET, copy, edit, error_of, hollow, opened, tiny
 
 from tpusd.checkpoints import load_weights
 
@@ -132,6 +132,16 @@ def test_declared_tensors_must_lie_in_the_file(tmp_path):
         header = json.dumps(tensors).encode()
         (root / UNET).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
         assert "not a whole safetensors file" in error_of(root)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [{"a": [700_000_000]}, {f"a{i}": [200_000_000] for i in range(150)}, {"a": [65_536, 65_536, 3, 3]}],
+)
+def test_weights_larger_than_any_network_are_refused(tmp_path, shapes):
+    root = copy(tmp_path)
+    hollow(root / UNET, shapes)
+    assert "ten times the largest published network" in error_of(root)
 
 
 @pytest.mark.slow

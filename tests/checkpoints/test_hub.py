@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import logging
+import re
 import shutil
 import threading
 
@@ -12,7 +13,7 @@ import pytest
 from support.checkpoints import tiny
 from support.runs import config
 
-from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
@@ -40,26 +41,34 @@ class Hub:
         self.error: tuple[int, str] | None = None
         self.asked: list[str] = []
         self.in_xet: set[str] = set()
+        self.copies: dict[str, dict[str, bytes]] = {}  # other repositories: name -> files
+        self.gone: set[str] = set()
 
     def answer(self, path: str) -> tuple[int, dict, bytes]:
         if self.error is not None:
             return self.error[0], {"X-Error-Code": self.error[1], "X-Error-Message": self.error[1]}, b"{}"
-        api, _, rest = path.partition(f"/api/models/{REPO}")
+        repo = "/".join(path.removeprefix("/api/models").split("/")[1:3])
+        if repo in self.gone or repo not in (REPO, *self.copies):
+            return 401, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        return self.of_repo(repo, self.files if repo == REPO else self.copies[repo], path)
+
+    def of_repo(self, repo: str, files: dict[str, bytes], path: str) -> tuple[int, dict, bytes]:
+        api, _, rest = path.partition(f"/api/models/{repo}")
         if not api and (not rest or rest.startswith("/revision/")):
             revision = rest.removeprefix("/revision/") or "main"
             if revision not in ("main", COMMIT):
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-            siblings = [{"rfilename": name} for name in sorted(self.files)]
-            return 200, {}, json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode()
+            siblings = [{"rfilename": name} for name in sorted(files)]
+            return 200, {}, json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
         if not api and rest.startswith("/tree/"):
             tree = [
                 {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
-                for n, d in self.files.items()
+                for n, d in files.items()
             ]
             return 200, {}, json.dumps(tree).encode()
-        name = path.removeprefix(f"/{REPO}/resolve/{COMMIT}/")
-        if name in self.files:
-            data = self.files[name]
+        name = path.removeprefix(f"/{repo}/resolve/{COMMIT}/")
+        if name in files:
+            data = files[name]
             digest = hashlib.sha256(data).hexdigest()
             headers = {"ETag": f'"{digest}"', "X-Repo-Commit": COMMIT}
             if name in self.in_xet:  # as the Hub marks files of its Xet storage; here their hash is the sha256
@@ -253,18 +262,99 @@ def test_a_missing_repository_is_told_from_a_missing_revision(hub):
     assert "has no such branch, tag or commit" in refusal(revision=OTHER)
 
 
-@pytest.mark.parametrize(
-    "repo",
-    ["runwayml/stable-diffusion-v1-5", "stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1-base"],
-)
+@pytest.mark.parametrize("repo", [repo for repo, known in copies.PUBLISHED.items() if known.removed])
 def test_what_is_gone_is_said_to_be_gone(hub, repo):
     """With a mirror that a model choice of ours uses too, and not the advice to log in."""
-    hub.error = (401, "RepoNotFound")
     with pytest.raises(UserError, match="its owner removed it; a mirror is model.repo=") as caught:
         open_checkpoint(ModelSource(repo=repo))
-    mirror = str(caught.value).rpartition("model.repo=")[2].split(" model.revision=")
     choices = [config(f"model={name}").model for name in ("sd15", "sd21", "sd21_base")]
-    assert tuple(mirror) in {(model.repo, model.revision) for model in choices} and "log in" not in str(caught.value)
+    assert any(f"model.repo={m.repo} model.revision={m.revision}" in str(caught.value) for m in choices)
+    assert "log in" not in str(caught.value)
+
+
+FIRST, SECOND = copies.Copy("first/copy", COMMIT), copies.Copy("second/copy", COMMIT)
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def digest(hub, monkeypatch):
+    """Of the original's files, as a run records it. The original is gone from the Hub and from the cache."""
+    checkpoint = opened()
+    digest = weights_digest(checkpoint.identity.sha256)
+    shutil.rmtree(checkpoint.directory.parents[1])
+    hub.gone.add(REPO)
+    hub.copies = {FIRST.repo: dict(hub.files), SECOND.repo: dict(hub.files)}
+    publish(monkeypatch)
+    return digest
+
+
+def publish(monkeypatch, **known):
+    monkeypatch.setitem(copies.PUBLISHED, REPO, copies.Published(copies=(FIRST, SECOND), **known))
+
+
+def test_a_copy_with_the_same_sums_is_read_where_a_repository_is_gone(hub, digest):
+    hub.copies[FIRST.repo]["vae/config.json"] += b" "
+    checkpoint = opened(sha256=digest)
+    assert (checkpoint.identity.repo, checkpoint.identity.commit) == (SECOND.repo, COMMIT)
+    assert weights_digest(checkpoint.identity.sha256) == digest
+    assert checkpoint.notes == (
+        f"model.repo={REPO}: is gone or cannot be reached, and its copy {SECOND.repo}@{COMMIT} is read",
+    )
+
+
+def test_a_repository_that_is_there_is_read_and_not_its_copy(hub, digest):
+    hub.gone.clear()
+    checkpoint = opened(sha256=digest)
+    assert checkpoint.identity.repo == REPO and not checkpoint.notes
+    assert not [path for path in hub.asked if "/copy" in path]
+
+
+def test_copies_with_other_sums_are_refused(hub, digest):
+    hub.copies[FIRST.repo][WEIGHTS] = hub.files[WEIGHTS][:-4] + b"\0\0\0\1"
+    hub.gone.add(SECOND.repo)
+    line = refusal(sha256=digest)
+    assert f"{FIRST.repo}@{COMMIT}: its files have another sha256" in line
+    assert f"{SECOND.repo}@{COMMIT} is not there either" in line
+
+
+def test_a_copy_that_is_no_checkpoint_is_passed_over(hub, digest):
+    del hub.copies[FIRST.repo]["model_index.json"]
+    assert opened(sha256=digest).identity.repo == SECOND.repo
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "text_encoder/model.safetensors"])
+def test_without_a_run_the_published_sums_of_the_weights_decide(hub, digest, monkeypatch, name):
+    sums = {n: hashlib.sha256(data).hexdigest() for n, data in hub.files.items() if n.endswith(".safetensors")}
+    publish(monkeypatch, sums=sums, commit=OTHER)
+    assert opened().identity.repo == opened(revision=OTHER).identity.repo == FIRST.repo
+    assert "no such repository" in refusal(revision="fp16")  # sums are known of one commit
+    publish(monkeypatch, sums={**sums, name: "0" * 64})
+    assert f"the sha256 of its {name} is not that of the original" in refusal()
+
+
+def test_where_no_sums_are_known_no_copy_is_read(hub, digest, monkeypatch):
+    assert "no such repository" in refusal()
+    publish(monkeypatch, removed=True)
+    assert f"its owner removed it; a mirror is model.repo={FIRST.repo} model.revision={COMMIT}" in refusal()
+
+
+def test_offline_a_copy_in_the_cache_is_read(hub, digest):
+    opened(sha256=digest)
+    hub.error = (503, "down")
+    assert opened(sha256=digest).identity.repo == FIRST.repo
+    shutil.rmtree(opened(sha256=digest).directory.parents[1])
+    assert "cannot be reached" in refusal(sha256=digest) and "copy" not in refusal(sha256=digest)
+
+
+def test_what_is_known_of_published_repositories_is_whole():
+    for known in copies.PUBLISHED.values():
+        assert known.copies and (known.removed or known.sums)
+        assert all(re.fullmatch("[0-9a-f]{40}", copy.commit) for copy in known.copies)
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in known.sums.values())
+    for name in ("sd15", "sd21", "sd21_base"):
+        model = config(f"model={name}").model
+        pinned = copies.Copy(model.repo, model.revision)
+        assert any(pinned in known.copies for known in copies.PUBLISHED.values())
 
 
 def test_a_name_that_is_no_repository_is_refused(hub):

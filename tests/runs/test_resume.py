@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
+from tpusd.checkpoints import weights_digest
 from tpusd.errors import UserError
-from tpusd.records import provenance
 from tpusd.records.directory import RunDir
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import read_config
@@ -142,7 +142,7 @@ def test_batch_size_may_change(tmp_path, whole):
 def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch, capsys):
     path = stopped(tmp_path / "run", INLINE)
     old = read_config(path)["model"]["sha256"]
-    assert old == provenance.weights_digest({"unet/weights.safetensors": "0" * 64})
+    assert old == weights_digest({"unet/weights.safetensors": "0" * 64})
     changed = {"unet/weights.safetensors": "1" * 64}
     monkeypatch.setattr("support.runs.SHA256", changed)
     with pytest.raises(UserError, match="model=tiny: its files have changed: sha256 .*set on_changed_weights=warn"):
@@ -151,7 +151,7 @@ def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch
     resumed(path, "on_changed_weights=warn")
     assert "its files have changed" in capsys.readouterr().err and read_config(path)["model"]["sha256"] == old
     weights = {e["weights"] for e in read_run(path)["environments"].values()}
-    assert weights == {old, provenance.weights_digest(changed)}
+    assert weights == {old, weights_digest(changed)}
     assert read_config(path)["on_changed_weights"] == "error"
 
 
@@ -168,7 +168,7 @@ def test_config_names_its_weights_before_the_first_image_exists(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunDir, "append_record", look)
         made(tmp_path / "run", INLINE)
-    assert seen == [(provenance.weights_digest({"unet/weights.safetensors": "0" * 64}), True)] * 3
+    assert seen == [(weights_digest({"unet/weights.safetensors": "0" * 64}), True)] * 3
 
 
 def damage(path, what):

@@ -4,7 +4,9 @@ import atexit
 import functools
 import importlib.util
 import json
+import math
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -85,3 +87,16 @@ def edit_tensor(file: Path, name: str, change) -> None:
     changed = change(tensors[name])
     tensors[name] = tensors[name] if changed is None else changed
     save_file(tensors, file)
+
+
+def hollow(path, shapes):
+    """A safetensors file of float32 tensors that is a hole: any size, and no disk is used."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        end = offset + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    data = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(data)) + data)
+        file.truncate(8 + len(data) + offset)

@@ -6,6 +6,7 @@ layout of diffusers.
 """
 
 from tpusd.checkpoints.checkpoint import Checkpoint, Identity, load_weights, match_weights, open_checkpoint
+from tpusd.checkpoints.copies import weights_digest
 from tpusd.checkpoints.fill import fill
 from tpusd.checkpoints.save import save_checkpoint
 from tpusd.checkpoints.source import ModelSource
@@ -22,4 +23,5 @@ __all__ = [
     "match_weights",
     "open_checkpoint",
     "save_checkpoint",
+    "weights_digest",
 ]

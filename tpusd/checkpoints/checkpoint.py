@@ -3,8 +3,10 @@
 Knows no devices except for the sharding that it gets.
 """
 
+import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +18,25 @@ from jax.typing import DTypeLike
 
 from tpusd.checkpoints import model_index
 from tpusd.checkpoints.architecture import SCHEDULER_FILE, Architecture, read_architecture
+from tpusd.checkpoints.copies import copies_of, difference
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.fill import Matched, fill
 from tpusd.checkpoints.formats.msgpack import FlaxMsgpack
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorSource, open_shards
-from tpusd.checkpoints.source import CheckpointSource, Resolved, choose_all_weights, resolve_source
+from tpusd.checkpoints.source import (
+    CheckpointSource,
+    Gone,
+    ModelSource,
+    Resolved,
+    Unreachable,
+    choose_all_weights,
+    resolve_source,
+    variant_notes,
+)
 from tpusd.checkpoints.tokenizer import Tokenizer, open_tokenizer
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.families.base import MIN_BLOCK_TENSORS, NetworkConfig, config_values
+from tpusd.networks.config import MAX_PARAMETERS, MAX_TENSOR
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,46 @@ class Checkpoint(Architecture):
     identity: Identity
     tokenizers: tuple[Tokenizer, ...]  # in the order of family.tokenizers
     weights: Mapping[str, tuple[str, str]]  # part -> (format, relative file): "safetensors", "shards" or "msgpack"
+    notes: tuple[str, ...]  # what the user should know of the choice of files, a line each
 
 
 def open_checkpoint(source: CheckpointSource) -> Checkpoint:
     """Reads and checks all but the weights' data: model_index.json, configs, tokenizers, headers of weight files.
 
-    source: a ModelSource or a ModelConfig. Every error is a UserError.
+    source: a ModelSource or a ModelConfig. Where its repo is gone, a copy with the same sums is opened instead. Every
+        error is a UserError.
     """
-    return describe(resolve_source(source))
+    try:
+        return describe(resolve_source(source))
+    except (Gone, Unreachable) as error:
+        return _open_copy(source, error)
+
+
+def _open_copy(source: CheckpointSource, missing: Gone | Unreachable) -> Checkpoint:
+    """The first copy of the source's repo that is there and is accepted. Raises UserError, `missing` if it has none."""
+    assert source.repo is not None
+    refused = []
+    for copy in copies_of(source.repo, source.revision, source.sha256):
+        place = f"{copy.repo}@{copy.commit}"
+        try:
+            where = ModelSource(repo=copy.repo, revision=copy.commit, variant=source.variant)
+            checkpoint = describe(resolve_source(where, only_cached=isinstance(missing, Unreachable)))
+        except (Gone, Unreachable):
+            refused.append(f"{place} is not there either")
+            continue
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        identity = checkpoint.identity
+        weights = frozenset(name for name in identity.files if name.endswith((".safetensors", ".msgpack")))
+        if (reason := difference(source.repo, source.sha256, identity.sha256, weights)) is not None:
+            refused.append(f"{place}: {reason}")
+            continue
+        note = f"model.repo={show(source.repo)}: is gone or cannot be reached, and its copy {place} is read"
+        return dataclasses.replace(checkpoint, notes=(note, *checkpoint.notes))
+    if not refused or isinstance(missing, Unreachable):
+        raise missing
+    raise UserError(f"{missing}; no copy can be read: {'; '.join(refused)}") from None
 
 
 def describe(resolved: Resolved) -> Checkpoint:
@@ -86,6 +131,7 @@ def describe(resolved: Resolved) -> Checkpoint:
         identity=Identity(directory.root, resolved.repo, resolved.commit, resolved.variant, tuple(sorted(files))),
         tokenizers=tuple(tokenizers),
         weights=weights,
+        notes=variant_notes(chosen_files, resolved.variant),
     )
 
 
@@ -113,10 +159,18 @@ def match_weights(checkpoint: Checkpoint, part: str, *, param_dtype: DTypeLike) 
 
 
 def _check_size(config: NetworkConfig, source: TensorSource, where: str) -> None:
-    """Refuses weights of far fewer layers than the config describes, before a network of that size is built.
+    """Refuses weights of far fewer layers than the config describes, before a network of that size is built, and
+    weights that are larger than any that these families have, before they fill the memory.
 
     What does not fit in detail is found when the tensors are matched, which is before anything is compiled.
     """
+    sizes = {name: math.prod(info.shape) for name, info in source.tensors.items()}
+    largest = max(sizes, key=sizes.__getitem__, default="")
+    if sizes and (sizes[largest] > MAX_TENSOR or sum(sizes.values()) > MAX_PARAMETERS):
+        raise UserError(
+            f"{where}: has {sum(sizes.values())} parameters, {sizes[largest]} of them in {show(largest)}; the limits "
+            f"are {MAX_PARAMETERS} and {MAX_TENSOR}, ten times the largest published network; choose another checkpoint"
+        )
     if len(source.tensors) < MIN_BLOCK_TENSORS * config.num_blocks:
         raise UserError(
             f"{where}: has {len(source.tensors)} tensors, too few for the {config.num_blocks} resnets and transformer "

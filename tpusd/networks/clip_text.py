@@ -76,6 +76,8 @@ class CLIPTextConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
         """Reads text_encoder/config.json. Raises UserError for a field that is not implemented."""
         with_projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
+        if isinstance(text := values.get("text_config"), Mapping):  # of the whole CLIP; transformers reads this part
+            values = text
         values = {**values, "with_projection": with_projection}
         return read_config(cls, values, only={}, harmless=_HARMLESS, name="text_encoder/config.json")
 

@@ -15,7 +15,10 @@ from tpusd.config.typed import DataclassInstance, read
 from tpusd.errors import UserError
 
 MAX_LEVELS = 8  # entries of a per-level list; Stable Diffusion has 3 or 4
-MAX_BLOCKS = 870  # resnets and transformer layers of one network: ten times those of SDXL's UNet
+# Ten times those of SDXL's UNet, the largest published network of these families, or of its largest tensor.
+MAX_BLOCKS = 870  # resnets and transformer layers of one network
+MAX_PARAMETERS = 25_674_636_840  # of one network
+MAX_TENSOR = 632_422_400  # numbers in one tensor; the largest is the token embedding of SDXL's second text encoder
 
 # What training leaves in a config: the state of diffusers' EMAModel, whose averages the weights already are.
 EMA_FIELDS = frozenset({

@@ -55,16 +55,18 @@ _ONLY = {
     "mid_block_scale_factor": (1, 1.0),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False,),
-    "dropout": (0.0, 0),
     "resnet_time_scale_shift": ("default",),
     "resnet_out_scale_factor": (1.0, 1),
     "resnet_skip_time_act": (False,),
     "time_embedding_type": ("positional",),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
-    "addition_embed_type_num_heads": (64,),  # only other addition embeddings use it
     "attention_type": ("default",),
 }
+# dropout is of training; addition_embed_type_num_heads is of addition embeddings other than text_time.
+_HARMLESS = EMA_FIELDS | {"addition_embed_type_num_heads", "dropout"}
+# A list with an entry for each level may say these numbers, where all entries are equal.
+_UNIFORM = frozenset({"cross_attention_dim", "layers_per_block"})
 
 
 def _per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
@@ -131,14 +133,11 @@ class UNetConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
         """Reads unet/config.json. Raises UserError for a field that is not implemented."""
-        return read_config(
-            cls,
-            values,
-            only=_ONLY,
-            harmless=EMA_FIELDS,
-            name="unet/config.json",
-            uniform=frozenset({"layers_per_block"}),
-        )
+        channels = values.get("block_out_channels", (320,))
+        first = channels[0] if isinstance(channels, list | tuple) and channels else None
+        usual = 4 * first if isinstance(first, int) else None  # of the timestep's embedding, where the file says None
+        only = {**_ONLY, "time_embedding_dim": (None, usual)}
+        return read_config(cls, values, only=only, harmless=_HARMLESS, name="unet/config.json", uniform=_UNIFORM)
 
     @property
     def num_blocks(self) -> int:

@@ -148,12 +148,6 @@ def hash_checkpoint(checkpoint: HasIdentity) -> Mapping[str, str]:
         raise UserError(f"model: a file of the checkpoint went away while it was read: {error}") from None
 
 
-def weights_digest(sha256: Mapping[str, str]) -> str:
-    """One sha256 for all files of a checkpoint: of the lines `<sha256>  <file>`, sorted by file."""
-    lines = "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def scrub(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without the values of variables whose names say that they are secret, and without what looks like one."""
     secrets = {value for name, value in environ.items() if len(value) >= 8 and _SECRET_NAME.search(name)}

@@ -80,7 +80,9 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     table(config.sampler)  # its settings may not suit each other or the checkpoint
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     notes = [*column_notes(rows), *checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)]
-    warnings = (*warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
+    warnings = (
+        *checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers)
+    )  # fmt: skip
     return PreparedRun(
         config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,
@@ -126,7 +128,8 @@ def config_to_save(
     """The config with what its meaning depended on: the file's rows, the commit, the size, a full path."""
     model = config.model
     if model.repo is not None:
-        model = replace(model, revision=checkpoint.identity.commit or model.revision)
+        is_copy = checkpoint.identity.repo != model.repo  # run.json says which; the config stays as it was asked for
+        model = model if is_copy else replace(model, revision=checkpoint.identity.commit or model.revision)
     elif model.path is not None:
         model = replace(model, path=str(Path(model.path).resolve()))
     name = None if config.prompts.path is None else Path(config.prompts.path).stem

@@ -16,7 +16,6 @@ from tpusd.records.provenance import (
     describe_checkpoint,
     describe_environment,
     hash_checkpoint,
-    weights_digest,
 )
 from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher
 from tpusd.runs.prepare import PreparedRun
@@ -171,6 +170,8 @@ class LocalExecutor:
     def _provenance(
         self, prepared: PreparedRun, programs: Mapping[str, str], hashes: "Future[Mapping[str, str]]"
     ) -> BatchProvenance:
+        from tpusd.checkpoints import weights_digest  # imports JAX, which is loaded by now
+
         sha256 = hashes.result()
         size = prepared.config.batch_size_per_device
         return BatchProvenance(
