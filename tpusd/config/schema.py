@@ -62,8 +62,11 @@ class PromptsConfig:
 
     name: Annotated[str, Help("the file in conf/prompts that it comes from; the run directory's name ends in it")]
     rows: Annotated[tuple[Row, ...] | None, Help("the prompts themselves, a group of fields each")] = None
-    path: Annotated[str | None, Help("a prompt file: txt, csv, tsv or jsonl")] = None
+    path: Annotated[str | None, Help("a prompt file: txt, csv, tsv, jsonl, json or parquet")] = None
     column: Annotated[str | None, Help("the file's column that holds the prompts; null: `prompt`")] = None
+    on_empty: Annotated[Literal["error", "skip"], Help("`skip` leaves out the file's rows whose prompt is empty")] = (
+        "error"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +254,8 @@ def _check_prompts(prompts: PromptsConfig) -> None:
         raise UserError("prompts.path=null: prompts=file reads a file; add prompts.path=FILE")
     if prompts.column is not None and prompts.path is None:
         raise UserError(f"prompts.column={show(prompts.column)}: is for files; add prompts=file prompts.path=FILE")
+    if prompts.on_empty != "error" and prompts.path is None:
+        raise UserError(f"prompts.on_empty={prompts.on_empty}: is for files; add prompts=file prompts.path=FILE")
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tpusd.config.grammar import hydra_value
-from tpusd.config.rows import Row
+from tpusd.config.rows import ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, config_values
 
 PROGRAM = "python -m tpusd.run"
@@ -47,10 +47,8 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
 
     row: of the prompt set. index: its place there. copy: which of the row's images.
     """
-    own: dict[str, Any] = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
-    own |= {"seed": row.seed, "guidance_scale": row.guidance_scale}
-    row_value = {name: value for name, value in own.items() if value is not None}
-    lines = [f"prompts.rows=[{hydra_value(row_value)}]"]
+    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
+    lines = [f"prompts.rows=[{hydra_value(own)}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
 
 

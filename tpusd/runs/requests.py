@@ -46,7 +46,7 @@ def plan_sweep(
     requests: list[RunRequest] = []
     seen: set[str] = set()
     for job, config, values in zip(jobs, configs, given, strict=True):
-        plain = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+        plain = _compared(config)
         digest = config_digest(plain)
         if digest in seen:  # the same run twice, as in seed=0,0
             continue
@@ -66,6 +66,14 @@ def plan_sweep(
         for key in keys
     }
     return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), requests
+
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """The values by which a run is known. Fields that 0.1.0 did not have count only where they are set."""
+    values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+    later = {"on_empty": "error"}
+    prompts = {key: value for key, value in values["prompts"].items() if key not in later or value != later[key]}
+    return values | {"prompts": prompts}
 
 
 def extended_overrides(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
