@@ -1,6 +1,7 @@
 """Prompt sets -> Rows: those of a file, or those that a config holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
@@ -17,7 +18,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
         check_columns(prompts.rows)
-        return prompts.rows
+        return _replaced(prompts.rows, prompts.replace or ())
     assert prompts.path is not None
     rows: list[Row] = []
     faults: list[str] = []
@@ -44,7 +45,19 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
         raise UserError(_listed(faults, prompts.path))
     if not rows:
         raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
-    return tuple(rows)
+    return _replaced(tuple(rows), prompts.replace or ())
+
+
+def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:
+    """The rows with a text of each pair in the place of the other, one pair after another. Raises UserError."""
+    for old, new in pairs:
+        if not any(old in row.prompt for row in rows):
+            raise UserError(f"prompts.replace: no prompt has {show(old)}; write it as the prompts have it")
+        rows = tuple(replace(row, prompt=row.prompt.replace(old, new)) for row in rows)
+        empty = next((number for number, row in enumerate(rows) if not row.prompt.strip()), None)
+        if empty is not None:
+            raise UserError(f"prompts.replace: without {show(old)} row {empty} has no prompt; leave a word in it")
+    return rows
 
 
 def column_notes(rows: Iterable[Row]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpusd.config.compose import Job
+from tpusd.config.replace import REPLACE, axis_values, replacements
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
@@ -37,7 +38,7 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
-    given = [_override_values(job) for job in jobs]
+    given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
     old = {} if before is None else {run.digest: run for run in before.runs}
@@ -71,9 +72,11 @@ def plan_sweep(
 def _compared(config: RunConfig) -> dict[str, Any]:
     """The values by which a run is known. Fields that 0.1.0 did not have count only where they are set."""
     values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
-    later = {"on_empty": "error"}
-    prompts = {key: value for key, value in values["prompts"].items() if key not in later or value != later[key]}
-    return values | {"prompts": prompts}
+    prompts = dict(values["prompts"])
+    if prompts["on_empty"] == "error":
+        del prompts["on_empty"]
+    changes = [pair for pair in prompts.pop("replace") or () if len(set(pair)) > 1]  # a word for itself changes nothing
+    return values | {"prompts": prompts | ({"replace": changes} if changes else {})}
 
 
 def extended_overrides(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -82,8 +85,14 @@ def extended_overrides(overrides: Sequence[str], new: Sequence[str]) -> list[str
     return [*(line for line in overrides if _key(line) not in keys), *new]
 
 
-def _override_values(job: Job) -> dict[str, str]:
-    return {_key(line): line.split("=", 1)[1] for line in job.overrides if "=" in line}
+def _override_values(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """For each run: field -> its value on the command line. What is put in prompts is named by its words."""
+    given = [{_key(line): line.split("=", 1)[1] for line in job.overrides if "=" in line} for job in jobs]
+    replaced = axis_values([replacements(f"{REPLACE}={own[REPLACE]}") if REPLACE in own else () for own in given])
+    return [
+        {key: value for key, value in own.items() if key != REPLACE} | dict(axes)
+        for own, axes in zip(given, replaced, strict=True)
+    ]
 
 
 def _key(line: str) -> str:
