@@ -271,11 +271,12 @@ def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, ca
         (8, True),
     ]
     warning = (
-        "prompt of row 1: 8 tokens, and the model reads 7; its end is left out: one two three four five six; "
-        "also too long: negative_prompt of row 2 (9), prompt of row 3 (8)"
+        "3 of 4 rows have a text of more than the 7 tokens that the model reads; their ends are left out: "
+        "prompt of row 1 (8 tokens, without 'six'), negative_prompt of row 2 (9 tokens, without 'f g'), "
+        "prompt of row 3 (8 tokens, without 'f')"
     )
     assert warning in capsys.readouterr().err and warning in (path / "run.log").read_text()
-    with pytest.raises(UserError, match="8 tokens, and the model reads 7; shorten it, or set on_truncate=warn"):
+    with pytest.raises(UserError, match="the 7 tokens that the model reads; shorten them, or set on_truncate=warn"):
         generate(tmp_path, long, "on_truncate=error", name="refused")
     assert not (tmp_path / "refused").exists()
 

@@ -18,6 +18,7 @@ from tpusd.process.report import report
 from tpusd.recipes.base import Recipe
 from tpusd.recipes.command import shell_command
 from tpusd.recipes.readers import read_recipe
+from tpusd.recipes.shell import is_utf_8
 
 MAX_NAME_WIDTH = 30  # characters of the column of names
 
@@ -39,26 +40,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = read_recipe(arguments.image)
         for line in recipe.left_out:
             report(f"cannot carry over: {line}")
-        print(_shown(recipe, arguments.format))
+        ascii_only = not is_utf_8(sys.stdout.encoding)
+        print(_shown(recipe, arguments.format, ascii_only=ascii_only))
     return status[0]
 
 
-def _shown(recipe: Recipe, form: str) -> str:
-    command = shell_command(recipe.overrides)
+def _shown(recipe: Recipe, form: str, *, ascii_only: bool) -> str:
+    """ascii_only: for a terminal that cannot show every character."""
+    command = shell_command(recipe.overrides, ascii_only=ascii_only)
     if form == "command":
         return command
     if form == "json":
         values = {"source": recipe.source, "recipe": recipe.values, "command": command, "left_out": recipe.left_out}
-        return _json(values, indent=2)
+        return _json(values, indent=2, ascii_only=ascii_only)
     if form == "yaml":
         from tpusd.config.compose import compose_jobs
 
         jobs = compose_jobs(recipe.overrides)
         assert jobs is not None
-        return to_yaml(config_values(make_config(jobs[0].values))).rstrip()
+        return to_yaml(config_values(make_config(jobs[0].values)), ascii_only=ascii_only).rstrip()
     width = min(MAX_NAME_WIDTH, max(map(len, recipe.values), default=0))
     lines = [f"{_text(name):<{width}}  {_text(value)}" for name, value in recipe.values.items()]
-    return "\n".join([f"Made by {show(recipe.source)}.", "", *lines, "", command])
+    shown = "\n".join([f"Made by {show(recipe.source)}.", "", *lines, ""])
+    if ascii_only:
+        shown = shown.encode("ascii", errors="backslashreplace").decode()
+    return f"{shown}\n{command}"
 
 
 def _text(value: object) -> str:
@@ -67,9 +73,9 @@ def _text(value: object) -> str:
     return printable(text)
 
 
-def _json(value: object, *, indent: int) -> str:
-    """Letters as they are; only half a surrogate pair, which is not Unicode text, needs its escape."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+def _json(value: object, *, indent: int, ascii_only: bool) -> str:
+    """Letters as they are, where they can be shown. Half a surrogate pair, which is not Unicode, needs its escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -86,7 +86,7 @@ def test_whole_images_are_the_same(theirs):
         prepared.checkpoint, made.precision, batch_size_per_device=2, devices=jax.devices()[:1], **size
     )
     specs = list(make_specs(prepared.config))
-    ours = pipeline.generate(specs, [prepared.table(spec.sampler) for spec in specs])
+    ours = pipeline.generate(specs, [prepared.table(spec) for spec in specs])
     keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
     latents = np.asarray(initial_latents(keys, (4, 16, 16))).transpose(0, 3, 1, 2)
     reference = theirs(

@@ -212,7 +212,7 @@ def images(checkpoint, batch, *more):
     made = []
     specs = ((prepared, spec) for spec in make_specs(prepared.config))
     for group in pack(specs, batch, lambda run, spec: run.num_calls(spec)):
-        made += pipe.generate(group.specs, [prepared.table(spec.sampler) for spec in group.specs])
+        made += pipe.generate(group.specs, [prepared.table(spec) for spec in group.specs])
     return np.stack([image.pixels for image in made])
 
 

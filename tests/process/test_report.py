@@ -1,6 +1,8 @@
 """Foreign text in what a command says: it cannot steer a terminal."""
 
+import io
 import os
+import sys
 
 import pytest
 from support.runs import INLINE, StandInPipeline, config, prepare
@@ -76,3 +78,11 @@ def test_say_and_report_show_every_control_character_as_an_escape(capsys):
     assert_harmless(out)
     assert_harmless(err)
     assert "\\x1b" in out and "\\x1b" in err
+
+
+def test_a_result_is_shown_on_a_terminal_of_any_encoding(monkeypatch):
+    for encoding, shown in (("ascii", "F\\xfc\\xdfe \\u72d0\n"), ("latin-1", "Füße \\u72d0\n"), ("utf-8", "Füße 狐\n")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
+        say("Füße 狐")
+        assert raw.getvalue().decode(encoding) == shown

@@ -1,4 +1,7 @@
+import dataclasses
+import datetime
 import json
+import sys
 import time
 
 import pytest
@@ -106,7 +109,7 @@ def test_rows_survive_the_way_through_a_saved_config(tmp_path):
         ("p.txt", b"ok\n\xff\n", None, "p.txt line 2: is not UTF-8"),
         ("p.txt", b"\xff\xfea\0", None, "is UTF-16"),
         ("p.txt", "a", "prompt", "a txt file has no columns"),
-        ("p.xlsx", "a", None, "must end in .txt, .csv, .tsv, .jsonl"),
+        ("p.xlsx", "a", None, "must end in .txt, .csv, .tsv, .jsonl, .json, .parquet"),
         ("p.txt", "a" * 200_001, None, "has 200001 characters"),
     ],
 )
@@ -160,7 +163,7 @@ TEXTS = st.one_of(
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=TEXTS, suffix=st.sampled_from([".txt", ".csv", ".tsv", ".jsonl"]), header=st.booleans())
+@given(data=TEXTS, suffix=st.sampled_from([".txt", ".csv", ".tsv", ".jsonl", ".json"]), header=st.booleans())
 def test_any_file_gives_rows_or_one_line(tmp_path_factory, data, suffix, header):
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(b"prompt,seed\n" * header + data)
@@ -215,7 +218,7 @@ def test_a_column_that_looks_like_a_field_is_said_to_have_no_effect(tmp_path):
     file = ("p.csv", "prompt,steps,cfg,neg,artist\na,20,7,dark,me\n")
     notes = column_notes(read(tmp_path, *file))
     assert [note.partition("column ")[2].split()[0] for note in notes] == ["steps", "cfg", "neg"]
-    assert "set it for the run with sampler.num_inference_steps=" in notes[0]
+    assert "rename it to num_inference_steps" in notes[0]
     assert "rename it to guidance_scale" in notes[1] and "rename it to negative_prompt" in notes[2]
 
 
@@ -226,3 +229,101 @@ def test_a_million_columns_are_refused_soon(tmp_path):
     with pytest.raises(UserError, match="1000001 columns; at most 1000"):
         read(tmp_path, *file)
     assert time.monotonic() - start < 5
+
+
+def test_empty_prompts_are_skipped_where_that_is_asked_for(tmp_path):
+    lines = ['{"prompt": "a"}', '{"prompt": " "}', '{"prompt": null}', '{"prompt": "b", "seed": 3}']
+    (tmp_path / "p.jsonl").write_text("\n".join(lines))
+    (tmp_path / "p.csv").write_text("prompt,seed\na,\n,\n,\nb,3\n")
+    for name in ("p.jsonl", "p.csv"):
+        path = str(tmp_path / name)
+        rows = read_rows(PromptsConfig(name="file", path=path, on_empty="skip"))
+        assert [(row.prompt, row.seed) for row in rows] == [("a", None), ("b", 3)]
+        with pytest.raises(UserError, match=r"2 rows are wrong: .*prompts.on_empty=skip"):
+            read_rows(PromptsConfig(name="file", path=path))
+    with pytest.raises(UserError, match="prompts.on_empty=skip: is for files"):
+        config("prompts.rows=[{prompt: a}]", "+prompts.on_empty=skip")
+
+
+def test_a_row_has_its_own_steps_and_size(tmp_path):
+    (first, second) = read(tmp_path, "p.csv", "prompt,num_inference_steps,height,width\na,20,64,96.0\nb,,,\n")
+    assert first == Row(prompt="a", num_inference_steps=20, height=64, width=96) and second == Row(prompt="b")
+    file = ("p.csv", "prompt,num_inference_steps,height,width\na,0,8,8\na,20,100,8\na,20,8,9000\na,2.5,8,8\n")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, *file)
+    for words in (
+        "line 2: num_inference_steps=0: must be from 1 to 1000",
+        "line 3: height=100: must be a multiple of 8",
+        "line 4: width=9000",
+        "line 5: num_inference_steps=2.5: must be a whole number",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"prompt": "a", "seed": 3}, {"prompt": "b", "tags": [1]}]',
+        '{"version": 2, "prompts": [{"prompt": "a", "seed": 3}, {"prompt": "b", "tags": [1]}]}',
+        '\ufeff[{"seed": 3.0, "prompt": "a"}, {"prompt": "b", "tags": [1]}]',
+    ],
+)
+def test_json_is_a_list_of_objects(tmp_path, content):
+    expected = (Row(prompt="a", seed=3), Row(prompt="b", extra={"tags": [1]}))
+    assert read(tmp_path, "p.json", content) == expected
+
+
+def test_json_may_be_a_list_of_texts(tmp_path):
+    assert prompts(read(tmp_path, "p.json", '["a, b", "c"]')) == ["a, b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"a": 1}', "is not a list of prompts"),
+        ("[1, 2]", "2 rows are wrong: row 0: must be an object or text, not 1"),
+        ('[{"prompt": "a"},\n{"prompt"}]', "p.json line 2: is not JSON"),
+        ("[" * 100_000, "p.json: is not JSON"),
+        ("[" + "0," * (1 << 24) + "0]", "holds more than 16777216 values"),
+        ("[]", "holds no prompt"),
+        ('[{"prompt": "a"}, {"prompt": "b", "height": 7}]', "p.json row 1: height=7: must be a multiple of 8"),
+    ],
+)
+def test_faults_of_json_are_one_line(tmp_path, content, expected):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, "p.json", content)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"needs pyarrow; pip install 'tpusd\[parquet\]'"):
+        read(tmp_path, "p.parquet", b"PAR1")
+
+
+@pytest.mark.libraries
+def test_parquet_is_read_as_jsonl_is(tmp_path):
+    """Written by pyarrow. pandas writes a column of whole numbers with gaps as one of numbers with a point."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {
+        "caption": ["a", "日本の狐", None],
+        "seed": [7.0, None, 1.0],
+        "height": [None, 64, None],
+        "image": [{"bytes": b"\x89PNG", "path": "a.png"}] * 3,
+        "day": [datetime.date(2026, 1, 2)] * 3,
+        "tags": [["x"], [], None],
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "p.parquet", row_group_size=1)
+    made = PromptsConfig(name="file", path=str(tmp_path / "p.parquet"), column="caption", on_empty="skip")
+    assert read_rows(made) == (
+        Row(prompt="a", seed=7, extra={"day": "2026-01-02", "tags": ["x"]}),
+        Row(prompt="日本の狐", height=64, extra={"day": "2026-01-02", "tags": []}),
+    )
+    with pytest.raises(UserError, match="p.parquet row 2: caption=null: must be text"):
+        read_rows(dataclasses.replace(made, on_empty="error"))
+    whole = (tmp_path / "p.parquet").read_bytes()
+    for data in (b"", b"PAR1" * 9, whole[:-40], whole[:200] + whole[-200:], whole[:100] + b"\xff" * 99 + whole[199:]):
+        with pytest.raises(UserError, match="p.parquet: is not a readable parquet file|row"):
+            read(tmp_path, "broken_p.parquet", data)

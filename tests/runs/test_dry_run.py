@@ -70,4 +70,4 @@ def test_dry_run_of_a_resumed_sweep_counts_what_is_there(tmp_path, capsys):
 def test_dry_run_reports_truncated_prompts(capsys):
     long = config("prompts.rows=[{prompt: 'one two three four five six'}]")
     show_plan([RunToShow(name="", config=long)], prepare)
-    assert "its end is left out" in capsys.readouterr().err
+    assert "their ends are left out: prompt of row 0 (8 tokens, without 'six')" in capsys.readouterr().err

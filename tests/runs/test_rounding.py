@@ -101,8 +101,8 @@ def moved(factor):
     def prepare(made):
         prepared = prepare_run(made)
 
-        def table(settings) -> Table:
-            own = prepared.table(settings)
+        def table(spec) -> Table:
+            own = prepared.table(spec)
             return dataclasses.replace(own, init_scale=own.init_scale * factor)
 
         return dataclasses.replace(prepared, table=table)
@@ -116,7 +116,7 @@ def original(tmp_path_factory, load, one_device):
     tolerance = TOLERANCES["bfloat16"]
     prepared = prepare_run(config(*RUN, IMAGES))
     spec = make_spec(prepared.config, 2, 0)
-    table = prepared.table(spec.sampler)
+    table = prepared.table(spec)
     scaled = [dataclasses.replace(table, init_scale=table.init_scale * (1 + k * 2**-16)) for k in range(8)]
     pipeline = load(prepared, None)
     made = [image for half in (scaled[:4], scaled[4:]) for image in pipeline.generate([spec] * 4, half)]

@@ -107,7 +107,7 @@ def prepare(config: RunConfig) -> PreparedRun:
         config=config_to_save(config, rows, checkpoint, height, width),
         checkpoint=checkpoint,
         tokens=tokens,
-        table=lambda settings: Table(np.zeros((settings.num_inference_steps, COLUMNS)), 1.0),  # a real one's length
+        table=lambda spec: Table(np.zeros((spec.sampler.num_inference_steps, COLUMNS)), 1.0),  # a real one's length
         warnings=warnings,
     )
 

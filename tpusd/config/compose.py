@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tpusd import __version__
 from tpusd.config.grammar import in_quotes
 from tpusd.config.paths import expanded_path
+from tpusd.config.replace import REPLACE, swept_replacements
 from tpusd.config.schema import field_names
 from tpusd.config.words import expanded, explained, meant_choice, meant_field
 from tpusd.config.yaml_files import check_yaml, parse_yaml
@@ -35,6 +36,7 @@ from tpusd.process.arguments import Parser
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000
 MAX_FILE_BYTES = 16 << 20  # of one YAML file
+_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=")  # fields that a prompt set of the user need not name
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
 
@@ -126,7 +128,8 @@ def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     choices = group_choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
-    jobs = [tuple(job) for job in itertools.product(*(_values(override, choices) for override in overrides))]
+    values = [_values(override, choices, arguments.multirun) for override in overrides]
+    jobs = [tuple(job) for job in itertools.product(*values)]
     for job in jobs:
         for override in _parse_overrides(job):
             _check_choice(override, choices)
@@ -238,10 +241,14 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
             raise UserError(f"{line}: has more than {MAX_JOBS} values; sweep over fewer")
 
 
-def _values(override: Override, choices: Mapping[str, list[str]]) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    return [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
+def _values(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> list[str]:
+    """The words of a run for each value of a field."""
+    words = [override.input_line or ""]
+    if override.is_sweep_override():
+        words = [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
+    if multirun and override.key_or_group == REPLACE:
+        words = [made for word in words for made in swept_replacements(word, MAX_JOBS)]
+    return words
 
 
 def _swept(override: Override, choices: Mapping[str, list[str]]) -> Iterator[str]:
@@ -300,7 +307,8 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
     Raises UserError.
     """
     try:
-        config = hydra.compose(config_name=config_name, overrides=[*overrides, *extra], return_hydra_config=True)
+        words = [f"++{word}" if word.startswith(_ALWAYS_THERE) else word for word in overrides]
+        config = hydra.compose(config_name=config_name, overrides=[*words, *extra], return_hydra_config=True)
         hydra_yaml = OmegaConf.to_yaml(config.hydra, resolve=False)
         if usual is not None and _built(config) != usual:
             raise UserError(

@@ -23,7 +23,15 @@ def hydra_value(value: object) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """In double quotes only a backslash before a quote is doubled. `${` is escaped, so that it stays text."""
-    text = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", text)
-    text = re.sub(r"(\\+)$", lambda found: found[1] * 2, text)
-    return '"' + re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text) + '"'
+    """In double quotes only a backslash before a quote is doubled. `${` is escaped, so that it stays text.
+
+    Each expression begins where a row of backslashes does, so that the time is in proportion to the text.
+    """
+    text = re.sub(r'(?<!\\)(\\*)"', lambda found: found[1] * 2 + r"\"", text)
+    text = re.sub(r"(?<!\\)(\\+)\Z", lambda found: found[1] * 2, text)
+    return '"' + re.sub(r"(?<!\\)(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text) + '"'
+
+
+def unescaped(text: str) -> str:
+    """A text as Hydra's grammar gives it, without the escapes of `${`."""
+    return re.sub(r"(?<!\\)(\\*)\\\$\{", lambda found: found[1][: len(found[1]) // 2] + "${", text)

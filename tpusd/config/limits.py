@@ -16,6 +16,7 @@ SIZE_STEP = 8  # pixels to one latent
 
 Seed = Annotated[int, Interval(ge=0, le=MAX_SEED), Advice("a larger seed would repeat the images of a smaller one")]
 GuidanceScale = Annotated[float, Interval(ge=0, le=MAX_GUIDANCE), Advice("7.5 is usual, 1 follows the prompt alone")]
+NumSteps = Annotated[int, Interval(ge=1, le=MAX_STEPS), Advice("20 to 50 are usual")]
 Size = Annotated[int, Interval(ge=SIZE_STEP, le=MAX_SIZE), MultipleOf(SIZE_STEP)]  # pixels
 
 

@@ -64,6 +64,8 @@ def describe(hint: object) -> str:
         return _listed(args)
     if origin is tuple:
         item = split_hint(args[0])[0]
+        if get_origin(item) is tuple:
+            return "a list of lists"
         if get_origin(item) is Literal:
             return f"a list from {_listed(get_args(item))}"
         return f"a list of {_PLURALS.get(item, 'groups of fields')}"

@@ -8,13 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tpusd.config.limits import GuidanceScale, Seed
+from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size
 from tpusd.config.typed import read_value
 from tpusd.errors import UserError, show
 
-_N = TypeVar("_N", int, float)
 _T = TypeVar("_T")
-ROW_FIELDS = ("prompt", "negative_prompt", "seed", "guidance_scale")
+# A row's own numbers: name -> its type, with its range, and the kind of number.
+_NUMBERS: Mapping[str, tuple[object, type[int] | type[float]]] = {
+    "seed": (Seed, int),
+    "guidance_scale": (GuidanceScale, float),
+    "num_inference_steps": (NumSteps, int),
+    "height": (Size, int),
+    "width": (Size, int),
+}
+ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS)
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 
 
@@ -26,6 +33,9 @@ class Row:
     negative_prompt: str | None = None
     seed: Seed | None = None
     guidance_scale: GuidanceScale | None = None
+    num_inference_steps: NumSteps | None = None
+    height: Size | None = None  # pixels
+    width: Size | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -61,21 +71,25 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         )
     prompt = _text(place, column, values.pop(column))
     if not prompt.strip():
-        raise UserError(f"{place}: {show(column)} is empty; write a prompt or take the row out")
+        skip = "" if inline else ", or skip such rows with prompts.on_empty=skip"
+        raise UserError(f"{place}: {show(column)} is empty; write a prompt or take the row out{skip}")
     if column != "prompt" and "prompt" in values:
         raise UserError(
             f"{place}: has both {show(column)} and prompt, and the manifest's prompt is {show(column)}; "
             "rename the column prompt"
         )
-    negative_prompt, seed, scale = (values.pop(name, None) for name in ROW_FIELDS[1:])
+    negative_prompt = values.pop("negative_prompt", None)
+    numbers = {
+        name: _own_number(hint, kind, values.pop(name, None), f"{place}: {name}")
+        for name, (hint, kind) in _NUMBERS.items()
+    }
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
     return Row(
         prompt=prompt,
         negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
-        seed=_own_number(Seed, int, seed, f"{place}: seed"),
-        guidance_scale=_own_number(GuidanceScale, float, scale, f"{place}: guidance_scale"),
+        **numbers,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -94,7 +108,7 @@ def _text(place: str, name: str, value: object) -> str:
     return value
 
 
-def _own_number(hint: object, kind: type[_N], value: object, where: str) -> _N | None:
+def _own_number(hint: object, kind: type[int] | type[float], value: object, where: str) -> Any:
     """A row's own number; None if it has none.
 
     hint: the field's type, with its range.
@@ -112,8 +126,7 @@ def _own_number(hint: object, kind: type[_N], value: object, where: str) -> _N |
             value = kind(value) if re.fullmatch(r"\s*[-+]?\d+\s*", value) else float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
-    number: _N = read_value(hint, value, where)
-    return number
+    return read_value(hint, value, where)
 
 
 def _json_value(place: str, name: str, value: _T) -> _T:

@@ -6,10 +6,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Interval
-
-from tpusd.config.limits import MAX_STEPS
-from tpusd.config.typed import Advice, Help
+from tpusd.config.limits import NumSteps
+from tpusd.config.typed import Help
 
 Spacing = Literal["leading", "linspace", "trailing"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -58,9 +56,7 @@ class SamplerOptions:
 @dataclass(frozen=True, kw_only=True)
 class _ChosenSampler:
     name: Annotated[str, Help("the sampler")]
-    num_inference_steps: Annotated[
-        int, Interval(ge=1, le=MAX_STEPS), Advice("20 to 50 are usual"), Help("the number of steps")
-    ] = 50
+    num_inference_steps: Annotated[NumSteps, Help("the number of steps")] = 50
 
 
 # A dataclass takes the fields of its last base first: name and num_inference_steps stand before the options in every

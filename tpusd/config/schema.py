@@ -62,8 +62,15 @@ class PromptsConfig:
 
     name: Annotated[str, Help("the file in conf/prompts that it comes from; the run directory's name ends in it")]
     rows: Annotated[tuple[Row, ...] | None, Help("the prompts themselves, a group of fields each")] = None
-    path: Annotated[str | None, Help("a prompt file: txt, csv, tsv or jsonl")] = None
+    path: Annotated[str | None, Help("a prompt file: txt, csv, tsv, jsonl, json or parquet")] = None
     column: Annotated[str | None, Help("the file's column that holds the prompts; null: `prompt`")] = None
+    on_empty: Annotated[Literal["error", "skip"], Help("`skip` leaves out the file's rows whose prompt is empty")] = (
+        "error"
+    )
+    replace: Annotated[
+        tuple[tuple[str, ...], ...] | None,
+        Help("`[[cat, dog]]` puts dog in the place of cat; with -m, `[[cat, dog, fox]]` makes a run for each"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +258,19 @@ def _check_prompts(prompts: PromptsConfig) -> None:
         raise UserError("prompts.path=null: prompts=file reads a file; add prompts.path=FILE")
     if prompts.column is not None and prompts.path is None:
         raise UserError(f"prompts.column={show(prompts.column)}: is for files; add prompts=file prompts.path=FILE")
+    _check_replace(prompts.replace)
+    if prompts.on_empty != "error" and prompts.path is None:
+        raise UserError(f"prompts.on_empty={prompts.on_empty}: is for files; add prompts=file prompts.path=FILE")
+
+
+def _check_replace(lists: tuple[tuple[str, ...], ...] | None) -> None:
+    for texts in lists or ():
+        listed = ", ".join(texts)
+        shown = f"prompts.replace=[[{show(listed)}]]"
+        if len(texts) > 2:
+            raise UserError(f"{shown}: has several texts to put in; add -m to make a run for each")
+        if len(texts) < 2 or not texts[0]:
+            raise UserError(f"{shown}: must be a text and what takes its place, as in [[cat, dog]]")
 
 
 def _check_model(model: ModelConfig) -> None:

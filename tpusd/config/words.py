@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from tpusd.config.grammar import hydra_value
+from tpusd.config.grammar import hydra_value, unescaped
 from tpusd.config.paths import expanded_path
 from tpusd.errors import UserError, show
 
@@ -142,13 +142,17 @@ def expanded(words: Sequence[str]) -> list[str]:
         return words
     if len(given) > 1:
         raise UserError(f"{show(given[1])}: prompt= is given twice; write a list, as in 'prompt=[a red fox,an owl]'")
-    if other := next((word for word in words if word.startswith(("prompts=", "prompts."))), None):
+    if other := next((word for word in words if _chooses_prompts(word)), None):
         raise UserError(f"{show(other)}: prompt= is a prompt set of its own; leave one of the two out")
     texts = _texts(given[0].removeprefix(PROMPT))
     if not all(text.strip() for text in texts):
         raise UserError(f"{show(given[0])}: is empty; write the prompt behind the equals sign")
     rows = hydra_value([{"prompt": text} for text in texts])
     return [*(word for word in words if word is not given[0]), "prompts=inline", f"prompts.rows={rows}"]
+
+
+def _chooses_prompts(word: str) -> bool:
+    return word.startswith(("prompts=", "prompts.")) and not word.startswith("prompts.replace=")
 
 
 def _with_home(word: str) -> str:
@@ -216,13 +220,8 @@ def _texts(value: str) -> list[str]:
         except (HydraException, ValueError, RecursionError):
             return [value]
         if isinstance(parsed, list) and parsed and all(not isinstance(item, list | dict) for item in parsed):
-            return [re.sub(r"(\\*)\\\$\{", _half, str(item)) for item in parsed]
+            return [unescaped(str(item)) for item in parsed]
         return [value]
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
         return [value[1:-1]]
     return [value]
-
-
-def _half(found: re.Match[str]) -> str:
-    """`${` that Hydra's grammar has escaped."""
-    return found[1][: len(found[1]) // 2] + "${"

@@ -2,17 +2,18 @@
 
 import io
 from collections.abc import Sequence
-from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from tpusd.gallery.lettering import Lettering, clusters
+
+MAX_TEXT = 400  # characters of a label
 
 
 class Sheet:
     """Collects what is to be drawn; `painted` draws it. Positions are pixels from the top left corner."""
 
-    def __init__(self, font: Font, line_height: int):
+    def __init__(self, font: Lettering, line_height: int):
         self._font = font
         self._line_height = line_height
         self._pictures: list[tuple[int, int, Image.Image]] = []
@@ -42,7 +43,7 @@ class Sheet:
         for box in self._frames:
             draw.rectangle(box, outline="#c8c8ce")
         for x, y, line, color in self._lines:
-            draw.text((x, y), line, fill=color, font=self._font)
+            self._font.draw(draw, sheet, x, y, line, color)
         return sheet
 
 
@@ -52,22 +53,22 @@ def encode_sheet(sheet: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def font_of_size(size: int) -> Font:
-    return ImageFont.load_default(size)  # Pillow's own, so that sheets look the same everywhere
+def wrap(text: str, font: Lettering, width: int, max_lines: int = 4) -> list[str]:
+    """Lines of at most `width` pixels; an ellipsis ends what does not fit. Control characters become spaces.
 
-
-def wrap(text: str, font: Font, width: int, max_lines: int = 4) -> list[str]:
-    """Lines of at most `width` pixels; an ellipsis ends what does not fit. Control characters become spaces."""
+    What no font has becomes a word, so the lines can be drawn.
+    """
     lines = [""]
-    for word in "".join(c if c.isprintable() else " " for c in text[:400]).split():
+    for word in font.readable(text[:MAX_TEXT]).split():
         if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
             continue
         lines.append(word)
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:  # a word wider than a line
-            cut = max(1, int(len(lines[-1]) * width / font.getlength(lines[-1])) - 1)
-            lines[-1:] = [lines[-1][:cut], lines[-1][cut:]]
+        while font.getlength(lines[-1]) > width and len(pieces := list(clusters(lines[-1]))) > 1:  # a wide word
+            cut = max(1, int(len(pieces) * width / font.getlength(lines[-1])) - 1)
+            lines[-1:] = ["".join(pieces[:cut]), "".join(pieces[cut:])]
     lines = lines[1:]
     if len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], lines[max_lines - 1][:-3].rstrip() + "..."]
+        last = "".join(list(clusters(lines[max_lines - 1]))[:-3])
+        lines = [*lines[: max_lines - 1], last.rstrip() + "..."]
     return lines

@@ -5,7 +5,8 @@ from itertools import chain
 
 from PIL import Image
 
-from tpusd.gallery.drawing import Sheet, font_of_size, wrap
+from tpusd.gallery.drawing import Sheet, wrap
+from tpusd.gallery.lettering import Lettering
 
 CELL = 256  # pixels of a picture's longer side
 MIN_CELL = 128
@@ -24,7 +25,7 @@ def contact_sheet(
     cell: pixels of a thumbnail's longer side.
     """
     gap, line_height = 12, 17
-    font = font_of_size(13)
+    font = Lettering(13)
     thumbnails = [(wrap(label, font, cell), _thumbnail(image, cell)) for label, image in entries]
     columns = max(1, min(columns, len(thumbnails)))
     sheet = Sheet(font, line_height)
@@ -59,7 +60,8 @@ def labelled_grid(
     note: a line at the foot.
     """
     gap, margin, line_height = 6, 16, 20
-    font = font_of_size(16)
+    font = Lettering(16)
+    column_title, row_title = font.readable(column_title), font.readable(row_title)
     scale = _scale([picture.size for picture in chain.from_iterable(pictures) if picture is not None])
     widest = max(picture.width for picture in chain.from_iterable(pictures) if picture is not None)
     tallest = max(picture.height for picture in chain.from_iterable(pictures) if picture is not None)

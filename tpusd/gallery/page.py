@@ -18,8 +18,9 @@ from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.gallery.prompt_labels import prompt_labels
 from tpusd.gallery.thumbnails import SIZE
-from tpusd.recipes.command import config_overrides, image_overrides, quoted, shell_command
+from tpusd.recipes.command import config_overrides, image_overrides, shell_command
 from tpusd.recipes.files import SUFFIXES
+from tpusd.recipes.shell import quoted
 from tpusd.records.manifest import ImageRecord
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"

@@ -1,7 +1,7 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
-Pure Python: knows nothing of disks and devices. Runs that share a checkpoint, precision and size share programs; their
-images that use guidance alike and take equally many model calls fill batches together, whichever run they belong to.
+Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
+where they use guidance alike and take equally many model calls, they fill batches together, whichever run they are of.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
-from tpusd.plan.specs import ImageSpec
+from tpusd.plan.specs import ImageSize, ImageSpec
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
@@ -27,7 +27,7 @@ class WeightsKey:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramKey:
-    """Runs with equal keys are made by the same compiled programs. Sizes in pixels."""
+    """Images with equal keys are made by the same compiled programs. Sizes in pixels."""
 
     weights: WeightsKey
     height: int
@@ -58,11 +58,13 @@ def weights_key(config: SavedConfig) -> WeightsKey:
     return WeightsKey(model=dataclasses.replace(config.model, sha256=None), precision=config.precision)
 
 
-def program_key(config: SavedConfig) -> ProgramKey:
+def program_key(config: SavedConfig, size: ImageSize | None = None) -> ProgramKey:
+    """Of a run's images of one size; None: the run's own size, which its rows may replace."""
+    height, width = size or (config.height, config.width)
     return ProgramKey(
         weights=weights_key(config),
-        height=config.height,
-        width=config.width,
+        height=height,
+        width=width,
         batch_size_per_device=config.batch_size_per_device,
     )
 
@@ -89,13 +91,18 @@ def pack(
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
-def count_batches(kinds: Iterable[tuple[bool, int]], size: int) -> int:
-    """How many batches `pack` makes of images of these kinds: (guided, number of model calls) of each image."""
-    left_over: Counter[bool] = Counter()
+def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
+    """How many batches `pack` makes of images of these kinds.
+
+    kinds: (what images of one batch have in common, number of model calls) of each image: whether it is guided, and
+        its size where there are several.
+    size: images of a full batch.
+    """
+    left_over: Counter[Hashable] = Counter()
     full = 0
-    for (guided, _), number in Counter(kinds).items():
+    for (program, _), number in Counter(kinds).items():
         full += number // size
-        left_over[guided] += number % size
+        left_over[program] += number % size
     return full + sum(-(-number // size) for number in left_over.values())
 
 

@@ -1,4 +1,4 @@
-"""The size of a run's images in pixels."""
+"""The sizes of a run's images in pixels."""
 
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,14 @@ def image_size(config: RunConfig, architecture: "Architecture") -> tuple[int, in
         own_height, own_width = family.image_size(configs)
         height = own_height if height is None else height
         width = own_width if width is None else width
-    multiple = family.size_multiple(configs)
+    check_image_size(config, architecture, height, width)
+    return height, width
+
+
+def check_image_size(config: RunConfig, architecture: "Architecture", height: int, width: int) -> None:
+    """Raises UserError for a size that the model cannot make."""
+    multiple = architecture.family.size_multiple(architecture.configs)
     for name, size in (("height", height), ("width", width)):
         check_size(name, size)
         if size % multiple:
             raise UserError(f"{name}={size}: must be a multiple of {multiple} for model={config.model.name}")
-    return height, width

@@ -1,16 +1,19 @@
 """A run's config -> the images to make, in order. Pure Python; knows nothing of devices and of how an image is made."""
 
+import dataclasses
 import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tpusd.config.limits import MAX_ROWS
+from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import uses_cfg
 
+ImageSize = tuple[int, int]  # height and width, in pixels
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
 
 
@@ -98,6 +101,7 @@ def planned(config: SavedConfig) -> PlannedImages:
 def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
     """One image of a run: copy `copy` of row `number`. Rows are numbered from first_row."""
     row = config.prompts.rows[number - config.first_row]
+    height, width = _size_of(config, row)
     return ImageSpec(
         row=number,
         copy=copy,
@@ -107,15 +111,43 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         row_seed=row.seed,
         guidance_scale=config.guidance_scale if row.guidance_scale is None else row.guidance_scale,
         guidance_rescale=config.guidance_rescale,
-        height=config.height,
-        width=config.width,
-        sampler=config.sampler,
+        height=height,
+        width=width,
+        sampler=_sampler_of(config, row),
         extra=row.extra,
     )
 
 
-def make_specs(config: SavedConfig, done: Container[tuple[int, int]] = ()) -> Iterator[ImageSpec]:
-    """The images of a run, in order. done: (row, copy) of those to leave out, because they exist."""
-    for key in planned(config):
+def make_specs(
+    config: SavedConfig, done: Container[tuple[int, int]] = (), size: ImageSize | None = None
+) -> Iterator[ImageSpec]:
+    """The images of a run, in order.
+
+    done: (row, copy) of those to leave out, because they exist.
+    size: only the images of this size; None: all.
+    """
+    for key in planned(config) if size is None else _of_size(config, size):
         if key not in done:
             yield make_spec(config, *key)
+
+
+def image_sizes(config: SavedConfig) -> tuple[ImageSize, ...]:
+    """The different sizes of a run's images, in the order of its rows. Each has programs of its own."""
+    return tuple(dict.fromkeys(_size_of(config, row) for row in config.prompts.rows))
+
+
+def _of_size(config: SavedConfig, size: ImageSize) -> Iterator[tuple[int, int]]:
+    images = planned(config)
+    for number, row in zip(images.rows, config.prompts.rows, strict=True):
+        if _size_of(config, row) == size:
+            yield from ((number, copy) for copy in images.copies if (number, copy) in images)
+
+
+def _size_of(config: SavedConfig, row: Row) -> ImageSize:
+    return config.height if row.height is None else row.height, config.width if row.width is None else row.width
+
+
+def _sampler_of(config: SavedConfig, row: Row) -> SamplerSettings:
+    if row.num_inference_steps in (None, config.sampler.num_inference_steps):
+        return config.sampler
+    return dataclasses.replace(config.sampler, num_inference_steps=row.num_inference_steps)

@@ -1,6 +1,7 @@
 """The figures of a run on a slice: how many batches, whether they fit, and how long they take by the compiler's
 estimate."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -99,9 +100,9 @@ def preflight(
 
     from tpusd.checkpoints.published import find_architecture
     from tpusd.config.schema import saved_config
-    from tpusd.plan.batches import count_batches, num_programs
+    from tpusd.plan.batches import count_batches, grouped, num_programs
     from tpusd.plan.sizes import image_size
-    from tpusd.plan.specs import make_specs
+    from tpusd.plan.specs import image_sizes, make_specs
     from tpusd.prompts.rows import read_rows
     from tpusd.records.provenance import versions
 
@@ -109,12 +110,20 @@ def preflight(
     rows = read_rows(config.prompts)
     architecture = find_architecture(config.model)
     height, width = image_size(config, architecture)
-    table = architecture.family.schedule(config.sampler, architecture.scheduler_config, height, width)
-    specs = list(make_specs(saved_config(config, rows=rows, height=height, width=width)))
-    uses_cfg = {spec.uses_cfg for spec in specs}
+    saved = saved_config(config, rows=rows, height=height, width=width)
+    height, width = max(image_sizes(saved), key=math.prod)  # of several, the one that needs the most memory
+    specs = list(make_specs(saved))
+    family, scheduler_config = architecture.family, architecture.scheduler_config
+    tables = {spec.sampler: family.schedule(spec.sampler, scheduler_config, height, width) for spec in specs}
+    kinds = (((spec.height, spec.width, spec.uses_cfg), len(tables[spec.sampler])) for spec in specs)
+    model_calls = max(map(len, tables.values()))
+    sizes = grouped(specs, lambda spec: (spec.height, spec.width))
+    if len(sizes) > 1:
+        tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
+    uses_cfg = {spec.uses_cfg for spec in specs if (spec.height, spec.width) == (height, width)}
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,
-        guided=any(uses_cfg), model_calls=len(table), hlo=hlo, tell=tell,
+        guided=any(uses_cfg), model_calls=model_calls, hlo=hlo, tell=tell,
     )  # fmt: skip
     batch = config.batch_size_per_device
     result = compiler.compile(batch)
@@ -128,12 +137,12 @@ def preflight(
         height=height,
         width=width,
         sampler=config.sampler.name,
-        model_calls=len(table),
+        model_calls=model_calls,
         guided=any(uses_cfg),
         batch_size_per_device=batch,
         num_images=len(specs),
-        num_batches=count_batches(((spec.uses_cfg, len(table)) for spec in specs), len(topology.devices) * batch),
-        num_compilations=num_programs(uses_cfg),
+        num_batches=count_batches(kinds, len(topology.devices) * batch),
+        num_compilations=sum(num_programs(spec.uses_cfg for spec in group) for group in sizes),
         libtpu=versions()["libtpu"],
     )
     return Report(

@@ -7,8 +7,9 @@ from tpusd.errors import printable
 
 
 def say(line: object) -> None:
-    """Prints one line of a command's result on stdout."""
-    print(printable(str(line)))
+    """Prints one line of a command's result on stdout, with escapes for what its encoding does not have."""
+    text, encoding = printable(str(line)), getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, errors="backslashreplace").decode(encoding))
 
 
 def report(message: str) -> None:

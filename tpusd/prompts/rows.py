@@ -1,6 +1,7 @@
 """Prompt sets -> Rows: those of a file, or those that a config holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
@@ -17,11 +18,14 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
         check_columns(prompts.rows)
-        return prompts.rows
+        return _replaced(prompts.rows, prompts.replace or ())
     assert prompts.path is not None
     rows: list[Row] = []
     faults: list[str] = []
+    column = prompts.column or "prompt"
     for place, record in read_file(prompts.path, prompts.column):
+        if prompts.on_empty == "skip" and _is_empty(record, column):
+            continue
         if len(rows) == MAX_ROWS:
             raise UserError(
                 f"prompts.path={show(prompts.path)}: more than {MAX_ROWS} prompts; split them over several runs"
@@ -29,19 +33,31 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
         try:
             if isinstance(record, UserError):
                 raise record
-            row = parse_row(place, record, column=prompts.column or "prompt", inline=False)
+            row = parse_row(place, record, column=column, inline=False)
             check_columns([row], place)
         except UserError as error:
             faults.append(str(error))
-            if _is_of_every_row(record, prompts.column or "prompt"):
+            if _is_of_every_row(record, column):
                 break
         else:
             rows.append(row)
     if faults:
         raise UserError(_listed(faults, prompts.path))
     if not rows:
-        raise UserError(f"prompts.path={show(prompts.path)}: holds no prompt; add at least one")
-    return tuple(rows)
+        raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
+    return _replaced(tuple(rows), prompts.replace or ())
+
+
+def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:
+    """The rows with a text of each pair in the place of the other, one pair after another. Raises UserError."""
+    for old, new in pairs:
+        if not any(old in row.prompt for row in rows):
+            raise UserError(f"prompts.replace: no prompt has {show(old)}; write it as the prompts have it")
+        rows = tuple(replace(row, prompt=row.prompt.replace(old, new)) for row in rows)
+        empty = next((number for number, row in enumerate(rows) if not row.prompt.strip()), None)
+        if empty is not None:
+            raise UserError(f"prompts.replace: without {show(old)} row {empty} has no prompt; leave a word in it")
+    return rows
 
 
 def column_notes(rows: Iterable[Row]) -> tuple[str, ...]:
@@ -51,9 +67,18 @@ def column_notes(rows: Iterable[Row]) -> tuple[str, ...]:
     for name in names:
         meant = name if name in field_names() else meant_field(name)
         if meant is not None:
-            instead = f"rename it to {meant}" if meant in ROW_FIELDS else f"set it for the run with {meant}=..."
+            own = meant.rpartition(".")[2]
+            instead = f"rename it to {own}" if own in ROW_FIELDS else f"set it for the run with {meant}=..."
             notes.append(f"prompts: column {show(name)} has no effect, and goes to the manifest; {instead}")
     return tuple(notes)
+
+
+def _is_empty(record: object, column: str) -> bool:
+    """Whether a row has no prompt: an empty or blank text, or null."""
+    if not isinstance(record, Mapping) or column not in record:
+        return False
+    prompt = record[column]
+    return prompt is None or (isinstance(prompt, str) and not prompt.strip())
 
 
 def _is_of_every_row(record: object, column: str) -> bool:

@@ -4,13 +4,13 @@ The inverse of tpusd.config.compose. Knows nothing of files.
 """
 
 import functools
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tpusd.config.grammar import hydra_value
-from tpusd.config.rows import Row
+from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, config_values
+from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
 PROGRAM = "python -m tpusd.run"
 # Groups, and the choice of each that a user's own choice is written as; its fields are then all set.
@@ -47,20 +47,39 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
 
     row: of the prompt set. index: its place there. copy: which of the row's images.
     """
-    own: dict[str, Any] = {"prompt": row.prompt, "negative_prompt": row.negative_prompt}
-    own |= {"seed": row.seed, "guidance_scale": row.guidance_scale}
-    row_value = {name: value for name, value in own.items() if value is not None}
-    lines = [f"prompts.rows=[{hydra_value(row_value)}]"]
+    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
+    lines = [f"prompts.rows=[{hydra_value(own)}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
 
 
-def shell_command(overrides: Sequence[str]) -> str:
-    return f"{PROGRAM} {quoted(overrides)}"
+def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A prompt row that one word of a command can hold, and a line for each text that is not whole.
+
+    row: field -> value, as in `prompts.rows`.
+    """
+    rule = "holds NUL, which no command line can hold; it is left out"
+    lines = [f"{name}: {rule}" for name, text in row.items() if _has_nul(text)]
+    kept = {name: text.replace("\0", "") if _has_nul(text) else text for name, text in row.items()}
+    limit, cut = MAX_PROMPT_CHARS, kept
+    while len(f"prompts.rows=[{hydra_value(cut)}]".encode(errors="surrogatepass")) > MAX_WORD_BYTES:
+        limit = limit * 3 // 4
+        cut = {name: text[:limit] if isinstance(text, str) else text for name, text in kept.items()}
+    for name, text in kept.items():
+        if cut[name] != text:
+            rule = f"more than a command line holds; the first {limit} are taken"
+            lines.append(f"{name}: has {len(text)} characters, {rule}")
+    return cut, lines
 
 
-def quoted(overrides: Sequence[str]) -> str:
-    """Overrides as words of a POSIX shell."""
-    return " ".join(map(shlex.quote, overrides))
+def _has_nul(value: object) -> bool:
+    return isinstance(value, str) and "\0" in value
+
+
+def shell_command(overrides: Sequence[str], *, ascii_only: bool = False) -> str:
+    """The command with these overrides. ascii_only: for a terminal that cannot show every character."""
+    words = quoted(overrides, ascii_only=ascii_only)
+    setting = f"{UTF8_ARGUMENTS} " if ascii_only and not all(map(str.isascii, overrides)) else ""
+    return f"{setting}{PROGRAM} {words}"
 
 
 def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:

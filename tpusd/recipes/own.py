@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tpusd.config.rows import Row
@@ -9,7 +10,7 @@ from tpusd.config.schema import RunConfig, make_config
 from tpusd.errors import UserError, show
 from tpusd.recipes import xmp
 from tpusd.recipes.base import OWN, PictureTexts, Recipe
-from tpusd.recipes.command import config_overrides, image_overrides
+from tpusd.recipes.command import config_overrides, fitting_row, image_overrides
 from tpusd.samplers.registry import find_sampler
 
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
@@ -21,8 +22,10 @@ def read_own(texts: PictureTexts) -> Recipe | None:
     if values is None:
         return None
     config, row = _config(values)
-    overrides = config_overrides(config) + image_overrides(row, config.first_row, config.first_copy)
-    return Recipe(source="tpusd", values=values, overrides=tuple(overrides), left_out=())
+    texts_of_row = {name: value for name, value in row.to_values().items() if isinstance(value, str)}
+    fitted, left_out = fitting_row(texts_of_row)
+    overrides = config_overrides(config) + image_overrides(replace(row, **fitted), config.first_row, config.first_copy)
+    return Recipe(source="tpusd", values=values, overrides=tuple(overrides), left_out=tuple(left_out))
 
 
 def recipe_values(texts: PictureTexts) -> dict[str, Any] | None:

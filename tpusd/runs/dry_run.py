@@ -7,7 +7,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
-from tpusd.plan.specs import make_specs, planned
+from tpusd.plan.specs import ImageSize, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
 from tpusd.records.repair import whole_images
@@ -42,6 +42,7 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     devices = len(local_devices())
     shown: list[_Shown] = []
     warnings: dict[str, None] = {}
+    sizes: dict[ImageSize, None] = {}
     total = there = compilations = 0
     for run in runs:
         one = _Shown(prepared=prepare(run.config), done=_images_of(run.path))
@@ -54,11 +55,19 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
         total, there = total + len(images), there + done
     loads = grouped((one for one in shown if _lacks_images(one)), lambda one: weights_key(one.prepared.config))
     for same_weights in loads:
-        for group in grouped(same_weights, lambda one: program_key(one.prepared.config)):
+        sized = [
+            (one, size)
+            for one in same_weights
+            for size in image_sizes(one.prepared.config)
+            if any(True for _ in make_specs(one.prepared.config, one.done, size))
+        ]
+        sizes |= dict.fromkeys(size for _, size in sized)
+        for group in grouped(sized, lambda one: program_key(one[0].prepared.config, one[1])):
             compilations += _show_group(group, devices)
     for warning in warnings:
         report(warning)
     counts = [count(len(shown), "run"), _images(total, there)]
+    counts += [count(len(sizes), "size")] if len(sizes) > 1 else []
     counts += [count(len(loads), "load"), count(compilations, "compilation")]
     say(f"{', '.join(counts)}; nothing was made")
 
@@ -79,18 +88,22 @@ def _images(number: int, there: int) -> str:
     return f"{count(number, 'image')}{f' of which {there} are there and {number - there} are missing' if there else ''}"
 
 
-def _show_group(group: Sequence[_Shown], num_devices: int) -> int:
-    """Prints what is missing of runs of one program; returns how many programs are compiled for them."""
-    config = group[0].prepared.config
+def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int) -> int:
+    """Prints what is missing of images of one program; returns how many programs are compiled for them.
+
+    group: runs, each with the size of these images, which is the same for all.
+    """
+    config = group[0][0].prepared.config
+    height, width = group[0][1]
     size = num_devices * config.batch_size_per_device
     kinds = [
         (spec.uses_cfg, one.prepared.num_calls(spec))
-        for one in group
-        for spec in make_specs(one.prepared.config, one.done)
+        for one, image_size in group
+        for spec in make_specs(one.prepared.config, one.done, image_size)
     ]
     batches, programs = count_batches(kinds, size), num_programs(guided for guided, _ in kinds)
     say(
-        f"model={config.model.name} precision={config.precision.name} {config.width}x{config.height}: "
+        f"model={config.model.name} precision={config.precision.name} {width}x{height}: "
         f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
         f"{programs} programs"
     )

@@ -7,6 +7,7 @@ are filled across runs, and a run's directory is opened with its first image and
 from collections.abc import Callable, Container, Iterator, Sequence
 
 from tpusd.plan.batches import Batch, grouped, pack, program_key, weights_key
+from tpusd.plan.specs import ImageSize, image_sizes
 from tpusd.process import signals
 from tpusd.runs.executors.base import Executor, FailedBatch
 from tpusd.runs.session import RunSession
@@ -48,10 +49,11 @@ def make_runs(
             run.leave(stopped)  # those that an interruption left open
 
 
-def _in_order_of_programs(runs: Sequence[RunSession]) -> Iterator[list[RunSession]]:
-    """Runs of one program together, and programs of one checkpoint one after another."""
+def _in_order_of_programs(runs: Sequence[RunSession]) -> Iterator[list[tuple[RunSession, ImageSize]]]:
+    """What each program makes, as runs with the size of their images; programs of one checkpoint in a row."""
     for same_weights in grouped(runs, lambda run: weights_key(run.prepared.config)):
-        yield from grouped(same_weights, lambda run: program_key(run.prepared.config))
+        sized = ((run, size) for run in same_weights for size in image_sizes(run.prepared.config))
+        yield from grouped(sized, lambda one: program_key(one[0].prepared.config, one[1]))
 
 
 def _batches(
@@ -63,8 +65,8 @@ def _batches(
         return run.error is not None or run in unmade
 
     for group in _in_order_of_programs(runs):
-        images = ((run, spec) for run in group for spec in run.specs())
-        size = executor.batch_size(group[0].prepared.config)
+        images = ((run, spec) for run, size in group for spec in run.specs(size))
+        size = executor.batch_size(group[0][0].prepared.config)
         for batch in pack(images, size, lambda run, spec: run.prepared.num_calls(spec)):
             signals.check()
             if stop_on_error and any(map(failed, runs)):

@@ -15,8 +15,8 @@ from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
-from tpusd.plan.sizes import image_size
-from tpusd.plan.specs import ImageSpec
+from tpusd.plan.sizes import check_image_size, image_size
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec
 from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from tpusd.samplers.rows import Table
 
 
+MAX_CHARS_READ = 10_000  # of a text, among which its end is looked for: far beyond any text encoder's window
+MAX_END = 40  # characters of the end that a line shows
+MAX_TABLES = 256  # that are kept: rows may have up to a thousand numbers of steps
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
     """A run that passed every check that needs no device.
@@ -33,19 +38,25 @@ class PreparedRun:
     config: what config.yaml says: with the commit, the image size and all rows.
     checkpoint: opened; its weights are not read yet.
     tokens: text -> (number of tokens before truncation, whether it was truncated).
-    table: sampler settings -> the table of the checkpoint's schedule.
+    table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
     """
 
     config: SavedConfig
     checkpoint: "Checkpoint"
     tokens: Mapping[str, tuple[int, bool]]
-    table: Callable[[SamplerSettings], "Table"]
+    table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
 
     def num_calls(self, spec: ImageSpec) -> int:
         """Model calls that an image takes."""
-        return len(self.table(spec.sampler))
+        return len(self.table(spec))
+
+    def of_size(self, height: int, width: int) -> "PreparedRun":
+        """The run as one whose own size is that of an image whose row has another size: for the programs."""
+        if (height, width) == (self.config.height, self.config.width):
+            return self
+        return replace(self, config=replace(self.config, height=height, width=width))
 
 
 class Prepare(Protocol):
@@ -73,34 +84,70 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     checkpoint.family.check(config)
     height, width = image_size(config, checkpoint)
 
-    @functools.cache
-    def table(settings: SamplerSettings) -> "Table":
+    saved = config_to_save(config, rows, checkpoint, height, width)
+
+    @functools.lru_cache(MAX_TABLES)
+    def table(settings: SamplerSettings, height: int, width: int) -> "Table":
         return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width)
 
-    table(config.sampler)  # its settings may not suit each other or the checkpoint
+    table(config.sampler, height, width)  # its settings may not suit each other or the checkpoint
+    _check_rows(saved, checkpoint, lambda settings: table(settings, height, width))
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    notes = [*column_notes(rows), *checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)]
-    warnings = (
-        *checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers)
-    )  # fmt: skip
+    notes = [*_size_notes(saved), *column_notes(rows)]
+    notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
+    warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
-        config=config_to_save(config, rows, checkpoint, height, width),
+        config=saved,
         checkpoint=checkpoint,
         tokens=tokens,
-        table=table,
+        table=lambda spec: table(spec.sampler, spec.height, spec.width),
         warnings=warnings,
     )
+
+
+def _check_rows(config: SavedConfig, checkpoint: "Checkpoint", table: Callable[[SamplerSettings], object]) -> None:
+    """Raises UserError for rows whose own size or number of steps the checkpoint cannot make: each value once.
+
+    table: sampler settings -> their table.
+    """
+    faults: list[str] = []
+    seen: set[object] = set()
+    for number, row in enumerate(config.prompts.rows, config.first_row):
+        for value in ((row.height, row.width), row.num_inference_steps):
+            if value in seen or value in ((None, None), None):
+                continue
+            seen.add(value)
+            try:
+                if isinstance(value, int):
+                    table(replace(config.sampler, num_inference_steps=value))
+                else:
+                    size = make_spec(config, number, config.first_copy)
+                    check_image_size(config, checkpoint, size.height, size.width)
+            except UserError as error:
+                faults.append(f"row {number}: {error}")
+    if faults:
+        more = f"; and {len(faults) - MAX_LISTED} more values" if len(faults) > MAX_LISTED else ""
+        raise UserError("prompts: " + "; ".join(faults[:MAX_LISTED]) + more)
+
+
+def _size_notes(config: SavedConfig) -> tuple[str, ...]:
+    sizes = image_sizes(config)
+    if len(sizes) == 1:
+        return ()
+    listed = ", ".join(f"{width}x{height}" for height, width in sizes[:MAX_LISTED])
+    more = f", and {len(sizes) - MAX_LISTED} more" if len(sizes) > MAX_LISTED else ""
+    return (f"prompts: images of {len(sizes)} sizes, and programs are compiled for each: {listed}{more}",)
 
 
 def count_tokens(
     config: RunConfig, rows: Sequence[Row], tokenizers: Sequence["Tokenizer"]
 ) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
-    """Token count of every text of the run, and the warnings; with on_truncate=error the first long one is refused."""
+    """Token count of every text of the run, and the warnings; with on_truncate=error long texts are refused."""
     texts: dict[str, str] = {}  # text -> where it comes first
-    for index, row in enumerate(rows):
-        texts.setdefault(row.prompt, f"prompt of row {index}")
+    for number, row in enumerate(rows, config.first_row):
+        texts.setdefault(row.prompt, f"prompt of row {number}")
         if row.negative_prompt is not None:
-            texts.setdefault(row.negative_prompt, f"negative_prompt of row {index}")
+            texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")
     if config.negative_prompt is not None:
         texts.setdefault(config.negative_prompt, "negative_prompt")
     names = list(texts)
@@ -113,13 +160,38 @@ def count_tokens(
     long = [name for name in names if counts[name][1]]
     if not long:
         return counts, ()
-    first = f"{texts[long[0]]}: {counts[long[0]][0]} tokens, and the model reads {limit}"
-    rest = [f"{texts[name]} ({counts[name][0]})" for name in long[1:MAX_LISTED]]
-    more = f"; also too long: {', '.join(rest)}" if rest else ""
-    more += f" and {len(long) - MAX_LISTED} more" if len(long) > MAX_LISTED else ""
+    shared = config.negative_prompt if config.negative_prompt is not None else ""
+    num_rows = sum(
+        any(text in counts and counts[text][1] for text in (row.prompt, _or(row.negative_prompt, shared)))
+        for row in rows
+    )
+    listed = [
+        f"{texts[name]} ({counts[name][0]} tokens, without {show(_left_out(name, tokenizers), MAX_END)!r})"
+        for name in long[:MAX_LISTED]
+    ]
+    more = f", and {len(long) - MAX_LISTED} more texts" if len(long) > MAX_LISTED else ""
+    found = f"{num_rows} of {len(rows)} rows have a text of more than the {limit} tokens that the model reads"
     if config.on_truncate == "error":
-        raise UserError(f"{first}; shorten it, or set on_truncate=warn to have its end left out: {show(long[0])}{more}")
-    return counts, (f"{first}; its end is left out: {show(long[0])}{more}",)
+        advice = "shorten them, or set on_truncate=warn to have their ends left out"
+        raise UserError(f"on_truncate=error: {found}; {advice}: {', '.join(listed)}{more}")
+    return counts, (f"{found}; their ends are left out: {', '.join(listed)}{more}",)
+
+
+def _or(own: str | None, shared: str) -> str:
+    return shared if own is None else own
+
+
+def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
+    """The end of a text that is too long for a tokenizer, from the beginning of a word."""
+    fits, cut = 0, min(len(text), MAX_CHARS_READ)  # numbers of characters: what precedes `cut` does not fit
+    while cut - fits > 1:
+        middle = (fits + cut) // 2
+        if any(bool(tokenizer([text[:middle]]).truncated[0]) for tokenizer in tokenizers):
+            cut = middle
+        else:
+            fits = middle
+    start = max(text.rfind(sign, 0, cut) for sign in (" ", "\n")) + 1
+    return text[start or fits :]
 
 
 def config_to_save(

@@ -209,28 +209,27 @@ def what_changed(path: Path, before: Iterable[ImageRecord], again: Path, after: 
     path, again: run directories.
     before, after: the records whose images are compared.
     """
-    old, new = _environments(path, before), _environments(again, after)
-    if not old:
+    old, new, before = _environments(path), _environments(again), list(before)
+    if not any(one.environment in old for one in before):
         return ["the original's run.json does not say what made it"]
+    made = {record.key: record.environment for record in after}
+    pairs = dict.fromkeys((one.environment, made[one.key]) for one in before if one.key in made)
     lines: dict[str, None] = {}
-    for was in old:
-        for now in new:
-            for name in sorted(was.keys() | now.keys()):
-                # A program that one of the two did not need says nothing.
-                needed = not name.startswith("programs.") or (name in was and name in now)
-                if needed and was.get(name) != now.get(name):
-                    lines[f"changed: {name}: {_short(was.get(name))} -> {_short(now.get(name))}"] = None
+    for was, now in ((old[was], new[now]) for was, now in pairs if was in old and now in new):
+        for name in sorted(was.keys() | now.keys()):
+            # A program that one of the two did not need says nothing.
+            needed = not name.startswith("programs.") or (name in was and name in now)
+            if needed and was.get(name) != now.get(name):
+                lines[f"changed: {name}: {_short(was.get(name))} -> {_short(now.get(name))}"] = None
     return list(lines)
 
 
-def _environments(path: Path, records: Iterable[ImageRecord]) -> list[dict[str, Any]]:
-    """The environments that made these images, as `versions.jax` -> value."""
+def _environments(path: Path) -> dict[str, dict[str, Any]]:
+    """The environments of a run: name -> what it holds, as `versions.jax` -> value."""
     environments = read_run(path).get("environments")
-    names = dict.fromkeys(record.environment for record in records)
     if not isinstance(environments, dict):
-        return []
-    found = (environments.get(name) for name in names)
-    return [dict(flatten(environment)) for environment in found if isinstance(environment, dict)]
+        return {}
+    return {name: dict(flatten(one)) for name, one in environments.items() if isinstance(one, dict)}
 
 
 def _short(value: object) -> str:

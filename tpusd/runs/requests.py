@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpusd.config.compose import Job
+from tpusd.config.replace import REPLACE, axis_values, replacements
 from tpusd.config.schema import RunConfig, config_values, make_config
 from tpusd.errors import UserError
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
@@ -37,7 +38,7 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
-    given = [_override_values(job) for job in jobs]
+    given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
     old = {} if before is None else {run.digest: run for run in before.runs}
@@ -46,7 +47,7 @@ def plan_sweep(
     requests: list[RunRequest] = []
     seen: set[str] = set()
     for job, config, values in zip(jobs, configs, given, strict=True):
-        plain = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+        plain = _compared(config)
         digest = config_digest(plain)
         if digest in seen:  # the same run twice, as in seed=0,0
             continue
@@ -68,14 +69,30 @@ def plan_sweep(
     return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), requests
 
 
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """The values by which a run is known. Fields that 0.1.0 did not have count only where they are set."""
+    values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+    prompts = dict(values["prompts"])
+    if prompts["on_empty"] == "error":
+        del prompts["on_empty"]
+    changes = [pair for pair in prompts.pop("replace") or () if len(set(pair)) > 1]  # a word for itself changes nothing
+    return values | {"prompts": prompts | ({"replace": changes} if changes else {})}
+
+
 def extended_overrides(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
     """The command line of a sweep that continues with `new` values, which replace the old ones of their fields."""
     keys = {_key(line) for line in new}
     return [*(line for line in overrides if _key(line) not in keys), *new]
 
 
-def _override_values(job: Job) -> dict[str, str]:
-    return {_key(line): line.split("=", 1)[1] for line in job.overrides if "=" in line}
+def _override_values(jobs: Sequence[Job]) -> list[dict[str, str]]:
+    """For each run: field -> its value on the command line. What is put in prompts is named by its words."""
+    given = [{_key(line): line.split("=", 1)[1] for line in job.overrides if "=" in line} for job in jobs]
+    replaced = axis_values([replacements(f"{REPLACE}={own[REPLACE]}") if REPLACE in own else () for own in given])
+    return [
+        {key: value for key, value in own.items() if key != REPLACE} | dict(axes)
+        for own, axes in zip(given, replaced, strict=True)
+    ]
 
 
 def _key(line: str) -> str:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import DType, SavedConfig
-from tpusd.plan.batches import pack
+from tpusd.plan.batches import grouped, pack
 from tpusd.plan.specs import ImageSpec, make_spec
 from tpusd.process.progress import Progress
 from tpusd.process.report import report
@@ -104,9 +103,11 @@ def versions(
     runs = [_Version(_scaled(prepared, 1 + number * step)) for number in range(-half, half + 1) if number]
     with contextlib.closing(Progress(len(keys) * NUM_VERSIONS)) as progress:
         executor = LocalExecutor(progress, load=load)
-        images = ((run, make_spec(config, *key)) for key in keys for run in runs)
+        specs = [make_spec(config, *key) for key in keys]
         with executor:
-            yield from _collected(executor, images, executor.batch_size(config))
+            for group in grouped(specs, lambda spec: (spec.height, spec.width)):
+                images = ((run, spec) for spec in group for run in runs)
+                yield from _collected(executor, images, executor.batch_size(config))
 
 
 def _collected(
@@ -124,8 +125,8 @@ def _collected(
 
 
 def _scaled(prepared: PreparedRun, factor: float) -> PreparedRun:
-    def table(settings: SamplerSettings) -> Table:
-        own = prepared.table(settings)
+    def table(spec: ImageSpec) -> Table:
+        own = prepared.table(spec)
         return dataclasses.replace(own, init_scale=own.init_scale * factor)
 
     return dataclasses.replace(prepared, table=table)

@@ -18,7 +18,7 @@ from tpusd.engine.not_finite import NotFinite
 from tpusd.errors import UserError, show
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
-from tpusd.plan.specs import ImageSpec, make_specs, planned
+from tpusd.plan.specs import ImageSize, ImageSpec, make_specs, planned
 from tpusd.process.report import report
 from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
 from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
@@ -109,9 +109,9 @@ class RunSession:
         """Whether every image was made, also those that are left out."""
         return self.num_missing <= len(self.left_out)
 
-    def specs(self) -> Iterator[ImageSpec]:
-        """The images to make, in order."""
-        return make_specs(self.prepared.config, self.done)
+    def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
+        """The images to make, in order. size: only those of this size."""
+        return make_specs(self.prepared.config, self.done, size)
 
     def open(self) -> None:
         """Opens the run's directory, which then says what will happen in it. Raises UserError; then call `leave`."""

@@ -61,8 +61,11 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
                 executor = LocalExecutor(progress, load=load)
                 if started is not None:
                     session.timing.seconds["import"] = time.monotonic() - started
-                kinds = ((spec.uses_cfg, session.prepared.num_calls(spec)) for spec in session.specs())
-                batches = count_batches(kinds, executor.batch_size(session.prepared.config))
+                prepared = session.prepared
+                kinds = (
+                    ((spec.height, spec.width, spec.uses_cfg), prepared.num_calls(spec)) for spec in session.specs()
+                )
+                batches = count_batches(kinds, executor.batch_size(prepared.config))
                 session.log(f"{session.num_missing} images in {batches} batches on {executor.describe()}")
                 make_runs([session], executor)
             if session.error is not None:

@@ -130,14 +130,15 @@ class LocalExecutor:
         return error if line is None else UserError(line)
 
     def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
-        prepared = batch.entries[0][0].prepared
+        run, spec = batch.entries[0]
+        prepared = run.prepared.of_size(spec.height, spec.width)
         began = time.monotonic()
         pipeline = self._pipeline(prepared)
         loaded = time.monotonic()
         spent = dict(pipeline.seconds)
         if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
-        tables = [run.prepared.table(spec.sampler) for run, spec in batch.entries]
+        tables = [run.prepared.table(spec) for run, spec in batch.entries]
         images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
