@@ -227,13 +227,13 @@ class RunDir:
             self._manifest.append(line)
 
     def check_held(self) -> None:
-        """Raises UserError where somebody removed or replaced the manifest or the log: lines would go to a lost file."""
+        """Raises UserError where somebody removed or replaced the manifest or the log: lines would be lost."""
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
             for file, name in ((self._manifest, MANIFEST), (self._log, LOG)):
                 if not file.is_at(self.path / name):
                     raise UserError(
-                        f"{show_path(self.path / name)}: was removed or replaced while this process wrote to it; restore "
-                        "it, and then continue the run with resume=, which makes again what the manifest does not list"
+                        f"{show_path(self.path / name)}: was removed or replaced while this process wrote to it; "
+                        "restore it, and continue with resume=, which makes again what the manifest does not list"
                     )
 
     def rewrite_manifest(self, lines: Iterable[bytes]) -> None:
@@ -271,9 +271,14 @@ def check_run_directory(path: Path) -> None:
         if storage.file_size(path / CONFIG) is None:
             hint = "; its run stopped before its first image, so start it again" if _abandoned(path) else ""
             raise UserError(f"{show_path(path)}: is not a run directory: it has no {CONFIG}{hint}")
-        for name in (IMAGES, HYDRA, THUMBNAILS):
-            if storage.exists(path / name) and not storage.is_plain_directory(path / name):
-                raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
+        check_folders(path)
+
+
+def check_folders(path: Path) -> None:
+    """Raises UserError where a folder of the run directory `path` is a link, which could lead anywhere."""
+    for name in (IMAGES, HYDRA, THUMBNAILS):
+        if storage.exists(path / name) and not storage.is_plain_directory(path / name):
+            raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
 
 
 def refuse_taken(path: Path) -> None:
