@@ -1,5 +1,4 @@
 import json
-import shlex
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from support.pictures import POSTSCRIPT, forbid_programs
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
+from support.shell import shell_words
 
 from tpusd.config.compose import compose_jobs
 from tpusd.config.grammar import hydra_value
@@ -32,7 +32,7 @@ def composed(overrides):
 
 
 def parsed(command):
-    words = shlex.split(command)
+    words = shell_words(command)
     assert words[:3] == ["python", "-m", "tpusd.run"]
     return composed(words[3:])
 
@@ -51,8 +51,13 @@ def test_any_text_survives_the_command_line(text):
 )
 def test_hard_text_survives_the_shell(text):
     command = shell_command([f"negative_prompt={hydra_value(text)}"])
-    printed = subprocess.run(["bash", "-c", f"printf '%s' {command}"], capture_output=True, check=True).stdout.decode()
-    assert printed == "".join(shlex.split(command))
+    assert parsed(command).negative_prompt == text
+
+
+@pytest.mark.parametrize("text", ["\x1b[201~\x7f", "a'\u202eb\\", "\x85\\'\n\u2028", "\u20663"])
+def test_text_that_steers_a_terminal_survives_the_shell_as_escapes(text):
+    command = shell_command([f"negative_prompt={hydra_value(text)}"])
+    assert all(line.isprintable() for line in command.split("\n"))
     assert parsed(command).negative_prompt == text
 
 

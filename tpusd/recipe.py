@@ -55,7 +55,9 @@ def _shown(recipe: Recipe, form: str) -> str:
 
         jobs = compose_jobs(recipe.overrides)
         assert jobs is not None
-        return to_yaml(config_values(make_config(jobs[0].values))).rstrip()
+        values = config_values(make_config(jobs[0].values))
+        text = to_yaml(values)
+        return (text if _is_harmless(text) else to_yaml(values, ascii_only=True)).rstrip()
     width = min(MAX_NAME_WIDTH, max(map(len, recipe.values), default=0))
     lines = [f"{_text(name):<{width}}  {_text(value)}" for name, value in recipe.values.items()]
     return "\n".join([f"Made by {show(recipe.source)}.", "", *lines, "", command])
@@ -68,13 +70,13 @@ def _text(value: object) -> str:
 
 
 def _json(value: object, *, indent: int) -> str:
-    """Letters as they are; only half a surrogate pair, which is not Unicode text, needs its escape."""
+    """Letters as they are where nothing steers a terminal, else all but ASCII as escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
-    return text
+    return text if _is_harmless(text) else json.dumps(value, indent=indent)
+
+
+def _is_harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
 
 
 if __name__ == "__main__":

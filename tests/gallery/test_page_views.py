@@ -2,11 +2,11 @@
 
 import json
 import re
-import shlex
 
 import pytest
 from support.browser import HOSTILE, MARKS, NARROW, ROWS, WIDE, shown_files, texts
 from support.runs import StandInPipeline, config, manifest, prepare
+from support.shell import shell_words
 from support.sweeps import go_on, make
 
 from tpusd.config.compose import compose_jobs
@@ -314,7 +314,7 @@ def test_exported_commands_make_the_favourites(opened, run_page, tmp_path):
         page.keyboard.press("f")
     page.click("#favourites-open")
     script = downloaded(page, "commands", tmp_path).read_text()
-    commands = [shlex.split(line) for line in script.splitlines() if line.startswith("python -m tpusd.run ")]
+    commands = [shell_words(line) for line in script.splitlines() if line.startswith("python -m tpusd.run ")]
     assert len(commands) == 3
     for words, number in zip(commands, (1, 3, 4), strict=True):
         (job,) = compose_jobs(words[3:])

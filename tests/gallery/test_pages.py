@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.browser import HOSTILE, MARKS, NARROW, RTL, WIDE, shown_files, texts
 from support.runs import StandInPipeline, manifest, prepare, saved
+from support.shell import shell_words
 
 from tpusd.config.compose import compose_jobs
 from tpusd.config.grammar import hydra_value
@@ -64,12 +65,10 @@ def test_image_opens_with_its_recipe_and_the_command_is_copied(opened, sweep_pag
 
 @pytest.mark.parametrize("number", range(6))
 def test_copied_command_makes_that_image_alone(opened, run_page, number, tmp_path):
-    import shlex
-
     page = opened(run_page)
     page.locator(".tile").nth(number).click()
     page.click("#copy")
-    words = shlex.split(page.evaluate("navigator.clipboard.readText()"))[3:]
+    words = shell_words(page.evaluate("navigator.clipboard.readText()"))[3:]
     (job,) = compose_jobs(words)
     alone = make_config(job.values)
     (spec,) = make_specs(saved_config(alone, rows=alone.prompts.rows, height=24, width=40))

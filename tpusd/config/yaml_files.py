@@ -62,9 +62,9 @@ def check_yaml(data: bytes, where: str) -> None:
         return
 
 
-def to_yaml(values: object) -> str:
-    """Plain values as a YAML document, the keys in their order."""
-    text: str = yaml.dump(values, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=2**16)
+def to_yaml(values: object, *, ascii_only: bool = False) -> str:
+    """Plain values as a YAML document, the keys in their order. ascii_only: other letters are escapes."""
+    text: str = yaml.dump(values, Dumper=_DUMPER, sort_keys=False, allow_unicode=not ascii_only, width=2**16)
     return text
 
 

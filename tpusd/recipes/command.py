@@ -5,6 +5,7 @@ The inverse of tpusd.config.compose. Knows nothing of files.
 
 import functools
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,25 @@ def shell_command(overrides: Sequence[str]) -> str:
 
 def quoted(overrides: Sequence[str]) -> str:
     """Overrides as words of a POSIX shell."""
-    return " ".join(map(shlex.quote, overrides))
+    return " ".join(map(_quoted_word, overrides))
+
+
+def _quoted_word(word: str) -> str:
+    """A word as it is, where nothing in it steers a terminal or ends a paste; else with escapes, as bash, zsh and POSIX
+    2024 read them."""
+    if not any(map(_is_control, word)):
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escaped, word)) + "'"
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in "\n\t"
+
+
+def _escaped(char: str) -> str:
+    if _is_control(char):
+        return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogatepass"))
+    return "\\" + char if char in "\\'" else char
 
 
 def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[str]:
