@@ -197,6 +197,26 @@ def test_claim_that_fails_before_its_lock_leaves_what_another_process_made_there
     assert (others / "00000-000.png").exists()
 
 
+def test_lock_of_a_file_that_is_gone_holds_nothing(tmp_path, monkeypatch):
+    """A process opens run.log; before it locks the file, another one removes the run and a third makes it again."""
+    first = RunDir.claim(Claim(output=tmp_path / "run"))
+    lock, made = storage.LineFile.lock, []
+
+    def lock_late(file):
+        if not made:
+            made.append(None)
+            first.discard()
+            made.append(RunDir.claim(Claim(output=tmp_path / "run")))
+        return lock(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.LineFile, "lock", lock_late)
+        with pytest.raises(UserError, match="another process is working on this run"):
+            RunDir(tmp_path / "run")
+    made[1].check_held()
+    made[1].close()
+
+
 @pytest.mark.parametrize("name", ["manifest.jsonl", "run.log"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_line_is_refused_where_the_manifest_or_the_lock_is_no_longer_ours(run_dir, name, replaced):

@@ -51,11 +51,12 @@ def handled() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    watcher = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
+    with contextlib.suppress(RuntimeError):  # no more threads: a second Ctrl-C then ends nothing at once
+        watcher.start()
     wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     hook_before = sys.unraisablehook
     sys.unraisablehook = _drop_silently(writer, hook_before)
-    watcher = threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True)
-    watcher.start()
     _active = True
     try:
         for number, handler in before.items():
@@ -66,7 +67,8 @@ def handled() -> Iterator[None]:
         _deferred, _dropped = True, False  # a signal that comes now finds the work done, and must not split these steps
         signal.set_wakeup_fd(wakeup_before)
         os.close(writer)  # this ends the watcher
-        watcher.join()
+        if watcher.ident is not None:
+            watcher.join()
         os.close(reader)
         sys.unraisablehook = hook_before
         for number, handler in before.items():
