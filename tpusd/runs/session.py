@@ -88,6 +88,7 @@ class RunSession:
         self.left_out: dict[str, NotFinite] = {}  # images that were made, are not finite, and are not written
         self.timing = Timing()
         self.error: BaseException | None = None
+        self.is_complete = False
         self.is_new = isinstance(place, Claim)
         self._place, self._hydra_files, self._keep_empty = place, hydra_files or {}, keep_empty
         self._opened: _Opened | None = None
@@ -198,7 +199,7 @@ class RunSession:
         opened.run_json.write()
         log_run(self.path, self.prepared.config, opened.run_json.facts)
         opened.run_dir.log(f"{self.path}: {self.summary()}")
-        self._opened = None
+        self._opened, self.is_complete = None, True
         close_quietly(opened.run_dir)
 
     def leave(self, error: BaseException | None = None) -> None:
