@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_image_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "geneval"])
-def test_an_export_that_is_stopped_leaves_nothing_under_a_final_name_and_begins_anew(tmp_path, monkeypatch, layout):
+def test_an_export_that_is_stopped_leaves_nothing_under_a_final_name_and_starts_over(tmp_path, monkeypatch, layout):
     path = make_run(tmp_path / "run")
     assert main([str(path), str(tmp_path / "whole"), f"--format={layout}"]) == 0
     out, read, calls = tmp_path / "out", storage.read_file, []
@@ -101,13 +102,58 @@ def test_an_export_that_is_stopped_leaves_nothing_under_a_final_name_and_begins_
     assert main([str(path), str(out), f"--format={layout}"]) == 130
     monkeypatch.undo()
     assert [entry.name for entry in out.iterdir()] == [PARTIAL]
-    (out / "00000.tar").write_bytes(b"moved already, when the process was killed")
     assert main([str(path), str(out), f"--format={layout}"]) == 0
-
-    def content(folder):
-        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
     assert content(out) == content(tmp_path / "whole")
+
+
+def content(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "geneval"])
+@pytest.mark.parametrize("nth", range(3))
+def test_an_export_that_is_stopped_while_its_files_move_starts_over(tmp_path, monkeypatch, layout, nth):
+    """Two names move: the first, the second, and what follows them."""
+    path = make_run(tmp_path / "run")
+    assert main([str(path), str(tmp_path / "whole"), f"--format={layout}", "--shard-size=4"]) == 0
+    out, rename, moved = tmp_path / "out", os.rename, []
+
+    def stops(source, target):
+        if Path(target).parent == out:
+            moved.append(target)
+            if len(moved) == nth + 1:
+                raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", stops)
+    monkeypatch.setattr(shutil, "rmtree", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main([str(path), str(out), f"--format={layout}", "--shard-size=4"]) == 130
+    monkeypatch.undo()
+    (out / "mine.txt").write_text("of the user")
+    assert main([str(path), str(out), f"--format={layout}"]) == 2
+    assert (out / "mine.txt").read_text() == "of the user"
+    (out / "mine.txt").unlink()
+    assert main([str(path), str(out), f"--format={layout}", "--shard-size=4"]) == 0
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_an_export_is_on_disk_before_it_has_its_final_names(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "run")
+    calls, real = [], {name: getattr(os, name) for name in ("fsync", "rename")}
+
+    def fsync(descriptor):
+        calls.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        real["fsync"](descriptor)
+
+    def rename(source, target):
+        calls.append(("rename", os.path.basename(target)))
+        real["rename"](source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    assert main([str(path), str(tmp_path / "out"), "--format=webdataset"]) == 0
+    assert calls.index(("fsync", "00000.tar")) < calls.index(("rename", "00000.tar"))
+    assert calls.index(("rename", ".moved")) < calls.index(("rename", "00000.tar")) < calls.index(("fsync", "out"))
 
 
 def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path, capsys):

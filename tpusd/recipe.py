@@ -58,7 +58,9 @@ def _shown(recipe: Recipe, form: str, *, ascii_only: bool) -> str:
 
         jobs = compose_jobs(recipe.overrides)
         assert jobs is not None
-        return to_yaml(config_values(make_config(jobs[0].values)), ascii_only=ascii_only).rstrip()
+        values = config_values(make_config(jobs[0].values))
+        text = to_yaml(values, ascii_only=ascii_only)
+        return (text if _is_harmless(text) else to_yaml(values, ascii_only=True)).rstrip()
     width = min(MAX_NAME_WIDTH, max(map(len, recipe.values), default=0))
     lines = [f"{_text(name):<{width}}  {_text(value)}" for name, value in recipe.values.items()]
     shown = "\n".join([f"Made by {show(recipe.source)}.", "", *lines, ""])
@@ -74,13 +76,13 @@ def _text(value: object) -> str:
 
 
 def _json(value: object, *, indent: int, ascii_only: bool) -> str:
-    """Letters as they are, where they can be shown. Half a surrogate pair, which is not Unicode, needs its escape."""
+    """Letters as they are where nothing steers a terminal and it can show them, else all but ASCII as escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
-    return text
+    return text if _is_harmless(text) else json.dumps(value, indent=indent)
+
+
+def _is_harmless(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n"))
 
 
 if __name__ == "__main__":

@@ -242,6 +242,12 @@ def test_offline_with_half_a_checkpoint_is_offline_without_one(hub):
     assert "does not hold all of this checkpoint" in refusal()
 
 
+def test_a_user_without_a_home_is_asked_for_a_directory(hub, monkeypatch):
+    """A container's user without an entry in passwd; the library then keeps the ~ in its path."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    assert "this user has none; set HF_HOME=" in refusal()
+
+
 def test_a_gated_repository_says_where_to_accept(hub):
     for status in (401, 403):
         hub.error = (status, "GatedRepo")

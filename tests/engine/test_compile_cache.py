@@ -101,6 +101,18 @@ def test_a_power_cut_leaves_the_right_size_and_zeros(tmp_path, monkeypatch):
     assert remove_broken(tmp_path) == [] and reads == [CHECKED]  # and then by size again
 
 
+def test_what_changed_over_a_power_cut_is_removed_even_where_it_can_be_decompressed(tmp_path, monkeypatch):
+    """What zstd wrote holds no sum, so that zeros in the middle of it may come out as something."""
+    boot = tmp_path / "boot_id"
+    boot.write_text("first")
+    monkeypatch.setattr(compile_cache, "BOOT_ID", boot)
+    (tmp_path / "a-cache").write_bytes(zlib.compress(b"a" * 5000))
+    assert remove_broken(tmp_path) == []
+    (tmp_path / "a-cache").write_bytes(zlib.compress(b"b" * 5000))
+    boot.write_text("second")
+    assert remove_broken(tmp_path) == ["a-cache"]
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -128,3 +128,23 @@ def test_the_bar_has_the_width_of_the_terminal(columns, monkeypatch):
     progress.step(1, 4)
     assert len(stream.getvalue().rpartition("\r")[2].rstrip("\n")) in range(columns - 2, columns + 1)
     progress.close()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stream_that_nobody_reads_does_not_stop_the_work(terminal):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return terminal
+
+        def write(self, text):
+            raise BrokenPipeError
+
+    clock = Clock()
+    progress = Progress(2, stream=Gone(), clock=clock)
+    progress.prepare("compiling")
+    progress.start_batch(2)
+    clock.now += 100
+    progress.step(1, 2)
+    progress.end_batch()
+    progress.close()
+    assert progress.text().startswith("2/2 images")

@@ -1,10 +1,12 @@
 """Foreign text in what a command says: it cannot steer a terminal."""
 
 import io
+import json
 import os
 import sys
 
 import pytest
+from PIL import Image, PngImagePlugin
 from support.runs import INLINE, StandInPipeline, config, prepare
 
 from tpusd import cli
@@ -86,3 +88,145 @@ def test_a_result_is_shown_on_a_terminal_of_any_encoding(monkeypatch):
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, write_through=True))
         say("Füße 狐")
         assert raw.getvalue().decode(encoding) == shown
+
+
+def argv_of(directory, text):
+    """Command lines with `text` in every kind of place."""
+    run, out = str(directory / "run"), f"output={directory / 'never'}"
+    return [
+        ["run", f"seed={text}", out],
+        ["run", f"sampler={text}", out],
+        ["run", f"{text}=1", out],
+        ["run", text],
+        ["run", f"--{text}"],
+        ["run", f"prompt={text} and a", "on_truncate=error", "sampler=none", out],
+        ["run", "prompt=x", f"prompts.path={text}", out],
+        ["run", "prompt=x", f"model.path={text}", "model=local", out],
+        ["run", "prompt=x", f"loggers=[{text}]", out],
+        ["run", "prompt=x", f"output={directory / 'run'}/images/00000-000.png/{text}"],
+        ["run", f"prompt={text} " + "word " * 90, "on_truncate=error", out],
+        ["run", f"prompt={text} " + "word " * 90, "dry_run=true", out],
+        ["run", "-m", f"prompts.path={text},b", "prompts=file", "dry_run=true", out],
+        ["run", f"resume={text}"],
+        ["run", f"resume={run}", f"seed={text}"],
+        ["run", f"resume={run}", f"prompts.rows=[{{prompt: '{text}'}}]"],
+        ["run", f"--config-dir={text}", "prompt=x"],
+        ["run", f"experiment={text}"],
+        ["reproduce", run, f"--images={text}"],
+        ["reproduce", run, f"seed={text}"],
+        ["reproduce", run, "--sample", text],
+        ["validate", text],
+        ["results", run, "--grid-columns", text],
+        ["results", run, f"--grid-at={text}"],
+        ["results", run, f"--grid-prompts={text}"],
+        ["results", text],
+        ["export", run, text, f"--format={text}"],
+        ["export", text, "out", "--format=geneval"],
+        ["export", run, str(directory / "out"), "--format=geneval", f"--shard-size={text}"],
+        ["recipe", text],
+        ["preflight", f"topology={text}", "prompt=x"],
+        [text],
+        [f"{text}=1"],
+    ]
+
+
+TEXTS = {
+    "escapes": NASTY,
+    "lines": "a\nb\r\vc\x85d\u2028e",
+    "not UTF-8": "a\udc80b",
+    "bidi": "a\u202e\u2066b",
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_value_on_the_command_line_is_shown_harmless(directory, text, capsys):
+    capsys.readouterr()
+    for argv in argv_of(directory, text):
+        assert cli.main(argv) in (0, 1, 2)
+        out, err = capsys.readouterr()
+        assert out + err, argv
+        assert_harmless(out)
+        assert_harmless(err)
+
+
+def change(file, old, new):
+    file.write_text(file.read_text().replace(old, new, 1))
+
+
+# What a stranger's run directory may hold. The escape is JSON's and YAML's.
+HOSTILE_PARTS = {
+    "a prompt of the manifest": lambda run: change(run / "manifest.jsonl", "a red fox", r"\u001b[2J\u202e"),
+    "a file name of the manifest": lambda run: change(run / "manifest.jsonl", "00000-000", r"\u001b[2J\u202e"),
+    "an environment": lambda run: change(
+        run / "manifest.jsonl", '"environment": "', r'"environment": "\u001b[2J\u202e'
+    ),
+    "a state": lambda run: change(run / "run.json", "finished", r"\u001b[2J\u202e"),
+    "a prompt of the config": lambda run: change(run / "config.yaml", "a red fox", r'"\e[2J\u202e"'),
+    "a model of the config": lambda run: change(run / "config.yaml", "name: ddim", r'name: "\e[2J\u202e"'),
+    "a field of the config": lambda run: change(run / "config.yaml", "seed:", '"\\e[2J\\u202e": 1\nseed:'),
+    "the name of a file": lambda run: (run / "images" / NASTY).touch(),
+    "the name of a temporary file": lambda run: (run / f"{NASTY}.tmp").touch(),
+    "a file that is no picture": lambda run: (run / "images" / "00000-000.png").write_bytes(NASTY.encode()),
+}
+
+
+@pytest.mark.parametrize("part", HOSTILE_PARTS)
+def test_a_hostile_run_directory_is_shown_harmless(directory, part, capsys):
+    run = directory / "run"
+    HOSTILE_PARTS[part](run)
+    capsys.readouterr()
+    for argv in (
+        ["validate", str(run)],
+        ["run", f"resume={run}", "dry_run=true"],
+        ["run", f"resume={run}", "num_images_per_prompt=2", "model.path=none"],
+        ["reproduce", str(run), "dry_run=true"],
+        ["reproduce", str(run), "--images=00000-000", "model.path=none"],
+        ["export", str(run), str(directory / "out"), "--format=geneval"],
+        ["recipe", str(run / "images" / "00000-000.png")],
+        ["results", str(run)],
+    ):
+        cli.main(argv)
+        out, err = capsys.readouterr()
+        assert out + err, argv
+        assert_harmless(out)
+        assert_harmless(err)
+    assert_harmless((run / "run.log").read_text())
+
+
+@pytest.mark.parametrize("form", ["text", "command", "json", "yaml"])
+@pytest.mark.parametrize("key", ["parameters", "tpusd", "prompt", "workflow"])
+def test_the_texts_of_a_picture_are_shown_harmless(tmp_path, form, key, capsys):
+    texts = PngImagePlugin.PngInfo()
+    recipes = {
+        "parameters": f"{NASTY}\nNegative prompt: {NASTY}\nSteps: 20, Sampler: {NASTY}, CFG scale: 7, X: {NASTY}",
+        "tpusd": json.dumps({"prompt": NASTY, "seed": 1, NASTY: NASTY}),
+        "prompt": json.dumps({"1": {"class_type": NASTY, "inputs": {NASTY: NASTY}}}),
+        "workflow": NASTY,
+    }
+    texts.add_itxt(key, recipes[key])
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png", pnginfo=texts)
+    cli.main(["recipe", str(tmp_path / "a.png"), f"--format={form}"])
+    out, err = capsys.readouterr()
+    assert out + err
+    assert_harmless(out)
+    assert_harmless(err)
+
+
+@pytest.mark.parametrize("content", ["{0},seed\na,{0}\n", "prompt,{0}\nb,c\n", "prompt\n{0}{0}" + "word " * 90])
+def test_a_prompt_file_is_shown_harmless(tmp_path, content, capsys):
+    file = tmp_path / "rows.csv"
+    file.write_text(content.format("\x1b[2J\u202e"))
+    cli.main(
+        [
+            "run",
+            "prompts=file",
+            f"prompts.path={file}",
+            "on_truncate=error",
+            f"output={tmp_path / 'run'}",
+            "dry_run=true",
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert out + err
+    assert_harmless(out)
+    assert_harmless(err)

@@ -1,10 +1,12 @@
 """Real signals to real processes: each test runs a stand-in pipeline in a process of its own."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,99 @@ def test_signal_between_two_steps_that_belong_together_waits_for_the_second():
             done.append("second")
         done.append("later")
     assert done == ["second"]
+
+
+class InDel:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+class Thing:
+    pass
+
+
+def in_a_finalizer():
+    InDel()
+
+
+def in_a_callback_of_a_weakref():
+    thing = Thing()
+    reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing
+    assert reference() is None
+
+
+def in_a_callback_of_the_garbage_collector():
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        signal.raise_signal(signal.SIGTERM)
+
+    gc.callbacks.append(callback)
+    gc.collect()
+
+
+def in_many_finalizers():
+    """The handler is called again until the exception gets through."""
+
+    class InTime(Thing):
+        def __del__(self):
+            for _ in range(20):
+                time.sleep(0.001)
+
+    in_a_finalizer()
+    for _ in range(100):
+        InTime()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        in_a_finalizer,
+        in_a_callback_of_a_weakref,
+        in_a_callback_of_the_garbage_collector,
+        in_many_finalizers,
+    ],
+)
+def test_a_signal_where_python_drops_exceptions_stops_the_work_and_prints_no_traceback(where, capfd):
+    began = time.monotonic()
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.handled():
+        where()
+        while time.monotonic() - began < 10:
+            time.sleep(0.001)
+    assert time.monotonic() - began < 5
+    assert capfd.readouterr().err == "tpusd: stopping; Ctrl-C again stops at once\n"
+
+
+def test_a_second_ctrl_c_after_a_dropped_one_ends_the_process_at_once():
+    code = (
+        "import os, signal, time\n"
+        "from tpusd.process import signals\n"
+        "class InDel:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)\n"
+        "with signals.handled():\n"
+        "    try:\n"
+        "        InDel()\n"
+        "        time.sleep(10)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(0.2)\n"
+        "        print('stopping in good order', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(10)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", HEAR_SIGNALS + code], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 130 and done.stdout == "stopping in good order\n"
+    assert done.stderr == "tpusd: stopping; Ctrl-C again stops at once\n"
+
+
+def test_other_exceptions_that_python_cannot_raise_are_shown_as_before(monkeypatch):
+    class Broken:
+        def __del__(self):
+            raise ZeroDivisionError("broken")
+
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: shown.append(dropped.exc_value))
+    with signals.handled():
+        Broken()
+    assert [str(error) for error in shown] == ["broken"]

@@ -173,6 +173,62 @@ def test_claim_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, nth):
     assert failing.calls == nth + 2 and tree(tmp_path) == []
 
 
+@pytest.mark.parametrize("nth", range(1, 4))
+def test_claim_that_a_signal_stops_leaves_nothing_and_holds_no_lock(tmp_path, monkeypatch, nth):
+    monkeypatch.setattr(storage, "os", FailingOs("mkdir", nth, KeyboardInterrupt()))
+    open_files = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt):
+        RunDir.claim(Claim(output=tmp_path / "new" / "run"))
+    monkeypatch.undo()
+    assert tree(tmp_path) == [] and len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_claim_that_fails_before_its_lock_leaves_what_another_process_made_there(tmp_path, monkeypatch):
+    others = tmp_path / "images"
+
+    def lock(file):
+        others.mkdir()
+        (others / "00000-000.png").write_bytes(b"another process's")
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage.LineFile, "lock", lock)
+    with pytest.raises(UserError, match="Input/output error"):
+        RunDir.claim(Claim(output=tmp_path))
+    assert (others / "00000-000.png").exists()
+
+
+def test_lock_of_a_file_that_is_gone_holds_nothing(tmp_path, monkeypatch):
+    """A process opens run.log; before it locks the file, another one removes the run and a third makes it again."""
+    first = RunDir.claim(Claim(output=tmp_path / "run"))
+    lock, made = storage.LineFile.lock, []
+
+    def lock_late(file):
+        if not made:
+            made.append(None)
+            first.discard()
+            made.append(RunDir.claim(Claim(output=tmp_path / "run")))
+        return lock(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.LineFile, "lock", lock_late)
+        with pytest.raises(UserError, match="another process is working on this run"):
+            RunDir(tmp_path / "run")
+    made[1].check_held()
+    made[1].close()
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "run.log"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_line_is_refused_where_the_manifest_or_the_lock_is_no_longer_ours(run_dir, name, replaced):
+    run_dir.append_record(record(0))
+    (run_dir.path / name).unlink()
+    if replaced:
+        (run_dir.path / name).write_bytes(b"")
+    for use in (lambda: run_dir.append_record(record(1)), run_dir.check_held):
+        with pytest.raises(UserError, match=rf"{name}: was removed or replaced .* resume="):
+            use()
+
+
 def test_empty_directory_of_the_users_stays_empty_when_its_claim_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "os", FailingOs("mkdir", 1))
     with pytest.raises(UserError):

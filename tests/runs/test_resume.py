@@ -346,3 +346,21 @@ def test_a_result_that_is_cut_off_is_made_again(tmp_path, name, cut):
     assert (
         again.rstrip().endswith(b"</html>") if name == "index.html" else again == whole
     )  # a page has the session's facts
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "run.log"])
+def test_a_manifest_or_a_lock_that_is_removed_while_the_run_goes_on_fails_it_and_its_images_stay(tmp_path, whole, name):
+    """A run could end as "finished" without a manifest, and two processes could hold one run."""
+    path = tmp_path / "run"
+
+    class Removes(StandInPipeline):
+        def generate(self, *arguments, **options):
+            if len(self.batches) == 4:
+                (path / name).unlink()
+            return super().generate(*arguments, **options)
+
+    with pytest.raises(UserError, match=f"{name}: was removed or replaced"):
+        made(path, INLINE, "num_images_per_prompt=2", pipeline=Removes())
+    assert list((path / "images").iterdir()) and read_run(path)["state"] == "running"
+    resumed(path)
+    assert content(path) == whole

@@ -25,9 +25,11 @@ from tpusd.config.schema import make_config
 from tpusd.engine.devices import Devices
 from tpusd.errors import UserError
 from tpusd.records.sweep import read_sweep
+from tpusd.records.validate import faults
 from tpusd.results import main as results_main
 from tpusd.run import main
 from tpusd.runs.requests import plan_sweep
+from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 from tpusd.validate import main as validate
 
@@ -502,3 +504,23 @@ def test_reproduce_of_a_sweep_asks_for_one_of_its_runs(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["reproduce", str(path)]) == 2
     assert capsys.readouterr().err == f"tpusd: {path}: is a sweep; give one of its runs, such as {path}/000_seed=0\n"
+
+
+def test_a_run_that_another_process_completed_meanwhile_gets_no_line_twice(tmp_path, capsys):
+    path = tmp_path / "s"
+    make("seed=0,1", f"output={path}", ROWS)
+    first, second = sorted(path.glob("00*"))
+    for run in (first, second):
+        (run / "images" / "00001-000.png").unlink()
+    prepared = []
+
+    def prepare_slowly(config):
+        prepared.append(config.seed)
+        if config.seed == 1:  # the first run was looked at, and is not open
+            resume_run(first, prepare=prepare, load=lambda *_: StandInPipeline())
+        return prepare(config)
+
+    assert go_on(path, prepare=prepare_slowly).status == 1 and prepared == [0, 1]
+    assert "another process continued this run since" in capsys.readouterr().err
+    assert list(faults(first)) == list(faults(second)) == []
+    assert go_on(path, prepare=None).status == 0

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
+from tpusd.errors import IncompleteRun
 from tpusd.process import signals
 from tpusd.records.directory import Claim, RunDir
 from tpusd.runs.executors.local import LocalExecutor
 from tpusd.runs.make import make_runs
 from tpusd.runs.session import RunSession
+from tpusd.runs.writer import BatchWriter
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
@@ -104,7 +106,7 @@ def test_no_more_threads_fail_the_run_and_do_not_hang_the_command(tmp_path, monk
     submit = ThreadPoolExecutor.submit
 
     def refuses(self, function, *arguments):
-        if self._thread_name_prefix.startswith(pool):
+        if self._thread_name_prefix.startswith(pool) and function is not int:  # int: as the writer starts its threads
             raise RuntimeError("can't start new thread")
         return submit(self, function, *arguments)
 
@@ -112,3 +114,29 @@ def test_no_more_threads_fail_the_run_and_do_not_hang_the_command(tmp_path, monk
     run = session(tmp_path / "run", "num_images_per_prompt=20")
     assert ends([run])
     assert "can't start new thread" in str(run.error)
+
+
+@pytest.mark.parametrize("lost", ["submit", "fail"])
+def test_a_run_whose_error_is_lost_does_not_count_as_made(tmp_path, monkeypatch, lost):
+    """A run of which no batch could be made ended with "0 images" and exit status 0: the machine was out of memory."""
+    submit = ThreadPoolExecutor.submit
+
+    def refuses(self, function, *arguments):
+        if self._thread_name_prefix.startswith("commit") and function is not int:
+            raise RuntimeError("can't allocate lock")
+        return submit(self, function, *arguments)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuses)
+    if lost == "fail":
+        monkeypatch.setattr(BatchWriter, "_fail", lambda *_: (_ for _ in ()).throw(MemoryError))
+    pipeline = StandInPipeline(fails_at=0, error=MemoryError("of the model"))
+    run = RunSession(prepare(config(INLINE)), Claim(output=tmp_path / "run"), name="run")
+    reported = []
+    make_runs(
+        [run], LocalExecutor(Unwatched(), load=lambda *_: pipeline), on_failure=lambda _, error: reported.append(error)
+    )
+    assert reported == [run.error] and not run.is_complete
+    if lost == "submit":
+        assert str(run.error) == "of the model"
+    else:
+        assert isinstance(run.error, IncompleteRun) and "ended without 3 of its 3 images" in str(run.error)

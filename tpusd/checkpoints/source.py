@@ -236,11 +236,15 @@ def _local(path: str) -> Directory:
 def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
     """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
     import huggingface_hub  # a second to import
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     repo, revision = source.repo, source.revision
     assert repo is not None
     where = f"model.repo={show(repo)}"
+    if str(constants.HF_HUB_CACHE).startswith("~"):
+        raise UserError(
+            f"{where}: downloads are kept in the user's home, and this user has none; set HF_HOME=DIRECTORY"
+        )
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
             return found

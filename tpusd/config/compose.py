@@ -73,7 +73,7 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
         jobs = _compose_all(arguments)
         if not (arguments.help or arguments.cfg or shows_hydra):
             return jobs
-    _let_hydra_show(argv)
+    _let_hydra_show([*arguments.flags, *arguments.overrides])
     return None
 
 
@@ -99,6 +99,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
     if arguments.multirun and (arguments.cfg or arguments.info or arguments.shell_completion):
         raise UserError("--multirun: is for making runs; leave out -m to show the config of one")
+    arguments.flags = [word for word in argv if word not in arguments.overrides]
     arguments.overrides = expanded(arguments.overrides)
     return arguments
 

@@ -60,7 +60,7 @@ def remove_broken(directory: Path) -> Sequence[str]:
 
     JAX writes entries in place and does not wait for the disk. A killed process leaves a short entry, and a power cut
     one of the right size with zeros in it. So an entry that was found whole is recognised by its size as long as the
-    machine runs, and by its sha256 once after each start of the machine; any other is decompressed.
+    machine runs, and by its sha256 once after each start of the machine; a new one is decompressed.
     """
     boot = _boot_id()
     before, same_boot = _read_checked(directory / CHECKED, boot)
@@ -73,7 +73,7 @@ def remove_broken(directory: Path) -> Sequence[str]:
             continue
         data = entry.read_bytes()
         found = (len(data), hashlib.sha256(data).hexdigest())
-        if found == known or _is_whole(data):
+        if _is_whole(data) if known is None else found == known:
             whole[entry.name] = found
         else:
             entry.unlink(missing_ok=True)

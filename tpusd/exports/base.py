@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tpusd.records.directory import check_folders
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.sweep import run_directories
 
@@ -37,8 +38,9 @@ class Exporter(Protocol):
 
 
 def exported_images(path: Path) -> Iterator[Exported]:
-    """Every image of the manifests, by row and copy. path: a run directory or a sweep's."""
+    """Every image of the manifests, by row and copy. path: a run directory or a sweep's. Raises UserError."""
     for name, directory in run_directories(path):
+        check_folders(directory)
         records = sorted(read_manifest(directory), key=lambda record: record.key)
         for record in records:
             yield Exported(run=name, file=directory / record.file_name, record=record)

@@ -5,6 +5,7 @@ A signal that stops the command gives 128 plus its number, as in a shell. A read
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -17,12 +18,14 @@ from tpusd.process.report import report
 EXIT_INCOMPLETE = 1
 EXIT_USER_ERROR = 2
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE
+NO_THREAD = "can't start new thread"  # the text of Python's RuntimeError, which has no type of its own
 
 
 @contextlib.contextmanager
 def exit_status() -> Iterator[list[int]]:
     """Yields [0]. The block may change the item; after the block the item is the command's exit status."""
     status = [0]
+    _make_streams_usable()
     try:
         with signals.handled():
             try:
@@ -43,10 +46,27 @@ def exit_status() -> Iterator[list[int]]:
     except MemoryError:
         report("out of memory on this machine (not on its devices); close other programs, or make a smaller run")
         status[0] = EXIT_USER_ERROR
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        report("this machine starts no more threads for this user; end other programs, or raise the limit (ulimit -u)")
+        status[0] = EXIT_USER_ERROR
     except KeyboardInterrupt as error:
         stopped = error if isinstance(error, signals.Interrupted) else signals.Interrupted(signals.SIGNALS[0])
         report(f"interrupted ({stopped}){stopped.advice}")
         status[0] = stopped.exit_status
+
+
+def _make_streams_usable() -> None:
+    """Standard streams that were closed before the start lead nowhere, and a letter that stdout lacks is an escape.
+
+    Else a file of a run could get the number of such a stream, and what a library prints would land in it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by number, so that each gets its own
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _os_error(error: OSError) -> str:

@@ -1,13 +1,15 @@
 """How far a run is: a bar on a terminal and in a notebook, elsewhere a line at intervals.
 
-Knows nothing of what the run makes.
+Knows nothing of what the run makes. A stream that nobody reads any more is no reason to stop the run: then nothing more
+is shown.
 """
 
+import contextlib
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -45,21 +47,23 @@ class Progress:
         self._done_preparing = threading.Event()
         self._lock = threading.Lock()  # of the stream, which the thread of `prepare` writes too
         self._shown = clock()
+        self._is_read = True  # the stream
         self._bar = None
         self._notebook = NotebookBar() if stream is None and in_notebook() else None
         if self._notebook is not None:
             self._show(force=True)
         elif self._stream.isatty():
-            self._bar = tqdm(
-                total=total,
-                initial=done,
-                file=self._stream,
-                leave=False,
-                mininterval=0,
-                ncols=80,  # _show sets it each time; tqdm shows nothing if a terminal reports 0
-                nrows=20,
-                bar_format="{percentage:3.0f}%|{bar}| {desc}",
-            )
+            with self._showing():
+                self._bar = tqdm(
+                    total=total,
+                    initial=done,
+                    file=self._stream,
+                    leave=False,
+                    mininterval=0,
+                    ncols=80,  # _show sets it each time; tqdm shows nothing if a terminal reports 0
+                    nrows=20,
+                    bar_format="{percentage:3.0f}%|{bar}| {desc}",
+                )
             self._show(force=True)
 
     def prepare(self, what: str) -> None:
@@ -94,7 +98,8 @@ class Progress:
     def close(self) -> None:
         self._end_preparing()
         if self._bar is not None:
-            self._bar.close()
+            with self._showing():
+                self._bar.close()
         if self._notebook is not None:
             self._show(force=True)
 
@@ -127,13 +132,18 @@ class Progress:
             with self._lock:
                 if done.is_set():
                     return
-                try:
-                    self._show()
-                except (OSError, ValueError):  # nobody reads the stream any more
-                    return
+                self._show()
 
     def _line(self, text: str) -> None:
-        print(f"tpusd: {text}", file=self._stream, flush=True)
+        with self._showing():
+            print(f"tpusd: {text}", file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def _showing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._is_read = False
 
     def _position(self) -> float:
         return self._finished + (self._batch * self._step / self._num_steps if self._num_steps else 0)
@@ -150,7 +160,7 @@ class Progress:
             interval = BAR_INTERVAL
         elif self._notebook is not None:
             interval = NOTEBOOK_INTERVAL
-        if not force and self._clock() - self._shown < interval:
+        if not self._is_read or not force and self._clock() - self._shown < interval:
             return
         self._shown = self._clock()
         if self._notebook is not None:
@@ -161,7 +171,8 @@ class Progress:
             self._bar.ncols = shutil.get_terminal_size().columns  # 80 if the terminal reports 0
             self._bar.n = self._position()
             self._bar.set_description_str(self.text(), refresh=False)
-            self._bar.refresh(nolock=True)  # its own lock would stay locked after an error, and `close` would wait
+            with self._showing():
+                self._bar.refresh(nolock=True)  # its own lock would stay locked after an error, and `close` would wait
 
 
 def _duration(seconds: float) -> str:

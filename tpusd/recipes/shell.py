@@ -47,4 +47,5 @@ def _is_special(char: str, ascii_only: bool) -> bool:
 
 def _escape(char: str) -> str:
     """`!` is a number too: an interactive shell looks for it in its history."""
-    return _ESCAPES.get(char) or "".join(f"\\{byte:03o}" for byte in char.encode(errors="surrogateescape"))
+    errors = "surrogateescape" if "\udc80" <= char <= "\udcff" else "surrogatepass"  # Python's byte, or half a pair
+    return _ESCAPES.get(char) or "".join(f"\\{byte:03o}" for byte in char.encode(errors=errors))

@@ -120,6 +120,10 @@ class DirectoryLog:
             self._file.close()
             raise
 
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names the log, and with it the lock."""
+        return self._file.is_at(path)
+
     def write(self, line: str) -> None:
         """A line with the time before it. A log that cannot be written does not stop a run: the next image says why."""
         with contextlib.suppress(OSError):
@@ -140,6 +144,7 @@ class RunWriter(Protocol):
     def write_run(self, values: Mapping[str, Any]) -> None: ...
     def write_image(self, name: str, data: bytes) -> dict[str, Any]: ...
     def append_record(self, record: ImageRecord) -> None: ...
+    def check_held(self) -> None: ...
     def rewrite_manifest(self, lines: Iterable[bytes]) -> None: ...
     def records(self) -> Iterator[ImageRecord]: ...
     def log(self, line: str) -> None: ...
@@ -175,11 +180,12 @@ class RunDir:
                     with contextlib.suppress(FileExistsError):
                         storage.make_directory(directory)
                     made.append(directory)
-            except OSError:
-                _discard(path, made)
+            except UserError:  # the directory belongs to another process
                 close_quietly(run_dir)
                 raise
-            except UserError:  # the directory belongs to another process
+            except BaseException:  # the disk refuses, or a signal came
+                is_ours = run_dir is not None or path in made  # else another process may hold it by now
+                _discard(path if is_ours else None, made)
                 close_quietly(run_dir)
                 raise
         run_dir._made = made
@@ -216,8 +222,19 @@ class RunDir:
     def append_record(self, record: ImageRecord) -> None:
         """The manifest line of an image that is whole on disk. One thread at a time."""
         line = record.to_line()
+        self.check_held()
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
             self._manifest.append(line)
+
+    def check_held(self) -> None:
+        """Raises UserError where somebody removed or replaced the manifest or the log: lines would be lost."""
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            for file, name in ((self._manifest, MANIFEST), (self._log, LOG)):
+                if not file.is_at(self.path / name):
+                    raise UserError(
+                        f"{show_path(self.path / name)}: was removed or replaced while this process wrote to it; "
+                        "restore it, and continue with resume=, which makes again what the manifest does not list"
+                    )
 
     def rewrite_manifest(self, lines: Iterable[bytes]) -> None:
         """Replaces the manifest by `lines`, whole or not at all."""
@@ -254,9 +271,14 @@ def check_run_directory(path: Path) -> None:
         if storage.file_size(path / CONFIG) is None:
             hint = "; its run stopped before its first image, so start it again" if _abandoned(path) else ""
             raise UserError(f"{show_path(path)}: is not a run directory: it has no {CONFIG}{hint}")
-        for name in (IMAGES, HYDRA, THUMBNAILS):
-            if storage.exists(path / name) and not storage.is_plain_directory(path / name):
-                raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
+        check_folders(path)
+
+
+def check_folders(path: Path) -> None:
+    """Raises UserError where a folder of the run directory `path` is a link, which could lead anywhere."""
+    for name in (IMAGES, HYDRA, THUMBNAILS):
+        if storage.exists(path / name) and not storage.is_plain_directory(path / name):
+            raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
 
 
 def refuse_taken(path: Path) -> None:

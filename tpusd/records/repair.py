@@ -7,7 +7,6 @@ another config made.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +154,7 @@ def _check_recipe(path: Path, config: SavedConfig, number: int, record: ImageRec
             )
 
 
-def _wrong_hashes(run_dir: RunWriter, whole: dict[tuple[int, int], _Entry]) -> Iterator[tuple[int, int]]:
+def _wrong_hashes(run_dir: RunWriter, whole: dict[tuple[int, int], _Entry]) -> list[tuple[int, int]]:
     """Images whose bytes are not those of their line, among the newest HASHED_BYTES of them."""
     budget = HASHED_BYTES
     wrong = []
@@ -167,4 +166,4 @@ def _wrong_hashes(run_dir: RunWriter, whole: dict[tuple[int, int], _Entry]) -> I
         with os_errors_as_user_errors(run_dir.path, CHECK_PERMISSIONS, operation="read"):
             if storage.file_sha256(run_dir.path / entry.file_name) != entry.sha256:
                 wrong.append(key)
-    yield from wrong
+    return wrong

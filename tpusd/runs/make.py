@@ -4,8 +4,10 @@ The main thread asks the executor for batches, which keeps the devices busy; the
 are filled across runs, and a run's directory is opened with its first image and completed with its last.
 """
 
+import shlex
 from collections.abc import Callable, Container, Iterator, Sequence
 
+from tpusd.errors import IncompleteRun, show_path
 from tpusd.plan.batches import Batch, grouped, pack, program_key, weights_key
 from tpusd.plan.specs import ImageSize, image_sizes
 from tpusd.process import signals
@@ -41,12 +43,26 @@ def make_runs(
                     writer.fail_after_pending(run, made.error)
                 else:
                     writer.submit(made)
+        if not (stop_on_error and any(run.error is not None for run in runs)):
+            _fail_unfinished(runs, on_failure)
     except BaseException as error:
         stopped = error
         raise
     finally:
         for run in runs:
             run.leave(stopped)  # those that an interruption left open
+
+
+def _fail_unfinished(runs: Sequence[RunSession], on_failure: Callable[[RunSession, BaseException], None]) -> None:
+    """No run counts as made because the error that stopped it was lost, as for want of memory in a thread."""
+    for run in runs:
+        if run.error is None and not run.is_complete:
+            run.error = IncompleteRun(
+                f"{show_path(run.path)}: ended without {run.num_missing} of its {run.num_images} images or without its "
+                "page, perhaps because this machine is out of memory; python -m tpusd.run "
+                f"{shlex.quote(f'resume={run.path}')} continues it"
+            )
+            on_failure(run, run.error)
 
 
 def _in_order_of_programs(runs: Sequence[RunSession]) -> Iterator[list[tuple[RunSession, ImageSize]]]:

@@ -15,7 +15,7 @@ from tpusd import storage
 from tpusd.config.schema import RunConfig, config_values
 from tpusd.config.yaml_files import to_yaml
 from tpusd.engine.not_finite import NotFinite
-from tpusd.errors import UserError, show
+from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
 from tpusd.plan.specs import ImageSize, ImageSpec, make_specs, planned
@@ -88,6 +88,7 @@ class RunSession:
         self.left_out: dict[str, NotFinite] = {}  # images that were made, are not finite, and are not written
         self.timing = Timing()
         self.error: BaseException | None = None
+        self.is_complete = False
         self.is_new = isinstance(place, Claim)
         self._place, self._hydra_files, self._keep_empty = place, hydra_files or {}, keep_empty
         self._opened: _Opened | None = None
@@ -120,6 +121,11 @@ class RunSession:
         run_dir = self._open_directory()
         self._place = run_dir.path
         try:
+            if not self.is_new and {record.key for record in run_dir.records()} != self.done:
+                raise UserError(
+                    f"{show_path(self.path)}: another process continued this run since it was looked at; start the "
+                    "command again"
+                )
             for warning in self.prepared.warnings:
                 run_dir.log(warning)
             if self.is_new:
@@ -186,13 +192,14 @@ class RunSession:
         opened = self._open_now()
         if self.left_out:
             raise ImagesNotFinite(self.path, self.left_out, self.num_images, self._config.precision)
+        opened.run_dir.check_held()
         opened.run_json.finish(self.num_made, self.timing.seconds)
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
             write_results(self.path, opened.run_json.facts)
         opened.run_json.write()
         log_run(self.path, self.prepared.config, opened.run_json.facts)
         opened.run_dir.log(f"{self.path}: {self.summary()}")
-        self._opened = None
+        self._opened, self.is_complete = None, True
         close_quietly(opened.run_dir)
 
     def leave(self, error: BaseException | None = None) -> None:
@@ -205,7 +212,7 @@ class RunSession:
             return
         error = self.error or error
         opened.run_dir.log(f"stopped{_text_of(error)}")
-        empty = not holds_images(self.path) and not self.left_out
+        empty = not self.num_made and not holds_images(self.path) and not self.left_out
         if self.is_new and empty and (isinstance(error, UserError) or not self._keep_empty):
             opened.run_dir.discard()
         else:

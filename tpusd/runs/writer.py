@@ -46,6 +46,9 @@ class BatchWriter:
         self._pending: dict[RunSession, int] = {}  # images of a run between opening and manifest line
 
     def __enter__(self) -> "BatchWriter":
+        # Those who end a run start before a model takes the memory: Python waits for ever for a thread that has none.
+        for pool in (self._opener, self._committer):
+            pool.submit(int)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +69,13 @@ class BatchWriter:
 
     def fail_after_pending(self, run: RunSession, error: BaseException) -> None:
         """Ends a run of which a batch could not be made. The images that were submitted before are still written."""
-        self._opener.submit(lambda: self._committer.submit(self._fail, run, error))
+        self._opener.submit(self._fail_after_opened, run, error)
+
+    def _fail_after_opened(self, run: RunSession, error: BaseException) -> None:
+        try:
+            self._committer.submit(self._fail, run, error)
+        except BaseException:  # out of memory, for example; what is pending is then left out
+            self._fail(run, error)
 
     def _fail(self, run: RunSession, error: BaseException) -> None:
         """The run takes no further part. Its directory is closed when its pending images are done."""

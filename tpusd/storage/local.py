@@ -253,6 +253,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(path: Path) -> None:
+    """Makes everything in the directory `path` survive a power failure."""
+    for directory, _, names in os.walk(path):
+        for name in names:
+            sync_directory(Path(directory, name))  # fsync is the same for a file
+        sync_directory(Path(directory))
+
+
 def _open_regular(path: Path, flags: int) -> int:
     """Opens a regular file that is not a link. O_NONBLOCK: without it, opening a pipe would never return."""
     try:
