@@ -205,6 +205,24 @@ def test_other_noise_schedules(name, changes):
     assert distance(ours, theirs[0].numpy()) < max(2e-5, rounding(table))
 
 
+@pytest.mark.parametrize("steps", [2, 9, 28])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        {"beta_schedule": "squaredcos_cap_v2"},  # whose timesteps are cut and not rounded
+        {"beta_start": 1e-4, "beta_end": 0.02, "rescale_betas_zero_snr": True},  # whose sigmas fall at their end
+    ],
+    ids=str,
+)
+def test_lu_lambdas_begin_where_the_reference_begins(config, steps):
+    settings = SamplerSettings(name="dpmpp_2m", num_inference_steps=steps, use_lu_lambdas=True)
+    table = make_table(settings, SchedulerConfig.from_dict(config))
+    scheduler = make_scheduler("dpmpp_2m", config, {"use_lu_lambdas": True})
+    scheduler.set_timesteps(steps)
+    assert table.timesteps[0] == scheduler.timesteps[0] == 999
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_checkpoint_leaves_out_has_the_default_of_the_reference_class(name):
     bare = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}

@@ -444,6 +444,7 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "
         ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"rescale_betas_zero_snr": False}),
         ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"num_inference_steps": 200}),
         ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"name": "euler"}),
+        ("dpmpp_2m_sde", 401, PUBLISHED_SCHEDULES[1], {"name": "euler"}),
         # Neighbouring levels are equal.
         ("dpmpp_2m", 17, ABSURD_SCHEDULES[0], {"name": "euler"}),
         ("ddim", 1000, ABSURD_SCHEDULES[1], {"name": "euler"}),

@@ -99,10 +99,13 @@ def solver_grid(
             )
         return timesteps, np.append(schedule.sigmas_at(timesteps, trained), _last(options, trained[0]))
     timesteps = schedule.timesteps_of(chosen, trained)
-    if options.use_karras_sigmas or getattr(options, "use_lu_lambdas", False):
+    lu_lambdas = getattr(options, "use_lu_lambdas", False)
+    if options.use_karras_sigmas or lu_lambdas:
         # Only dpmpp does not round the cosine schedule.
         if not (hasattr(options, "lambda_min_clipped") and config.beta_schedule == "squaredcos_cap_v2"):
             timesteps = timesteps.round()
+    if lu_lambdas:
+        timesteps[0] = len(trained) - 1  # the reference takes both logarithms in float32, so they meet there
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
 
