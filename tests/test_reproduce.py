@@ -92,6 +92,24 @@ def test_verdict_says_how_far_and_where_first(original, tmp_path, capsys, monkey
         assert picture.width > 3 * 300
 
 
+class Unguided(Drifting):
+    """As every release after 0.1.0 makes images of a guidance scale up to 1."""
+
+    fingerprints = {"encode": "e" * 64, "denoise_unguided": "d" * 64, "decode": "c" * 64}
+
+
+def test_an_image_of_the_older_rule_for_low_guidance_differs_and_the_report_says_why(tmp_path, capsys):
+    """Drifting runs the program with guidance, as 0.1.0 did for every scale other than 1."""
+    old = start_run(
+        config(f"output={tmp_path / 'old'}", INLINE, "guidance_scale=0.5"), prepare=prepare, load=lambda *_: Drifting(0)
+    )
+    same, report, _ = reproduced(old, tmp_path / "new", pipeline=Unguided(60))
+    line = "guidance_scale below 1: when this run was made, such a scale weakened the prompt"
+    assert not same and report["changed"][-1].startswith(line) and line in capsys.readouterr().out
+    same, report, _ = reproduced(tmp_path / "new", tmp_path / "newer", pipeline=Unguided(0))
+    assert not same and report["changed"] == []
+
+
 def test_overrides_are_told_and_change_the_images(original, tmp_path, capsys):
     same, report, _ = reproduced(original, tmp_path / "again", "guidance_scale=3", sample=2)
     assert not same and report["counts"] == {"different": 2} and report["overrides"][1:] == ["guidance_scale=3"]

@@ -9,15 +9,26 @@ pytest.importorskip("diffusers")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
+from diffusers import (  # noqa: E402
+    DDIMScheduler,
+    DDPMScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from support.checkpoints import copy, edit  # noqa: E402
 from support.runs import config  # noqa: E402
+from support.scheduler_reference import make_scheduler, sample  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, open_checkpoint  # noqa: E402
 from tpusd.config.sampler import SamplerSettings  # noqa: E402
 from tpusd.engine import noise as keys  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
+from tpusd.errors import UserError  # noqa: E402
+from tpusd.families.latent_diffusion import CLIPS  # noqa: E402
 from tpusd.plan.specs import ImageSpec  # noqa: E402
+from tpusd.samplers.registry import samplers  # noqa: E402
 
 pytestmark = [
     pytest.mark.parity,
@@ -104,9 +115,11 @@ def image(pipeline, path, guidance):
     return expected, made.pixels / 255
 
 
-@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 1.5])
-def test_guidance_up_to_one_is_the_prompt_alone(tmp_path, guidance):
-    path = copy(tmp_path)
+@pytest.mark.parametrize(
+    ("layout", "guidance"), [("sd1", 0.0), ("sd1", 0.5), ("sd1", 1.0), ("sd1", 1.5), ("sdxl", 0.0), ("sdxl", 1.5)]
+)
+def test_guidance_up_to_one_is_the_prompt_alone(tmp_path, layout, guidance):
+    path = copy(tmp_path, layout)
     expected, made = image(reference(path), path, guidance)
     assert np.abs(expected - made).max() < 5e-3
 
@@ -119,6 +132,19 @@ def test_shift_factor_of_an_autoencoder_is_not_read(tmp_path, layout):
     assert np.abs(expected - made).max() < 5e-3
 
 
+def test_latent_statistics_of_an_autoencoder_are_of_sdxl_alone(tmp_path):
+    """Playground's models of the XL kind have them."""
+    statistics = {"latents_mean": [0.5, -1.0, 0.0, 2.0], "latents_std": [2.0, 1.0, 3.0, 0.5]}
+    path = copy(tmp_path)
+    edit(path / "vae/config.json", **statistics)
+    expected, made = image(reference(path), path, 3.0)
+    assert np.abs(expected - made).max() < 5e-3
+    path = copy(tmp_path / "xl", "sdxl")
+    edit(path / "vae/config.json", **statistics)
+    with pytest.raises(UserError, match="latents_mean=.*latents_std="):
+        checkpoint(path)
+
+
 def test_clip_sample_of_stable_diffusion_is_switched_off(tmp_path):
     path = copy(tmp_path)
     edit(path / "scheduler/scheduler_config.json", clip_sample=True, steps_offset=0)
@@ -126,19 +152,38 @@ def test_clip_sample_of_stable_diffusion_is_switched_off(tmp_path):
     assert np.abs(expected - made).max() < 5e-3
 
 
-def test_where_sdxl_would_clip_is_said(tmp_path):
-    """The one correction of diffusers that is not made here: the reference clips, and the note says so."""
-    for name, clip, said in (
-        ("ddim", True, 1),
-        ("ddim", ..., 1),
-        ("ddim", False, 0),
-        ("lcm", ..., 0),
-        ("euler", True, 0),
+@pytest.mark.parametrize("name", sorted(samplers()))
+def test_the_samplers_whose_reference_can_clip(name):
+    """clip_sample changes what the class makes of large latents; without it, the class's default decides."""
+
+    def made(**clip):
+        scheduler = make_scheduler(name, {"beta_schedule": "scaled_linear"}, clip)
+        start = torch.full((1, 1, 2, 2), 10.0, dtype=torch.float64)
+        return sample(scheduler, lambda x, t: 0.1 * x, start, 4, noise=lambda k: torch.zeros_like(start))
+
+    never, always, default = made(clip_sample=False), made(clip_sample=True), made()
+    assert (name in CLIPS) == (not torch.equal(never, always))
+    assert CLIPS.get(name, False) == (not torch.equal(never, default))
+
+
+@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+@pytest.mark.parametrize("clip", [True, False, ...])
+def test_where_the_reference_clips_is_said(tmp_path, layout, clip):
+    """The one correction of diffusers that is not made here: with the file's own scheduler, and with another."""
+    for own, name, cls in (
+        ("DDIMScheduler", "ddim", None),
+        ("DDIMScheduler", "ddpm", DDPMScheduler),
+        ("EulerDiscreteScheduler", "ddim", DDIMScheduler),
+        ("EulerDiscreteScheduler", "heun", HeunDiscreteScheduler),
+        ("EulerDiscreteScheduler", "lcm", LCMScheduler),
     ):
-        path = copy(tmp_path / f"{name}-{clip}", "sdxl")
-        edit(path / "scheduler/scheduler_config.json", clip_sample=clip, skip_prk_steps=True)
+        path = copy(tmp_path / f"{own}-{name}", layout)
+        edit(path / "model_index.json", scheduler=["diffusers", own])
+        edit(path / "scheduler/scheduler_config.json", _class_name=own, clip_sample=clip)
+        scheduler = reference(path).scheduler
+        if cls is not None:
+            scheduler = cls.from_config(scheduler.config)
         ours = checkpoint(path)
         notes = list(ours.family.schedule_notes(SamplerSettings(name=name), ours.scheduler_config))
-        assert len(notes) == said and all("clip" in note for note in notes), (name, clip, notes)
-        if name == "ddim":
-            assert DDIMScheduler.from_config(reference(path).scheduler.config).config.clip_sample == bool(said)
+        assert len(notes) == bool(scheduler.config.clip_sample), (own, name, notes)
+        assert all("clip" in note for note in notes)

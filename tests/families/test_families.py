@@ -13,6 +13,7 @@ from support.runs import config
 import tpusd
 from tpusd.checkpoints import load_weights
 from tpusd.checkpoints.source import likely_family
+from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError
 from tpusd.families.base import Tokens
 from tpusd.families.latent_diffusion import TextConditioning
@@ -20,6 +21,7 @@ from tpusd.families.registry import FAMILIES, find_family
 from tpusd.families.sdxl import SDXL
 from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.plan.sizes import image_size
+from tpusd.samplers.schedule import SchedulerConfig
 
 BOTH = (StableDiffusion(), SDXL())
 
@@ -136,3 +138,21 @@ def test_the_size_is_asked_for_only_where_the_checkpoint_does_not_say_it(tmp_pat
     with pytest.raises(UserError, match="sample_size=null in unet/config.json: .* set height and width"):
         image_size(config("height=48"), opened(root))
     assert image_size(config("height=48", "width=80"), opened(root)) == (48, 80)
+
+
+@pytest.mark.parametrize(
+    ("family", "own", "name", "clip", "said"),
+    [
+        # As test_corrections_parity.py finds it in diffusers.
+        (SDXL(), "EulerDiscreteScheduler", "ddim", None, True),
+        (SDXL(), "EulerDiscreteScheduler", "ddim", False, False),
+        (SDXL(), "EulerDiscreteScheduler", "heun", True, True),
+        (SDXL(), "EulerDiscreteScheduler", "tcd", True, False),
+        (StableDiffusion(), "PNDMScheduler", "ddim", None, True),
+        (StableDiffusion(), "PNDMScheduler", "ddim", True, False),
+        (StableDiffusion(), "DDIMScheduler", "ddim", None, False),
+    ],
+)
+def test_where_the_reference_would_clip_latents_is_said(family, own, name, clip, said):
+    notes = list(family.schedule_notes(SamplerSettings(name=name), SchedulerConfig(class_name=own, clip_sample=clip)))
+    assert len(notes) == said and all(f"with {name}, diffusers would clip" in note for note in notes)

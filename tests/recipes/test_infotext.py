@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpusd.errors import UserError
+from tpusd.recipes.a1111 import carry_over
 from tpusd.recipes.infotext import read_infotext, write_infotext
 
 RECIPE = {
@@ -116,3 +117,20 @@ def test_text_of_a1111_itself_is_read():
 def test_text_without_settings_is_all_prompt():
     assert read_infotext("a fox, red: very").settings == {}
     assert read_infotext("a fox\nblue").prompt == "a fox\nblue"
+
+
+@pytest.mark.parametrize(("scale", "shown"), [(0.0, "1"), (0.5, "1"), (1.0, "1"), (1.5, "1.5"), (12, "12")])
+def test_the_prompt_alone_is_cfg_1_in_a1111(scale, shown):
+    """A1111 skips the negative prompt at 1 alone; below, it takes more of the negative prompt."""
+    assert a1111(written(guidance_scale=scale))["CFG scale"] == shown
+
+
+@pytest.mark.parametrize(("scale", "lines"), [("0", 1), ("0.5", 1), ("1", 0), ("1.0", 0), ("7.5", 0), ("-1", 1)])
+def test_low_guidance_of_a1111_is_carried_over_with_a_line(scale, lines):
+    carried = carry_over(
+        read_infotext(f"a fox\nSteps: 20, Sampler: Euler a, CFG scale: {scale}, Seed: 0, Size: 512x512")
+    )
+    said = [line for line in carried.left_out if line.startswith(f"CFG scale: {scale}: ")]
+    assert len(said) == lines
+    assert (f"guidance_scale={float(scale)}" in carried.overrides) == (scale != "-1")
+    assert all("0 to 1 is the prompt alone" in line for line in said if scale != "-1")

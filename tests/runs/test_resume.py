@@ -155,6 +155,27 @@ def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch
     assert read_config(path)["on_changed_weights"] == "error"
 
 
+class Unguided(StandInPipeline):
+    """As every release after 0.1.0 makes images of a guidance scale up to 1."""
+
+    fingerprints = {"encode": "e" * 64, "denoise_unguided": "d" * 64, "decode": "c" * 64}
+
+
+@pytest.mark.slow
+def test_images_of_the_older_rule_for_low_guidance_are_said_where_others_join_them(tmp_path, capsys):
+    """StandInPipeline runs the program with guidance, as 0.1.0 did for every scale other than 1."""
+    path = stopped(tmp_path / "run", INLINE, "guidance_scale=0.5")
+    resumed(path, pipeline=Unguided())
+    line = "guidance_scale below 1: when this run was made, such a scale weakened the prompt"
+    assert line in capsys.readouterr().err and line in (path / "run.log").read_text()
+    resumed(path, pipeline=Unguided())  # nothing is missing
+    assert line not in capsys.readouterr().err
+    resumed(stopped(tmp_path / "guided", INLINE), pipeline=Unguided())
+    newer = made(tmp_path / "newer", INLINE, "guidance_scale=0.5", pipeline=Unguided())
+    resumed(newer, "num_images_per_prompt=2", pipeline=Unguided())
+    assert line not in capsys.readouterr().err
+
+
 def test_config_names_its_weights_before_the_first_image_exists(tmp_path):
     """Else a crash could leave images of weights that nobody knows."""
     seen = []

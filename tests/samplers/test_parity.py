@@ -1,6 +1,7 @@
 """Every sampler with every shared option against PyTorch diffusers' scheduler, driven by the same closed-form model."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ pytest.importorskip("diffusers")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
-from support.sampler_cases import CASES, NAMES, UNLOGGED, options_of, run_in_float64, steps_of  # noqa: E402
+from support.sampler_cases import CASES, NAMES, UNLOGGED, drawn_options, options_of, run_in_float64, steps_of  # noqa: E402
 from support.scheduler_reference import make_scheduler, sample  # noqa: E402
 
 import tpusd  # noqa: E402
@@ -99,6 +100,42 @@ def test_table_gives_the_sample_of_the_reference(name):
     assert not wrong, wrong
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_options_together_give_the_sample_of_the_reference(name):
+    """A sample of all combinations, wherever the reference gives numbers."""
+    generator, equal, wrong = random.Random(name), 0, []
+    schedules = [CONFIG, CONFIG | {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}]
+    for i in range(24):
+        options, steps, config = drawn_options(generator, name), generator.randint(2, 40), schedules[i % 2]
+        if options.get("rescale_betas_zero_snr") and not CASES[name].zero_alpha:
+            options["rescale_betas_zero_snr"] = False  # float32 decides timesteps near sigma 4096
+        options = {option: value for option, value in options.items() if value is not None}
+        x = torch.from_numpy(START).double()[None]
+        try:
+            scheduler = make_scheduler(name, config, options)
+            theirs = sample(
+                scheduler,
+                lambda x, t: model(x, t, torch.sin),
+                x,
+                steps,
+                noise=lambda k: torch.from_numpy(NOISE[k])[None],
+                eta=options.get("eta"),
+            )[0].numpy()
+        except (ValueError, IndexError, AssertionError, RuntimeError):  # of a step that it cannot make
+            continue
+        if not np.isfinite(theirs).all():
+            continue
+        table = make_table(
+            SamplerSettings(name=name, num_inference_steps=steps, **options), SchedulerConfig.from_dict(config)
+        )
+        ours = run_in_float64(table, lambda x, t: model(x, t, np.sin), START, lambda k: NOISE[k])
+        equal += 1
+        if distance(ours, theirs) > 1e-4 or np.abs(table.timesteps - scheduler.timesteps.numpy()).max() > 1e-3:
+            wrong.append((options, steps, distance(ours, theirs)))
+    assert not wrong, wrong
+    assert equal > 5
+
+
 @pytest.fixture(scope="module")
 def run_all():
     """One compilation for all samplers: a batch of tables, its images side by side."""
@@ -166,6 +203,24 @@ def test_other_noise_schedules(name, changes):
     ours = run_in_float64(table, lambda x, t: model(x, t, np.sin), START, lambda k: NOISE[k])
     assert np.abs(table.timesteps - scheduler.timesteps.numpy()).max() < 1e-3
     assert distance(ours, theirs[0].numpy()) < max(2e-5, rounding(table))
+
+
+@pytest.mark.parametrize("steps", [2, 9, 28])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        {"beta_schedule": "squaredcos_cap_v2"},  # whose timesteps are cut and not rounded
+        {"beta_start": 1e-4, "beta_end": 0.02, "rescale_betas_zero_snr": True},  # whose sigmas fall at their end
+    ],
+    ids=str,
+)
+def test_lu_lambdas_begin_where_the_reference_begins(config, steps):
+    settings = SamplerSettings(name="dpmpp_2m", num_inference_steps=steps, use_lu_lambdas=True)
+    table = make_table(settings, SchedulerConfig.from_dict(config))
+    scheduler = make_scheduler("dpmpp_2m", config, {"use_lu_lambdas": True})
+    scheduler.set_timesteps(steps)
+    assert table.timesteps[0] == scheduler.timesteps[0] == 999
 
 
 @pytest.mark.parametrize("name", NAMES)

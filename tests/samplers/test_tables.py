@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.runs import config as run_config
-from support.sampler_cases import CASES, NAMES, options_of, run_in_float64
+from support.sampler_cases import CASES, NAMES, drawn_options, options_of, run_in_float64
 
 import tpusd
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError
-from tpusd.samplers.registry import samplers
 from tpusd.samplers.rows import C_IN, HISTORY, MAX_ROWS, P_OUT, P_X, PUSH, TERMS, T, X, Y
 from tpusd.samplers.schedule import SchedulerConfig, to_sigmas
 from tpusd.samplers.table import COLUMNS, SamplerSettings, make_table
@@ -397,58 +397,68 @@ def test_tables_are_made_without_jax_and_settings_survive_plain_values():
     assert make_config(config_values(made_config)) == made_config
 
 
-# Every sampler, with the options that it has, on the schedules of published checkpoints and on absurd ones.
-SCHEDULES = (
+# Every sampler, with options together, on the schedules of published checkpoints and on absurd ones.
+PUBLISHED_SCHEDULES = (
     {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
-    {"beta_schedule": "squaredcos_cap_v2", "beta_start": 1e-4, "beta_end": 0.02},
-    {"beta_schedule": "linear", "beta_start": 1e-6, "beta_end": 0.999},  # its alphas underflow
+    {"beta_schedule": "squaredcos_cap_v2"},
+)
+ABSURD_SCHEDULES = (
+    {"beta_schedule": "linear", "beta_start": 1e-6, "beta_end": 0.999},  # its alphas underflow to 0
+    {"beta_schedule": "linear", "beta_start": 1e-9, "beta_end": 0.02},  # its first alphas round to 1
+    {"num_train_timesteps": 1},
+    {"num_train_timesteps": 3, "beta_end": 0.5},
+    {"num_train_timesteps": 4, "trained_betas": (0.1, 0.2, 0.3, 1.0)},  # ends in pure noise
+    {"num_train_timesteps": 5000},
 )
 
 
-def drawn_options(generator: random.Random, sampler) -> dict:
-    """About half of a sampler's options, with values that it takes."""
-    drawn = {
-        "prediction_type": ("epsilon", "v_prediction", "sample"),
-        "timestep_spacing": ("leading", "trailing", "linspace"),
-        "eta": (0.0, 0.3, 1.0),
-        "steps_offset": (0, 1),
-        "solver_order": (1, 2, 3),
-    } | sampler.choices
-    drawn |= {name: (False, True) for name, default in sampler.defaults.items() if isinstance(default, bool)}
-    named = [name for name in sampler.defaults if name in drawn]
-    return {name: generator.choice(drawn[name]) for name in named if generator.random() < 0.5}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(samplers()))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_combination_is_a_finite_table_or_one_line(name):
     """The corners, and a sample of the rest; docs/log.md has the count of a larger one."""
     generator = random.Random(name)
-    corners = [({}, steps, schedule) for steps in (1, 2, 401, 999, 1000) for schedule in SCHEDULES]
-    cases = corners + [
-        (drawn_options(generator, samplers()[name]), generator.randint(1, 1000), generator.choice(SCHEDULES))
-        for _ in range(40)
-    ]
+    cases = [({}, steps, schedule) for steps in (1, 401, 1000) for schedule in PUBLISHED_SCHEDULES]
+    for schedule in (*PUBLISHED_SCHEDULES * 8, *ABSURD_SCHEDULES * 4):
+        cases.append((drawn_options(generator, name), int(1001 ** generator.random()), schedule))
     finite = 0
     for options, steps, schedule in cases:
         try:
-            table = make_table(
-                SamplerSettings(name=name, num_inference_steps=steps, **options), SchedulerConfig(**schedule)
-            )
+            table = made(name, steps, SchedulerConfig(**schedule), **options)
         except UserError as error:
             assert "\n" not in str(error) and str(error).isprintable()
+            assert str(error).startswith("sampler") and "=" in str(error)  # the field, with its value
         else:
             finite += 1
             assert np.isfinite(table.rows).all() and np.isfinite(table.padded()).all()
     assert finite > len(cases) // 10  # lcm and tcd take at most 50 steps
 
 
-def test_the_case_of_which_python_said_math_domain_error():
-    """The variance of a step is a difference that rounding takes below zero; the reference has NaN there."""
-    settings = SamplerSettings(
-        name="euler_ancestral", num_inference_steps=401, prediction_type="v_prediction", timestep_spacing="trailing",
-        rescale_betas_zero_snr=True,
-    )  # fmt: skip
-    with pytest.raises(UserError, match="a coefficient is not finite .*another number of steps"):
-        make_table(settings, SchedulerConfig(beta_schedule="linear", beta_start=1e-4, beta_end=0.02))
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "schedule", "advice"),
+    [
+        # The variance of a step is below zero, because zero SNR became 2**-24 and the level before it is smaller.
+        ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"rescale_betas_zero_snr": False}),
+        ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"num_inference_steps": 200}),
+        ("euler_ancestral", 401, PUBLISHED_SCHEDULES[1], {"name": "euler"}),
+        ("dpmpp_2m_sde", 401, PUBLISHED_SCHEDULES[1], {"name": "euler"}),
+        # Neighbouring levels are equal.
+        ("dpmpp_2m", 17, ABSURD_SCHEDULES[0], {"name": "euler"}),
+        ("ddim", 1000, ABSURD_SCHEDULES[1], {"name": "euler"}),
+        ("unipc", 1, ABSURD_SCHEDULES[2], {"name": "ddim", "rescale_betas_zero_snr": False}),
+    ],
+)
+def test_a_table_that_is_not_finite_is_one_line_with_what_to_change(name, steps, schedule, advice):
+    """Where the reference has NaN, an infinity or an IndexError. With what the line says, there is a table."""
+    settings = SamplerSettings(name=name, num_inference_steps=steps, **ZERO_SNR)
+    config = SchedulerConfig(**schedule)
+    with pytest.raises(UserError) as caught:
+        make_table(settings, config)
+    for field, value in advice.items():
+        said = {"name": f"as {value}|sampler={value}", "num_inference_steps": "fewer steps"}
+        said["rescale_betas_zero_snr"] = "sampler.rescale_betas_zero_snr=false|num_train_timesteps=1"
+        assert re.search(said.get(field, ""), str(caught.value)), caught.value
+    make_table(dataclasses.replace(settings, **advice), config)

@@ -3,12 +3,14 @@
 A new sampler is one row of CASES; every test of samplers, options and images follows from it.
 """
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
 
 from tpusd.samplers.registry import samplers
 from tpusd.samplers.rows import C_IN, P_OUT, P_X, PUSH, TERMS, T, X, Y
+from tpusd.samplers.settings import SIGMA_SCHEDULES
 
 _SPACINGS = [{"timestep_spacing": spacing} for spacing in ("leading", "linspace", "trailing")]
 _SIGMAS = [{f"use_{kind}_sigmas": True} for kind in ("karras", "exponential", "beta")]
@@ -118,6 +120,26 @@ def options_of(name: str) -> list[dict]:
 def steps_of(name: str, options: dict) -> tuple[int, ...]:
     """5, 20 and 50, if diffusers can make them."""
     return (5, 20) if CASES[name].whole_timesteps and options.get("use_beta_sigmas") else (5, 20, 50)
+
+
+def drawn_options(generator: random.Random, name: str) -> dict:
+    """A value of every option of a sampler that has few of them, and at most one schedule of sigmas."""
+    sampler = samplers()[name]
+    values = {
+        "prediction_type": sampler.prediction_types,
+        "timestep_spacing": ("leading", "trailing", "linspace"),
+        "steps_offset": (0, 1),
+        "eta": (0.0, 0.3, 1.0),
+        "final_sigmas_type": ("zero", "sigma_min"),
+        "interpolation_type": ("linear", "log_linear"),
+        "lambda_min_clipped": (None, -5.1),
+    }
+    values |= {option: (False, True) for option, default in sampler.defaults.items() if isinstance(default, bool)}
+    values |= sampler.choices
+    drawn = {option: generator.choice(values[option]) for option in sampler.defaults if option in values}
+    schedules = [option for option in SIGMA_SCHEDULES if option in drawn]
+    chosen = generator.choice([None, *schedules])
+    return drawn | {option: option == chosen for option in schedules}
 
 
 # The arguments of run_steps for a loop that records nothing.

@@ -37,6 +37,8 @@ from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table, make_table
 
 TEXT_ENCODER, UNET, VAE = "text_encoder", "unet", "vae"  # the parts that all of these families have
+# diffusers' schedulers that can clip the predicted sample, and whether they do where the file does not say.
+CLIPS = {"ddim": True, "ddpm": True, "heun": False, "lcm": False}
 
 # Flax writes list entries as attributes: down_blocks_0. (linear_1 is a name, not an entry.)
 _LISTS = "down_blocks|up_blocks|attentions|resnets|transformer_blocks|downsamplers|upsamplers|to_out|net"
@@ -172,12 +174,22 @@ class LatentDiffusion(Family):
         return make_table(settings, config)
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterator[str]:
-        """diffusers' PNDM begins with Runge-Kutta steps unless the file switches them off."""
+        """diffusers' PNDM begins with Runge-Kutta steps, and others clip latents, unless the file switches that off."""
         if settings.name == "pndm" and not config.skip_prk_steps:
             yield (
                 "scheduler_config.json does not say skip_prk_steps=true: diffusers would begin with Runge-Kutta steps; "
                 "here all steps are linear multistep (PLMS), as in every published Stable Diffusion"
             )
+        if self.would_clip(settings, config):
+            yield (
+                f"scheduler_config.json does not say clip_sample=false: with {settings.name}, diffusers would clip the "
+                "latents to -1..1, which spoils the picture; here they are not clipped"
+            )
+
+    def would_clip(self, settings: SamplerSettings, config: SchedulerConfig) -> bool:
+        """Whether the reference would clip the predicted sample to -1..1."""
+        default = CLIPS.get(settings.name)
+        return default is not None and (default if config.clip_sample is None else config.clip_sample)
 
     def token_lengths(self, configs: Configs) -> tuple[int, ...]:
         """CLIP's positions: 77."""

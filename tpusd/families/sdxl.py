@@ -1,12 +1,11 @@
 """Stable Diffusion XL (Podell et al. 2023): two text encoders, and the sizes of the image as an input of the UNet."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError
 from tpusd.families.base import Agreement, Configs, TextTokenizer, Tokens, Values, entry
@@ -23,10 +22,8 @@ from tpusd.families.latent_diffusion import (
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextOutput
 from tpusd.networks.unet import UNetConfig
-from tpusd.samplers.schedule import SchedulerConfig
 
 TEXT_ENCODER_2 = "text_encoder_2"
-CLIP_BY_DEFAULT = {"ddim": True, "ddpm": True, "lcm": False, "tcd": False}  # diffusers' schedulers that can clip
 FORCE_ZEROS = "force_zeros_for_empty_prompt"  # of model_index.json: zeros where no negative prompt is given
 
 
@@ -60,17 +57,6 @@ class SDXL(LatentDiffusion):
         """Refuses the float16 autoencoder, whose activations overflow."""
         if config.precision.vae.dtype == "float16":
             raise UserError("precision.vae.dtype=float16: SDXL's VAE overflows in float16; use float32 or bfloat16")
-
-    def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterator[str]:
-        """StableDiffusionXLPipeline lets a scheduler clip the predicted sample to -1..1, which spoils latents."""
-        yield from super().schedule_notes(settings, config)
-        default = CLIP_BY_DEFAULT.get(settings.name, False)
-        clips = default if config.clip_sample is None else config.clip_sample
-        if clips and settings.name in CLIP_BY_DEFAULT:
-            yield (
-                f"scheduler_config.json does not say clip_sample=false: with {settings.name}, diffusers would clip the "
-                "latents of SDXL to -1..1, which spoils the picture; here they are not clipped"
-            )
 
     def options(self, index: Values) -> dict[str, bool]:
         """diffusers' default is true."""

@@ -23,6 +23,8 @@ from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 
+LATENT_STATISTICS = ("latents_mean", "latents_std")  # of an autoencoder
+
 
 def _with_trained_size(unet: Values) -> Values:
     """StableDiffusionPipeline's correction: before diffusers 0.9 a UNet's file said 32 and meant 64."""
@@ -33,6 +35,16 @@ def _with_trained_size(unet: Values) -> Values:
     return unet
 
 
+def _is_the_files_own(settings: SamplerSettings, config: SchedulerConfig) -> bool:
+    """Whether the sampler is the scheduler that scheduler_config.json names."""
+    return config.class_name == find_sampler(settings.name).diffusers
+
+
+def _without_latent_statistics(vae: Values) -> Values:
+    """StableDiffusionPipeline does not read them."""
+    return {field: value for field, value in vae.items() if field not in LATENT_STATISTICS}
+
+
 class StableDiffusion(LatentDiffusion):
     """Stable Diffusion 1.x and 2.x."""
 
@@ -41,7 +53,7 @@ class StableDiffusion(LatentDiffusion):
     components = {
         TEXT_ENCODER: CLIP_TEXT_COMPONENT,
         UNET: dataclasses.replace(UNET_COMPONENT, corrected=_with_trained_size),
-        VAE: VAE_COMPONENT,
+        VAE: dataclasses.replace(VAE_COMPONENT, corrected=_without_latent_statistics),
     }
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
@@ -55,9 +67,14 @@ class StableDiffusion(LatentDiffusion):
 
         Where the file does not say it, the correction is lost when another scheduler replaces the file's own.
         """
-        if config.steps_offset is not None or config.class_name == find_sampler(settings.name).diffusers:
+        if config.steps_offset is not None or _is_the_files_own(settings, config):
             config = dataclasses.replace(config, steps_offset=1)
         return super().schedule(settings, config, height, width)
+
+    def would_clip(self, settings: SamplerSettings, config: SchedulerConfig) -> bool:
+        """StableDiffusionPipeline switches clip_sample off, and loses that correction in the same way."""
+        corrected = config.clip_sample is not None or _is_the_files_own(settings, config)
+        return not corrected and super().would_clip(settings, config)
 
     def saved_index(self) -> dict[str, Any]:
         """Without the safety checker, which is not implemented."""

@@ -84,6 +84,12 @@ class CarryOver:
 
     def guidance(self, name: str, value: object) -> None:
         self._number(name, value, "guidance_scale", 0, MAX_GUIDANCE, whole=False)
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+            self.leave_out(
+                name,
+                value,
+                "below 1 other programs let the negative prompt in; here 0 to 1 is the prompt alone",
+            )
 
     def seed(self, name: str, value: object) -> None:
         self._number(name, value, "seed", 0, MAX_SEED, whole=True, nearest=False)

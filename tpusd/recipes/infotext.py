@@ -40,7 +40,7 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
     settings = {
         "Steps": recipe["num_inference_steps"],
         "Sampler": find_sampler(recipe["sampler"]).a1111,
-        "CFG scale": f"{recipe['guidance_scale']:g}",
+        "CFG scale": f"{max(1.0, recipe['guidance_scale']):g}",  # below 1 A1111 would not take the prompt alone
         "Seed": recipe["seed"],
         "Size": f"{recipe['width']}x{recipe['height']}",
         "Model": recipe["model"],

@@ -24,6 +24,7 @@ from tpusd.process.report import report, say
 from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pixels, same_start, side_by_side
 from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
+from tpusd.records.older_rules import WEAKENED, weakened
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
 from tpusd.records.sweep import is_sweep, read_sweep
@@ -97,6 +98,9 @@ def reproduce(
         doubtful = {key: comparisons[key] for key in comparisons if key in fair}
         comparisons |= examine(read_saved(again), doubtful, pixels, prepare, load)
     changed = what_changed(path, records.values(), again, made.values())
+    differing = [records[key] for key, comparison in comparisons.items() if comparison.verdict == "different"]
+    if weakened(read_run(path), differing, surely=False):
+        changed.append(WEAKENED)
     _print_report(again, comparisons, overrides, changed)
     outcome = {
         "original": str(path.resolve()),

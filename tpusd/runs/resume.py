@@ -16,6 +16,8 @@ from tpusd.plan.specs import planned
 from tpusd.process.report import report, say
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, RunWriter, close_quietly
+from tpusd.records.manifest import read_manifest
+from tpusd.records.older_rules import WEAKENED, weakened
 from tpusd.records.repair import repair
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
@@ -87,6 +89,10 @@ def take_up(
         missing = len(images) - sum(key in images for key in repaired.done)
         if not missing and _is_finished(run_dir.path):
             return CompleteRun(path=run_dir.path, num_images=len(repaired.done))
+        if missing and _guides_below_one(config) and _weakened(run_dir.path):
+            note = f"{WEAKENED} than those that are there; start a new run to have all alike"
+            report(note)
+            run_dir.log(note)
         session = RunSession(prepare(config), run_dir, name=name, done=repaired.done)
     except UserError as error:
         run_dir.log(f"stopped: {error}")
@@ -121,6 +127,15 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
         _refuse_other(name, old[name], new[name])
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
     return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
+
+
+def _guides_below_one(config: SavedConfig) -> bool:
+    own = (row.guidance_scale for row in config.prompts.rows)
+    return any(scale is not None and scale < 1 for scale in (config.guidance_scale, *own))
+
+
+def _weakened(path: Path) -> bool:
+    return weakened(read_run(path), read_manifest(path), surely=True)
 
 
 def _is_finished(path: Path) -> bool:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TypedDict
 
 import numpy as np
-from numpy.polynomial import Polynomial
+from numpy.polynomial.polynomial import polyfromroots, polyint, polyval
 
 from tpusd.config.sampler import SamplerSettings
 from tpusd.samplers.grid import euler_grid
@@ -82,8 +82,8 @@ def _model(sigma: float, options: SimpleNamespace) -> _ModelTerms:
 def _lagrange_integral(known: np.ndarray, j: int, start: float, stop: float) -> float:
     """The integral from start to stop of the polynomial that is 1 at known[j] and 0 at the others."""
     others = np.delete(known, j)
-    antiderivative = (Polynomial.fromroots(others) if len(others) else Polynomial([1.0])).integ()
-    return float((antiderivative(stop) - antiderivative(start)) / np.prod(known[j] - others))
+    antiderivative = polyint(polyfromroots(others))
+    return float((polyval(stop, antiderivative) - polyval(start, antiderivative)) / np.prod(known[j] - others))
 
 
 _SPACING: dict[str, OptionValue] = {"prediction_type": "epsilon", "timestep_spacing": "linspace", "steps_offset": 0}

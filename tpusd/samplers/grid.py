@@ -74,10 +74,14 @@ def solver_grid(
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     trained = _trained(config, options)
     # Leave out the levels whose log of signal to noise is under the clip; `trained` rises.
-    last = len(trained) - int(np.sum(-np.log(trained) < getattr(options, "lambda_min_clipped", -math.inf)))
+    clip = getattr(options, "lambda_min_clipped", -math.inf)
+    last = len(trained) - int(np.sum(-np.log(trained) < clip))
     if last < 2:
         raise UserError(
-            f"sampler.lambda_min_clipped={options.lambda_min_clipped:g}: leaves no noise levels; -5.1 is usual"
+            f"sampler.lambda_min_clipped={clip:g}: leaves no noise levels; -5.1 is usual"
+            if last < len(trained)
+            else f"sampler={settings.name}: needs two noise levels or more, and the checkpoint has "
+            f"num_train_timesteps={len(trained)}; use sampler=ddim"
         )
     if spacing == "trailing":  # with a clip these are fewer than n
         timesteps = np.round(np.arange(last, 0, -len(trained) / n)).astype(np.int64)[:n] - 1
@@ -95,10 +99,13 @@ def solver_grid(
             )
         return timesteps, np.append(schedule.sigmas_at(timesteps, trained), _last(options, trained[0]))
     timesteps = schedule.timesteps_of(chosen, trained)
-    if options.use_karras_sigmas or getattr(options, "use_lu_lambdas", False):
+    lu_lambdas = getattr(options, "use_lu_lambdas", False)
+    if options.use_karras_sigmas or lu_lambdas:
         # Only dpmpp does not round the cosine schedule.
         if not (hasattr(options, "lambda_min_clipped") and config.beta_schedule == "squaredcos_cap_v2"):
             timesteps = timesteps.round()
+    if lu_lambdas:
+        timesteps[0] = len(trained) - 1  # the reference takes both logarithms in float32, so they meet there
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
 
@@ -111,30 +118,34 @@ def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults:
 
 def _chosen_sigmas(options: SimpleNamespace, low: float, high: float, n: int) -> np.ndarray | None:
     """Sigmas (n,) of the schedule that the options choose, from high to low; None if they choose no schedule."""
-    own_low, own_high = getattr(options, "sigma_min", None), getattr(options, "sigma_max", None)
-    low, high = low if own_low is None else own_low, high if own_high is None else own_high
-    if not 0 < low <= high < math.inf:
-        raise UserError(
-            f"sampler.sigma_min={low:g} sampler.sigma_max={high:g}: must be above 0, and sigma_min at most sigma_max"
-        )
     makers = {
         "use_karras_sigmas": schedule.karras_sigmas,
         "use_exponential_sigmas": schedule.exponential_sigmas,
         "use_lu_lambdas": schedule.exponential_sigmas,  # even in the logarithm, Lu et al. 2022a, section 3.1
         "use_beta_sigmas": schedule.beta_sigmas,
     }
-    for name, make in makers.items():
-        if getattr(options, name, False):
-            sigmas = make(low, high, n)
-            sigmas[n - 1 :] = low if n > 1 else high  # exactly, so that a step from low to low has length 0
-            return sigmas
-    if (own_low, own_high) != (None, None):
-        given = "sigma_min" if own_low is not None else "sigma_max"
+    chosen = next((name for name in makers if getattr(options, name, False)), None)
+    own_low, own_high = getattr(options, "sigma_min", None), getattr(options, "sigma_max", None)
+    own = own_low is not None or own_high is not None
+    low, high = low if own_low is None else own_low, high if own_high is None else own_high
+    if chosen is None:
+        if own:
+            given = f"sigma_min={low:g}" if own_low is not None else f"sigma_max={high:g}"
+            raise UserError(
+                f"sampler.{given}: bounds the sigmas of use_karras_sigmas, use_exponential_sigmas or use_beta_sigmas; "
+                "set one of them to true"
+            )
+        return None
+    if not 0 < low <= high < math.inf:
         raise UserError(
-            f"sampler.{given}={low if own_low is not None else high:g}: bounds the sigmas of use_karras_sigmas, "
-            "use_exponential_sigmas or use_beta_sigmas; set one of them to true"
+            f"sampler.sigma_min={low:g} sampler.sigma_max={high:g}: must be above 0, and sigma_min at most sigma_max"
+            if own
+            else f"sampler.{chosen}=True: the checkpoint's sigmas, {low:g} to {high:g}, must be above 0 and "
+            "finite; leave it out"
         )
-    return None
+    sigmas = makers[chosen](low, high, n)
+    sigmas[n - 1 :] = low if n > 1 else high  # exactly, so that a step from low to low has length 0
+    return sigmas
 
 
 def _last(options: SimpleNamespace, lowest: float) -> float:

@@ -178,6 +178,8 @@ def sigmas_at(timesteps: np.ndarray, trained: np.ndarray) -> np.ndarray:
 
 def timesteps_of(sigmas: np.ndarray, trained: np.ndarray) -> np.ndarray:
     """The fractional timestep of each sigma, linear in log sigma. trained: sigma of every trained timestep, rising."""
+    if len(trained) == 1:
+        return np.zeros(len(sigmas))
     log_trained, log_sigmas = _float32(np.log(trained)), np.log(np.maximum(sigmas, 1e-10))
     low = np.clip(np.searchsorted(log_trained, log_sigmas, side="right") - 1, 0, len(trained) - 2)
     weight = np.clip((log_trained[low] - log_sigmas) / (log_trained[low] - log_trained[low + 1]), 0, 1)

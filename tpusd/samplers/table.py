@@ -1,11 +1,12 @@
 """Sampler settings and a checkpoint's schedule -> the table that the loop runs. NumPy; no JAX."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.errors import UserError, show
+from tpusd.errors import UserError
 from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.rows import COLUMNS, MAX_ROWS, Table
 from tpusd.samplers.schedule import SchedulerConfig
@@ -34,10 +35,24 @@ def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> 
     try:
         with np.errstate(all="ignore"):  # what is not finite is found in the table
             return sampler.table(settings, scheduler_config, options)
-    except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
-        # Two neighbouring timesteps of one noise, or a noise of 0 or 1 exactly: the reference has NaN there.
-        raise UserError(
-            f"sampler={settings.name}: with sampler.num_inference_steps={steps} and the checkpoint's noise schedule a "
-            f"coefficient is not finite ({show(str(error), 80)}); take another number of steps or timestep_spacing, or "
-            "sampler=ddim"
-        ) from None
+    except (ArithmeticError, ValueError, np.linalg.LinAlgError):
+        raise UserError(_why_not_finite(settings, scheduler_config, options)) from None
+
+
+def _why_not_finite(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> str:
+    """What to change where a coefficient is infinite or no number, as in the reference."""
+    alphas = config.alphas_cumprod()
+    what = f"sampler={settings.name} sampler.num_inference_steps={settings.num_inference_steps}"
+    if not (0 < alphas.min() and alphas.max() < 1 and (np.diff(alphas) < 0).all()):
+        return (
+            f"{what}: not every coefficient is finite, because the noise of the checkpoint's scheduler_config.json "
+            "does not grow from each timestep to the next, from above 0 to below 1, in float32; correct its betas, or "
+            "use another sampler, such as euler"
+        )
+    if getattr(options, "rescale_betas_zero_snr", False):
+        return (
+            f"{what} sampler.rescale_betas_zero_snr=True: not every coefficient is finite, because the rescaled noise "
+            "does not fall in each step near pure noise; use fewer steps, sampler=euler, or "
+            "sampler.rescale_betas_zero_snr=false"
+        )
+    return f"{what}: not every coefficient is finite; use fewer steps, or another sampler, such as euler"
