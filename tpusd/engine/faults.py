@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tpusd.engine.platforms import leave_out_absent_tpu
 from tpusd.errors import UserError, show
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def local_devices() -> "list[jax.Device]":
     """The devices of this process. Raises UserError where JAX cannot use the platform that JAX_PLATFORMS asks for."""
     import jax
 
+    leave_out_absent_tpu()
     try:
         return list(jax.local_devices())
     except (RuntimeError, AssertionError) as error:  # for a GPU, an assertion in JAX is all that there is
