@@ -27,9 +27,9 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *more: (ModuleSpec(name, None) if name in packages else None)
-        if name in known
-        else find_spec(name, *more),
+        lambda name, *more: (
+            (ModuleSpec(name, None) if name in packages else None) if name in known else find_spec(name, *more)
+        ),
     )
     monkeypatch.setattr(platforms, "_DEVICE_FILES", (f"{tmp_path}/dev/accel*", f"{tmp_path}/dev/vfio/[0-9]*"))
     monkeypatch.setattr(platforms, "_PCI_DEVICES", f"{tmp_path}/pci/*")

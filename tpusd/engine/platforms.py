@@ -12,7 +12,12 @@ _DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _PCI_DEVICES = "/sys/bus/pci/devices/*"
 _GOOGLE = "0x1ae0"
 _DISKS_AND_NETWORKS = ("0x01", "0x02")  # classes of PCI; machines in Google's cloud have such virtual devices
-_SET_WITHOUT_TPU = ("TPU_LIBRARY_PATH", "TPU_SKIP_MDS_QUERY", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION")  # by libtpu and JAX
+_SET_WITHOUT_TPU = (
+    "TPU_LIBRARY_PATH",
+    "TPU_SKIP_MDS_QUERY",
+    "TPU_ML_PLATFORM",
+    "TPU_ML_PLATFORM_VERSION",
+)  # by libtpu and JAX
 
 
 def has_tpu_device() -> bool:
