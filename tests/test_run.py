@@ -23,7 +23,8 @@ from tpusd.process.progress import Progress
 from tpusd.records.directory import Claim, RunDir
 from tpusd.records.manifest import FIELDS
 from tpusd.records.provenance import BatchProvenance
-from tpusd.records.saved import read_config
+from tpusd.records.saved import override, read_config
+from tpusd.run import main
 from tpusd.runs.executors.base import MadeBatch
 from tpusd.runs.executors.local import LocalExecutor
 from tpusd.runs.make import make_runs
@@ -286,6 +287,17 @@ def test_token_count_is_the_largest_of_all_tokenizers():
     longer = lambda texts: tokenize([text + " x y z w" for text in texts])  # noqa: E731
     counts, warnings = count_tokens(made, made.prompts.rows, (tokenize, longer, tokenize))
     assert counts == {"a b": (8, True)} and len(warnings) == 1
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--info"], ["--hydra-help"], ["seed=0", "--cfg=job"]])
+def test_a_flag_that_shows_another_config_is_refused_where_a_run_continues(words, capsys):
+    with pytest.raises(UserError, match=f"{words[-1] if '=' in words[-1] else words[0]}: only shows something"):
+        override(prepare(config(INLINE)).config, words)
+    assert capsys.readouterr().out == ""
+
+
+def test_help_needs_no_run_to_continue(capsys):
+    assert main(["resume=nothing", "--help"]) == 0 and "resume=DIR" in capsys.readouterr().out
 
 
 def test_user_errors_are_one_line_whatever_they_hold(capsys):

@@ -10,6 +10,8 @@
 """
 
 import importlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +27,30 @@ if TYPE_CHECKING:
     from tpusd.api import unload as unload
 
 __version__ = "0.1.0"
+_NEEDED = {  # module -> package
+    "PIL": "pillow",
+    "annotated_types": "annotated-types",
+    "flax": "flax",
+    "huggingface_hub": "huggingface-hub",
+    "hydra": "hydra-core",
+    "jax": "jax",
+    "ml_dtypes": "ml_dtypes",
+    "numpy": "numpy",
+    "omegaconf": "omegaconf",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "tqdm": "tqdm",
+    "transformers": "transformers",
+    "yaml": "pyyaml",
+}
+_missing = [package for module, package in _NEEDED.items() if importlib.util.find_spec(module) is None]
+if _missing:
+    # With this name, `python -m tpusd.COMMAND` prints the message as one line, without a traceback.
+    raise ImportError(
+        f"tpusd needs {', '.join(_missing)}, which {sys.executable} does not have; activate the environment that tpusd "
+        "is installed in (. .venv/bin/activate), or install it: pip install -e .",
+        name=__name__,
+    )
 _FROM_API = (
     "Images",
     "Run",

@@ -2,7 +2,7 @@
 
 import importlib
 import os
-import re
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "export": ("tpusd.export", "writes a run or a sweep as WebDataset shards or in GenEval's layout"),
     "recipe": ("tpusd.recipe", "shows a picture's recipe and the command that makes it again"),
 }
+WITH_FIELDS = ("run", "preflight", "reproduce")  # commands that take field=value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,10 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif argv[0] in COMMANDS:
             status[0] = importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
         else:
-            hint = (
-                "; fields come after run: tpusd run " + show(argv[0]) if "=" in argv[0] else suggest(argv[0], COMMANDS)
-            )
-            raise UserError(f"{show(argv[0])}: no such command{hint}; the commands: {' '.join(COMMANDS)}")
+            raise UserError(f"{show(argv[0])}: no such command{_advice(argv[0])}; the commands: {' '.join(COMMANDS)}")
     return status[0]
 
 
@@ -51,19 +49,32 @@ def _help() -> str:
     )
 
 
-def _complete(argv: list[str]) -> int:
-    """Tab completion. Hydra's own calls the program with the line so far in COMP_LINE; it knows no subcommands."""
-    words = os.environ.get("COMP_LINE", "").split(" ")
-    if len(words) == 2:
-        print(" ".join(name for name in COMMANDS if name.startswith(words[1])))
-        return 0
-    if len(words) > 2:
-        if words[1] != "run":  # only `run` completes the fields of a config
-            return 0
-        os.environ["COMP_LINE"] = re.sub(r"^(\S+) +run", r"\1", os.environ["COMP_LINE"])
-    from tpusd.run import main as run_main
+def _advice(word: str) -> str:
+    if "=" in word or " " in word:
+        return f"; fields come after run: tpusd run {show(shlex.quote(word))}"
+    if os.path.exists(word):
+        return f"; a command comes first, as in tpusd validate {show(shlex.quote(word))}"
+    return suggest(word, COMMANDS)
 
-    return run_main(argv)
+
+def _complete(argv: Sequence[str]) -> int:
+    """Tab completion. The shell's function, which Hydra writes, calls the program with the line in COMP_LINE."""
+    kind, _, shell = argv[1].partition("=") if len(argv) > 1 else ("", "", "")
+    if kind != "query":
+        from tpusd.run import main as run_main
+
+        return run_main(argv)
+    _, *words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) < 2:
+        found = [name for name in COMMANDS if name.startswith("".join(words))]
+    elif words[0] in WITH_FIELDS:
+        from tpusd.config.completion import candidates
+
+        found = candidates(words[1:-1], words[-1])
+    else:
+        found = []  # the shell then completes names of files
+    print(("\n" if shell == "fish" else " ").join(found))
+    return 0
 
 
 if __name__ == "__main__":

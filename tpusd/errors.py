@@ -23,8 +23,9 @@ class IncompleteRun(UserError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X` for the nearest known name, else an empty string."""
-    by_leaf = {leaf: full for full in known for leaf in (full.rsplit(".", 1)[-1], full)}
+    """`; did you mean X` for the nearest known name, else an empty string. Capitals make no difference."""
+    by_leaf = {leaf.lower(): full for full in known for leaf in (full.rsplit(".", 1)[-1], full)}
+    name = name.lower()
     near = (
         difflib.get_close_matches(name, by_leaf, n=1)
         or [leaf for leaf in by_leaf if len(name) > 2 and name in leaf][:1]

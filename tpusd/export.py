@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.config.paths import path_argument
 from tpusd.errors import UserError, show_path
 from tpusd.exports.base import Options, exported_images
 from tpusd.exports.output import unfinished
@@ -23,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m tpusd.export", description="Writes a run or a sweep in a layout that other programs read."
     )
-    parser.add_argument("directory", type=Path, help="a run directory or a sweep's")
-    parser.add_argument("output", type=Path, help="a new or an empty directory")
+    parser.add_argument("directory", type=path_argument, help="a run directory or a sweep's")
+    parser.add_argument("output", type=path_argument, help="a new or an empty directory")
     parser.add_argument("--format", choices=tuple(EXPORTERS), required=True)
     size = Options.shard_size
     parser.add_argument("--shard-size", type=int, default=size, help=f"images of a tar file (default: {size})")
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             count = export(arguments.directory, arguments.output, arguments.format, options)
         except OSError as error:
             raise UserError(f"{show_path(error.filename or arguments.output)}: {error.strerror or error}") from None
-        say(f"{arguments.output}: {count} images")
+        say(f"{arguments.output}: {count} image{'' if count == 1 else 's'}")
     return status[0]
 
 

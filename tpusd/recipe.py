@@ -7,8 +7,8 @@ text-to-image graph, a line for each thing that cannot carry over goes to stderr
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from tpusd.config.paths import path_argument
 from tpusd.config.schema import config_values, make_config
 from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import printable, show
@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m tpusd.recipe", description="A picture's recipe, and the command that makes it again."
     )
-    parser.add_argument("image", type=Path, help="a PNG, WebP or JPEG file of tpusd, A1111, ComfyUI and the like")
+    parser.add_argument(
+        "image", type=path_argument, help="a PNG, WebP or JPEG file of tpusd, A1111, ComfyUI and the like"
+    )
     parser.add_argument(
         "--format",
         choices=("text", "command", "json", "yaml"),

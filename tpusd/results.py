@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.config.paths import path_argument
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.run import write_results
 from tpusd.gallery.sweep import write_sweep_grid, write_sweep_results
@@ -22,6 +23,7 @@ from tpusd.gallery.sweep_grid import GridChoice, parse_prompts
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
 from tpusd.process.report import say
+from tpusd.process.waiting import waiting
 from tpusd.records.layout import GRID
 from tpusd.records.sweep import is_sweep, read_sweep, run_directories
 from tpusd.storage import os_errors_as_user_errors
@@ -33,16 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         path = arguments.directory
         choice = _grid_choice(arguments)
-        with os_errors_as_user_errors(path, "check the directory's permissions"):
-            if choice is not None:
-                say(_write_grid(path, choice, arguments.grid_file))
-            elif is_sweep(path):
-                for _, directory in run_directories(path):
-                    write_results(directory)
-                say(write_sweep_results(path, read_sweep(path)))
-            else:
-                say(write_results(path))
+        permissions = "check the directory's permissions"
+        with waiting(f"making the results of {show_path(path)}"), os_errors_as_user_errors(path, permissions):
+            made = _write(path) if choice is None else _write_grid(path, choice, arguments.grid_file)
+        say(made)
     return status[0]
+
+
+def _write(path: Path) -> Path:
+    """All results of a run or a sweep; returns its page."""
+    if not is_sweep(path):
+        return write_results(path)
+    for _, directory in run_directories(path):
+        write_results(directory)
+    return write_sweep_results(path, read_sweep(path))
 
 
 def _parser() -> Parser:
@@ -50,7 +56,7 @@ def _parser() -> Parser:
         prog="python -m tpusd.results",
         description="Makes the page, thumbnails, contact sheet and metadata.jsonl of a run or a sweep again.",
     )
-    parser.add_argument("directory", type=Path, help="a run directory, finished or not, or a sweep's")
+    parser.add_argument("directory", type=path_argument, help="a run directory, finished or not, or a sweep's")
     grid = parser.add_argument_group(
         "grid.png", "With one of these options, only the grid of a sweep is made, and another results or resume= makes "
         "the usual one again."
@@ -63,7 +69,7 @@ def _parser() -> Parser:
         "--grid-at", metavar="FIELD=VALUE", action="append", default=[], help="the value of a field on no axis"
     )
     grid.add_argument(
-        "--grid-file", metavar="FILE", type=Path, help="where the grid goes; default: the sweep's grid.png"
+        "--grid-file", metavar="FILE", type=path_argument, help="where the grid goes; default: the sweep's grid.png"
     )
     return parser
 

@@ -13,12 +13,16 @@ from tpusd.errors import UserError, show
 from tpusd.process.exit import exit_status
 from tpusd.records.sweep import is_sweep
 
+HELP = {"-h", "--help", "--version"}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. argv: without the program's name. Returns the exit status."""
     started = time.monotonic()
     with exit_status() as status:
         argv = list(sys.argv[1:] if argv is None else argv)
+        if HELP & set(argv):
+            argv = [argument for argument in argv if not argument.startswith("resume=")]
         directories = [argument for argument in argv if argument.startswith("resume=")]
         if len(directories) > 1:
             raise UserError(f"{show(directories[1])}: resume= takes one directory; remove the second")

@@ -3,14 +3,18 @@
 A line on stdout for each fault. Exit status: 0 no fault, 1 faults, 2 where a directory is not a run directory.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tpusd import storage
+from tpusd.config.paths import path_argument
+from tpusd.errors import show_path
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
 from tpusd.process.report import say
+from tpusd.process.waiting import waiting
 from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.records.validate import faults
 
@@ -24,11 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Checks run directories without a model: every line, file, hash and size, and the plan complete.",
         epilog="Exit status: 0 no fault, 1 faults, a line each, 2 not a run directory.",
     )
-    parser.add_argument("directories", nargs="+", type=Path, metavar="directory", help="run directories, or sweeps'")
+    parser.add_argument(
+        "directories", nargs="+", type=path_argument, metavar="directory", help="run directories, or sweeps'"
+    )
     with exit_status() as status:
         for path in _run_directories(parser.parse_args(argv).directories):
+            found = iter(faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"])
+            with waiting(f"checking {show_path(path)}"):
+                first = next(found, None)
             number = 0
-            for fault in faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"]:
+            for fault in [] if first is None else itertools.chain([first], found):
                 say(f"{path}: {fault}")
                 number += 1
             if number:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tpusd.config.compose import compose_jobs, conf_directory
+from tpusd.config.choices import conf_directory
+from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import make_specs

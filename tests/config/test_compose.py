@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpusd.config.compose import compose_jobs, conf_directory, group_choices
+from tpusd.config.choices import conf_directory, group_choices
+from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import field_names, make_config
 from tpusd.errors import UserError
 
@@ -27,8 +28,8 @@ def python(*arguments, **environment):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["model=sd16"], "model=sd16: no such model; did you mean sd"),
-        (["precision=bf61"], "precision=bf61: no such precision; did you mean bf16"),
+        (["model=sd16"], "model=sd16: no such model; did you mean model=sd"),
+        (["precision=bf61"], "precision=bf61: no such precision; did you mean precision=bf16"),
         (["guidence_scale=3"], "guidence_scale=3: no such field or group; did you mean guidance_scale"),
         (["num_inference_steps=5"], "did you mean sampler.num_inference_steps"),
         (["promts=portraits"], "did you mean prompts"),
@@ -40,7 +41,7 @@ def python(*arguments, **environment):
         (["seed=1,2"], "seed=1,2: has several values; add -m"),
         (["-m", "seed=interval(1,2)"], "list them, as in seed=1,2,3"),
         (["-m", "seed=range(0,1000000)"], "more than 100000 values"),
-        (["-m", "precision=fp32,fp23"], "precision=fp23: no such precision; did you mean fp32"),
+        (["-m", "precision=fp32,fp23"], "precision=fp23: no such precision; did you mean precision=fp32"),
         (["seed=${oc.env:HOME}"], "config is data"),
         (["negative_prompt='${oc.env:HOME}'"], "config is data"),
         (["prompts.rows=[{prompt: ${oc.env:HOME}}]"], "config is data"),
@@ -146,7 +147,7 @@ def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
     )
     done = python("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "portraits" in done.stdout and "seed: 0" in done.stdout and "heavy: []" in done.stdout
+    assert "portraits" in done.stdout and "  seed=0 " in done.stdout and "heavy: []" in done.stdout
     assert float(done.stdout.rsplit(" ", 1)[1]) < 2
     assert list(tmp_path.iterdir()) == []
 
@@ -155,6 +156,7 @@ def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
     ("argv", "expected"),
     [
         (["--cfg", "job", "seed=3"], "seed: 3"),
+        (["--cfg", "job", "prompt=a cat, (b:1.3)", "negative_prompt=x, (y)"], "- prompt: a cat, (b:1.3)"),
         (["--info", "config"], "Config search path"),
         (["--hydra-help"], "== Flags =="),
     ],
@@ -245,7 +247,7 @@ def test_shared_fields_are_no_choice(tmp_path):
     completed = python("-m", "tpusd.cli", "-sc", "query=bash", cwd=tmp_path, **asked).stdout.split()
     assert completed == [f"model={name}" for name in group_choices()["model"]]
     shown = python("-m", "tpusd.run", "--help", cwd=tmp_path).stdout
-    assert f"model: {', '.join(group_choices()['model'])}\n" in shown and "_model" not in shown
+    assert f"{', '.join(group_choices()['model'])}\n" in shown and "_model" not in shown
 
 
 def test_model_of_the_users_own_may_start_from_the_shared_fields(tmp_path):

@@ -9,7 +9,7 @@ from support.pipelines import SIZE, checkpoint, generate, pipeline, prompts
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
-from tpusd.config.compose import conf_directory
+from tpusd.config.choices import conf_directory
 from tpusd.engine import noise as keys
 from tpusd.engine import programs
 from tpusd.engine.devices import Devices

@@ -15,7 +15,7 @@ import pytest
 from support.runs import config
 
 from tpusd.checkpoints.published import find_architecture
-from tpusd.config.compose import conf_directory
+from tpusd.config.choices import conf_directory
 from tpusd.engine.blueprint import Blueprint, ProgramSpec
 from tpusd.errors import UserError
 from tpusd.networks.target import V2, V3, V5E, V5P, V6E

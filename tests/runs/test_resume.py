@@ -69,7 +69,7 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
     path = made(tmp_path / "run", INLINE)
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.name != "run.log"}
     resume_run(path, prepare=None, load=None)
-    assert capsys.readouterr().out.endswith(f"{path}: complete, 3 images\n")
+    assert capsys.readouterr().out.endswith(f"{path}: complete, 3 images; see {path / 'index.html'}\n")
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 

@@ -456,7 +456,7 @@ def test_command_line_wins_over_an_experiments_values():
     assert jobs[0].values["sampler"]["name"] == "dpmpp_2m"
     for argv, words in (
         (["experiment=samplers"], "experiment=samplers: is a sweep; add -m"),
-        (["-m", "experiment=sampler"], "experiment=sampler: no such experiment; did you mean samplers"),
+        (["-m", "experiment=sampler"], "experiment=sampler: no such experiment; did you mean experiment=samplers"),
         (["-m", "experiment=samplers,guidance"], "is a list; choose one experiment"),
     ):
         with pytest.raises(UserError, match=words):

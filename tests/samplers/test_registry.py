@@ -9,7 +9,7 @@ import pytest
 from support.runs import config
 from support.sampler_cases import CASES
 
-from tpusd.config.compose import group_choices
+from tpusd.config.choices import group_choices
 from tpusd.config.sampler import SamplerOptions, SamplerSettings
 from tpusd.config.schema import config_values
 from tpusd.errors import UserError

@@ -3,11 +3,11 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpusd.api.results import Run, Sweep, open_run, open_sweep
 from tpusd.api.words import command_words, swept_words
+from tpusd.config.paths import path_argument
 from tpusd.errors import UserError, show, show_path
 
 if TYPE_CHECKING:
@@ -55,10 +55,11 @@ def sweep(*words: str, **fields: object) -> Sweep:
     fields: fields and groups by name; a list is one value for each run.
     """
     from tpusd.config.compose import compose_jobs, sweep_words
+    from tpusd.config.words import with_whole_paths
     from tpusd.runs.requests import plan_sweep
     from tpusd.runs.sweep import claim_sweep, make_sweep, prepare_with_shared_checkpoints
 
-    lines = swept_words(words, fields)
+    lines = with_whole_paths(swept_words(words, fields))
     _refuse_commands(lines)
     jobs = compose_jobs(lines)
     assert jobs is not None, lines
@@ -81,7 +82,7 @@ def resume(directory: str | PathLike[str], *words: str, **fields: object) -> "Ru
     from tpusd.runs.resume import resume_run
     from tpusd.runs.sweep import resume_sweep
 
-    path = Path(directory)
+    path = path_argument(directory)
     if is_sweep(path):
         with _interruptible(f"tpusd.resume({str(path)!r})"):
             resume_sweep(path, swept_words(words, fields), load=_kept)

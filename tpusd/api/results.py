@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from tpusd.config.paths import path_argument
 from tpusd.errors import UserError, show_path
 from tpusd.records.layout import CONTACT_SHEET, GRID, PAGE
 from tpusd.records.manifest import ImageRecord, read_manifest
@@ -186,7 +187,7 @@ def open_run(directory: str | PathLike[str]) -> Run:
     from tpusd.records.directory import check_run_directory
     from tpusd.records.sweep import is_sweep
 
-    path = Path(directory)
+    path = path_argument(directory)
     if is_sweep(path):
         raise UserError(f"{show_path(path)}: is a sweep; open it with tpusd.open_sweep")
     check_run_directory(path)
@@ -197,7 +198,7 @@ def open_sweep(directory: str | PathLike[str]) -> Sweep:
     """The sweep in a directory. Raises UserError where it is not one."""
     from tpusd.records.sweep import is_sweep
 
-    path = Path(directory)
+    path = path_argument(directory)
     if not is_sweep(path):
         raise UserError(f"{show_path(path)}: is not a sweep; open a run with tpusd.open_run")
     return Sweep(path)

@@ -13,6 +13,7 @@ import numpy as np
 
 from tpusd.checkpoints.files import Directory
 from tpusd.errors import UserError, show
+from tpusd.process.waiting import waiting
 
 MAX_LENGTH = 77  # Stable Diffusion's text encoders see 77 positions, whatever the prompt
 MAX_FILE_BYTES = 16 << 20  # CLIP's largest, tokenizer.json, is under 4 MB
@@ -104,7 +105,7 @@ def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
             directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
         else:
             directory.read(f"{folder}/{name}", MAX_FILE_BYTES, "")
-    with _without_advice():
+    with _without_advice(), waiting("loading the tokenizer"):
         from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # loaded by name; takes seconds
 
     try:

@@ -7,12 +7,11 @@ anywhere is safe to compose. Every fault is a UserError of one line.
 import argparse
 import itertools
 import re
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import hydra
 import yaml
@@ -24,19 +23,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
-from tpusd.config.grammar import in_quotes
+from tpusd.config.choices import conf_directory, group_choices
+from tpusd.config.help import help_text
+from tpusd.config.meanings import choice_advice, field_advice, flag_advice, one_value, unreadable
 from tpusd.config.paths import expanded_path
 from tpusd.config.replace import REPLACE, swept_replacements
 from tpusd.config.schema import field_names
-from tpusd.config.words import expanded, explained, meant_choice, meant_field
+from tpusd.config.words import expanded
 from tpusd.config.yaml_files import check_yaml, parse_yaml
-from tpusd.errors import UserError, show, show_path, suggest
+from tpusd.errors import UserError, show, show_path
 from tpusd.process.arguments import Parser
 
 VERSION_BASE = "1.3"
 MAX_JOBS = 100_000
 MAX_FILE_BYTES = 16 << 20  # of one YAML file
 _ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=")  # fields that a prompt set of the user need not name
+_COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
 
@@ -53,14 +55,8 @@ class Job:
         return {"overrides.yaml": list(self.overrides), "config.yaml": self.values, "hydra.yaml": self.hydra_yaml}
 
 
-def conf_directory() -> Path:
-    """conf/ inside the installed package, or at the top of the repository."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-
-
 def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
-    """Composes every run that the command line asks for; None if it only asked Hydra to show something, such as --help.
+    """Composes every run that the command line asks for; None if it only asked to show something, such as --help.
 
     argv: without the program's name. There is more than one job only with --multirun. Their order is that of Hydra's
     own sweeper: the last field varies fastest. Raises UserError.
@@ -71,17 +67,28 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
     shows_hydra = arguments.hydra_help or arguments.info
     if not (shows_hydra or arguments.shell_completion) or (shows_hydra and arguments.config_dir is not None):
         jobs = _compose_all(arguments)
-        if not (arguments.help or arguments.cfg or shows_hydra):
+        if arguments.help:
+            print(help_text(jobs[0].values, group_choices(arguments.config_dir)))
+            return None
+        if not (arguments.cfg or shows_hydra):
             return jobs
-    _let_hydra_show([*arguments.flags, *arguments.overrides])
+    _let_hydra_show(arguments)
     return None
 
 
+def refuse_shows(argv: Sequence[str], where: str) -> None:
+    """Raises UserError for a word that only shows something.
+
+    where: what the other words do, such as `resume=`.
+    """
+    if flag := next((word for word in argv if word.partition("=")[0] in _SHOWS), None):
+        raise UserError(f"{show(flag)}: only shows something, and {where} makes images; leave one of the two out")
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
+    _refuse_other_flags(argv)
     parser = _HydraParser(parents=[get_args_parser()], add_help=False)
-    arguments, unknown = parser.parse_known_args([_version_asked(argument) for argument in argv])
-    if unknown:
-        _refuse_flag(unknown[0], argv)
+    arguments = parser.parse_args([_version_asked(argument) for argument in argv])
     if arguments.overrides and arguments.overrides[0] == _VERSION:
         print(f"tpusd {__version__}")
         return None
@@ -99,15 +106,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace | None:
         raise UserError(f"--config-dir={show(arguments.config_dir)}: no such directory")
     if arguments.multirun and (arguments.cfg or arguments.info or arguments.shell_completion):
         raise UserError("--multirun: is for making runs; leave out -m to show the config of one")
-    arguments.flags = [word for word in argv if word not in arguments.overrides]
-    arguments.overrides = expanded(arguments.overrides)
+    if arguments.shell_completion:
+        if len(arguments.overrides) != 1 or not _COMPLETION.fullmatch(arguments.overrides[0]):
+            raise UserError("-sc: write -sc install=bash, -sc install=zsh or -sc install=fish")
+    else:
+        arguments.overrides = expanded(arguments.overrides, multirun=arguments.multirun)
     return arguments
 
 
-def _refuse_flag(flag: str, argv: Sequence[str]) -> NoReturn:
-    following = next((after for before, after in itertools.pairwise(argv) if before == flag), None)
-    meant = explained(flag, following, [*field_names(), *group_choices()])
-    raise UserError(f"{show(flag)}: no such option; write {meant or 'fields as field=value; --help lists them'}")
+_SHOWS = frozenset("-h --help --version --hydra-help -c --cfg -i --info -sc --shell-completion".split())
+_WITH_VALUE = frozenset("-c --cfg -i --info -cn --config-name -cd --config-dir".split())
+_REFUSED_LATER = frozenset("-cp --config-path --experimental-rerun".split())
+_FLAGS = _SHOWS | _WITH_VALUE | _REFUSED_LATER | {"--resolve", "-m", "--multirun", "--"}
+
+
+def _refuse_other_flags(argv: Sequence[str]) -> None:
+    """Hydra has more flags, and would take -s and -p for the beginnings of longer ones. Raises UserError."""
+    for i, word in enumerate(argv):
+        if word.startswith("-") and word.partition("=")[0] not in _FLAGS and not (i and argv[i - 1] in _WITH_VALUE):
+            following = argv[i + 1] if i + 1 < len(argv) else None
+            advice = flag_advice(word, following, group_choices())
+            raise UserError(f"{show(word)}: no such option; {advice}")
 
 
 _VERSION = "\0version"
@@ -187,30 +206,8 @@ def _parse_overrides(lines: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(line))
         except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
-            if "=" not in line:
-                meant = explained(line, None, field_names())
-                advice = f"; write {meant}" if meant else suggest(line, field_names()) if line else ""
-                raise UserError(f"'{show(line)}': is not field=value{advice}") from None
-            raise UserError(f"{show(line)}: cannot be read ({_first_line(error)}); {_as_text(line)}") from None
+            raise UserError(unreadable(line, _first_line(error), group_choices())) from None
     return parsed
-
-
-def _as_text(line: str) -> str:
-    """The form of a word whose value is one text, for a POSIX shell."""
-    key, _, value = line.partition("=")
-    if value.startswith(("[", "{")):
-        example = "'prompts.rows=[{prompt: \"a, b\"}]'"
-        return f"put text that holds commas, colons, quotes or brackets in quotes, as in {example}"
-    return f"if it is one text, write {show(shlex.quote(f'{key}={in_quotes(value)}'))}"
-
-
-def group_choices(config_dir: str | None = None) -> dict[str, list[str]]:
-    """The choices of every group, by its name, from conf/ and the directory of --config-dir."""
-    found: dict[str, set[str]] = {}
-    for root in [conf_directory()] + ([] if config_dir is None else [Path(config_dir)]):
-        for file in root.glob("*/**/*.yaml"):
-            found.setdefault(file.parent.relative_to(root).as_posix(), set()).add(file.stem)
-    return {group: sorted(names) for group, names in found.items()}
 
 
 def _check_override(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> None:
@@ -226,12 +223,13 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
     fields = field_names()
     known = key in choices or key in fields or key.startswith("prompts.rows.")
     if not known:
-        meant = meant_field(key)
-        advice = f"; did you mean {meant}" if meant else suggest(key, [*fields, *choices])
-        raise UserError(f"{line}: no such field or group{advice or '; python -m tpusd.run --help lists them'}")
+        raise UserError(f"{line}: no such field or group{field_advice(key, [*fields, *choices])}")
+    if key in ("model.name", "precision.name", "sampler.name"):
+        group = key.removesuffix(".name")
+        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={text.partition('=')[2]}")
     if override.is_sweep_override():
         if not multirun:
-            raise UserError(f"{line}: has several values; add -m to make a run for each, or, {_as_text(text)}")
+            raise UserError(f"{line}: has several values; add -m to make a run for each{one_value(key, text)}")
         if not override.is_discrete_sweep():
             raise UserError(
                 f"{line}: an interval has infinitely many values; list them, as in {key}=1,2,3 or {key}=range(1,4)"
@@ -269,10 +267,8 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
     names = value if isinstance(value, list) else [value]
     for name in names:
         if str(name) not in choices[group]:
-            meant = meant_choice(group, str(name))
             raise UserError(
-                f"{group}={show(name)}: no such {group}"
-                f"{f'; did you mean {group}={meant}' if meant else suggest(str(name), choices[group])}"
+                f"{group}={show(name)}: no such {group}{choice_advice(group, str(name), choices[group])}"
                 f"; the choices are {', '.join(choices[group])}"
             )
 
@@ -364,10 +360,19 @@ def _first_line(error: BaseException) -> str:
     return show(" ".join(lines[:2]).rstrip(".")) if lines else type(error).__name__
 
 
-def _let_hydra_show(argv: Sequence[str]) -> None:
-    """Hydra itself answers --help, --cfg, --info, --hydra-help and tab completion. It reads sys.argv and may exit."""
+def _let_hydra_show(arguments: argparse.Namespace) -> None:
+    """Hydra itself answers --cfg, --info, --hydra-help and installs tab completion. It reads sys.argv and may exit."""
+    flags = [
+        *(["--cfg", arguments.cfg] if arguments.cfg else []),
+        *(["--info", arguments.info] if arguments.info else []),
+        *(["--resolve"] if arguments.resolve else []),
+        *(["--hydra-help"] if arguments.hydra_help else []),
+        *(["--shell-completion"] if arguments.shell_completion else []),
+        *([f"--config-dir={arguments.config_dir}"] if arguments.config_dir is not None else []),
+        *([f"--config-name={arguments.config_name}"] if arguments.config_name is not None else []),
+    ]
     before = sys.argv
-    sys.argv = [before[0], *argv]
+    sys.argv = [before[0], *flags, *arguments.overrides]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(conf_directory()), config_name="config")(_nothing)()
     finally:

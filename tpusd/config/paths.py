@@ -1,5 +1,6 @@
 """Paths as users write them. A shell expands `~` where a word begins, and not behind `field=`."""
 
+from os import PathLike, fspath
 from pathlib import Path
 
 from tpusd.errors import UserError, show
@@ -16,3 +17,8 @@ def expanded_path(given: str, field: str) -> str:
         return str(Path(given).expanduser())
     except RuntimeError:
         raise UserError(f"{field}={show(given)}: ~ stands for a home that is not known; write the whole path") from None
+
+
+def path_argument(given: str | PathLike[str]) -> Path:
+    """The path of a command's argument or of a call from Python. Raises UserError."""
+    return Path(expanded_path(fspath(given), "path"))

@@ -5,6 +5,7 @@ where the values come from; a saved config.yaml is read in the same way.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.typed import Advice, Help, plain, read
+from tpusd.config.typed import Advice, Help, plain, read, split_hint
 from tpusd.errors import UserError, show
 
 DType = Literal["bfloat16", "float16", "float32"]
@@ -227,6 +228,18 @@ def config_values(config: RunConfig) -> dict[str, Any]:
 def field_names() -> list[str]:
     """Every dotted field that a command line can set, such as `sampler.num_inference_steps`."""
     return [option.path for option in options(RunConfig)]
+
+
+@functools.cache
+def text_fields() -> frozenset[str]:
+    """The fields whose value is one text, such as `negative_prompt`."""
+    return frozenset(option.path for option in options(RunConfig) if split_hint(option.hint)[0] in (str, str | None))
+
+
+@functools.cache
+def true_or_false_fields() -> frozenset[str]:
+    """The fields that are true or false."""
+    return frozenset(option.path for option in options(RunConfig) if split_hint(option.hint)[0] in (bool, bool | None))
 
 
 def _check(config: RunConfig) -> None:

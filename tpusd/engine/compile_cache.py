@@ -45,10 +45,17 @@ def enable_compile_cache() -> Path | None:
 
 
 def cache_directory() -> Path:
-    """One directory for a set of versions and a kind of processor, under XDG_CACHE_HOME or ~/.cache."""
+    """One directory for a set of versions and a kind of processor, under XDG_CACHE_HOME or ~/.cache.
+
+    libtpu counts on a TPU alone. Elsewhere nothing that it compiles is kept here.
+    """
+    import jax
+
     from tpusd.records.provenance import versions
 
     installed = versions()
+    if jax.default_backend() != "tpu":
+        installed["libtpu"] = None
     parts = [f"{name} {installed[name]}" for name in _PACKAGES] + [platform.machine(), _processor_features()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

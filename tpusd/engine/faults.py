@@ -5,7 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tpusd.engine.platforms import leave_out_absent_tpu
 from tpusd.errors import UserError, show
+from tpusd.process.waiting import waiting
 
 if TYPE_CHECKING:
     import jax
@@ -15,10 +17,13 @@ _GIB = 1 << 30
 
 def local_devices() -> "list[jax.Device]":
     """The devices of this process. Raises UserError where JAX cannot use the platform that JAX_PLATFORMS asks for."""
-    import jax
+    with waiting("loading JAX"):
+        import jax
 
+    leave_out_absent_tpu()
     try:
-        return list(jax.local_devices())
+        with waiting("looking for devices"):
+            return list(jax.local_devices())
     except (RuntimeError, AssertionError) as error:  # for a GPU, an assertion in JAX is all that there is
         chosen = os.environ.get("JAX_PLATFORMS")
         if not chosen:

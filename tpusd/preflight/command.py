@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from tpusd.config.paths import expanded_path
 from tpusd.config.schema import make_config
 from tpusd.errors import UserError, show
 from tpusd.preflight.topology import check_topology, open_topology, prepare_compiler
@@ -39,6 +40,8 @@ def _preflight(argv: Sequence[str]) -> None:
     as_json, largest = (flag in argv for flag in ("--json", "--largest-batch"))
     topology = _value(argv, "topology")
     hlo = _value(argv, "--hlo")
+    if hlo is not None:
+        hlo = expanded_path(hlo, "--hlo")
     own = ("topology=", "--hlo=", "--json", "--largest-batch")
     rest = [argument for argument in argv if not argument.startswith(own)]
     if topology is None:

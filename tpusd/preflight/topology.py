@@ -1,6 +1,5 @@
 """A TPU slice that is not there: its devices, as the compiler knows them, for compiling on any x86-64 Linux machine."""
 
-import glob
 import importlib.util
 import os
 import re
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from tpusd.engine.platforms import has_tpu_device
 from tpusd.errors import UserError, show
 from tpusd.preflight.chips import CHIPS, Chip
 
@@ -45,7 +45,7 @@ def prepare_compiler() -> None:
     if sys.platform != "linux":
         raise UserError(f"the TPU compiler runs on x86-64 Linux, not on {sys.platform}")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if not (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):  # on a TPU VM libtpu must ask for itself
+    if not has_tpu_device():  # on a TPU VM libtpu must ask for itself
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

@@ -108,13 +108,13 @@ class Progress:
         parts = [f"{self._finished}/{self._total} images"]
         if self._preparing is not None:
             what, since = self._preparing
-            parts.append(f"{what}: {_duration(self._clock() - since)}")
+            parts.append(f"{what}: {duration(self._clock() - since)}")
         if self._num_steps:
             parts.append(f"step {self._step}/{self._num_steps}")
         rate = self._rate()
         if rate > 0:
             left = (self._total - self._position()) / rate
-            parts += [f"{rate:.2f} images/s" if rate >= 0.1 else f"{1 / rate:.1f} s/image", f"{_duration(left)} left"]
+            parts += [f"{rate:.2f} images/s" if rate >= 0.1 else f"{1 / rate:.1f} s/image", f"{duration(left)} left"]
         return ", ".join(parts)
 
     def _end_preparing(self) -> None:
@@ -175,7 +175,7 @@ class Progress:
                 self._bar.refresh(nolock=True)  # its own lock would stay locked after an error, and `close` would wait
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

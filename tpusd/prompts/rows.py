@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tpusd.config.limits import MAX_ROWS
+from tpusd.config.meanings import meant_field
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
 from tpusd.config.schema import PromptsConfig, field_names
-from tpusd.config.words import meant_field
 from tpusd.errors import UserError, show, show_path
 from tpusd.prompts.files import read_file
 from tpusd.records.manifest import check_columns

@@ -93,7 +93,7 @@ def _differences(prefix: str, values: Mapping[str, Any], base: Mapping[str, Any]
 
 @functools.cache
 def _choices() -> dict[str, set[str]]:
-    from tpusd.config.compose import conf_directory
+    from tpusd.config.choices import conf_directory
 
     return {group: {file.stem for file in (conf_directory() / group).glob("*.yaml")} for group in STAND_INS}
 

@@ -8,7 +8,7 @@ from typing import Any
 from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig, config_values, make_config, saved_config
 from tpusd.config.yaml_files import parse_yaml
-from tpusd.errors import UserError, show, show_path
+from tpusd.errors import UserError, show_path
 from tpusd.records.directory import check_run_directory
 from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
@@ -64,7 +64,10 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
     """
     if not argv:
         return saved
-    from tpusd.config.compose import compose_jobs, group_choices
+    from tpusd.config.choices import group_choices
+    from tpusd.config.compose import compose_jobs, refuse_shows
+
+    refuse_shows(argv, "resume=")
 
     for argument in argv:
         if argument in ("-m", "--multirun"):
@@ -76,8 +79,7 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
         if group not in given and getattr(saved, group).name in group_choices().get(group, ())
     ]
     jobs = compose_jobs([*chosen, *argv])
-    if jobs is None:
-        raise UserError(f"{show(' '.join(argv))}: only shows something; remove it")
+    assert jobs is not None, argv
     (job,) = jobs
     values = config_values(saved)
     for line in job.overrides[len(chosen) :]:

@@ -17,6 +17,7 @@ from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.sizes import check_image_size, image_size
 from tpusd.plan.specs import ImageSpec, image_sizes, make_spec
+from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 
@@ -67,7 +68,8 @@ class Prepare(Protocol):
 
 def open_model(model: ModelConfig) -> "Checkpoint":
     """The checkpoint that a config names; its weights are not read yet. Raises UserError."""
-    from tpusd.checkpoints import open_checkpoint
+    with waiting("loading libraries"):
+        from tpusd.checkpoints import open_checkpoint
 
     return open_checkpoint(model)
 

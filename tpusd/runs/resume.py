@@ -16,12 +16,13 @@ from tpusd.plan.specs import planned
 from tpusd.process.report import report, say
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, RunWriter, close_quietly
+from tpusd.records.layout import PAGE
 from tpusd.records.manifest import read_manifest
 from tpusd.records.older_rules import WEAKENED, weakened
 from tpusd.records.repair import repair
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
-from tpusd.runs.dry_run import RunToShow, show_plan
+from tpusd.runs.dry_run import RunToShow, count, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.session import RunSession
@@ -63,7 +64,7 @@ def resume_run(
         config = extended_config(saved, override(saved, argv))
         found = take_up(run_dir, saved, config, prepare, name=path.name)
         if isinstance(found, CompleteRun):
-            say(f"{path}: complete, {found.num_images} images")
+            say(f"{path}: complete, {count(found.num_images, 'image')}; see {path / PAGE}")
             return path
         for warning in found.prepared.warnings:
             report(warning)

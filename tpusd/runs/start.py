@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config.schema import RunConfig
+from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import count_batches
 from tpusd.process.progress import Progress
@@ -17,6 +18,7 @@ from tpusd.process.signals import Interrupted
 from tpusd.prompts.vocabulary import next_step
 from tpusd.records.directory import check_claim, make_claim
 from tpusd.records.layout import PAGE
+from tpusd.runs.dry_run import count
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
@@ -56,6 +58,7 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     """Makes what a run lacks, prints its summary, and raises what stopped it."""
     try:
         session.open()
+        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
         with advising(lambda: session.path, lambda: holds_images(session.path)):
             with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
                 executor = LocalExecutor(progress, load=load)
@@ -66,7 +69,9 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
                     ((spec.height, spec.width, spec.uses_cfg), prepared.num_calls(spec)) for spec in session.specs()
                 )
                 batches = count_batches(kinds, executor.batch_size(prepared.config))
-                session.log(f"{session.num_missing} images in {batches} batches on {executor.describe()}")
+                session.log(
+                    f"{count(session.num_missing, 'image')} in {count(batches, 'batch')} on {executor.describe()}"
+                )
                 make_runs([session], executor)
             if session.error is not None:
                 raise session.error

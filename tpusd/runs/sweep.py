@@ -16,11 +16,14 @@ from datetime import datetime
 from pathlib import Path
 
 from tpusd import storage
-from tpusd.config.compose import compose_jobs, sweep_words
+from tpusd.config.compose import compose_jobs, refuse_shows, sweep_words
+from tpusd.config.words import with_whole_paths
+from tpusd.engine.faults import local_devices
 from tpusd.errors import UserError, show
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
+from tpusd.process.waiting import waiting
 from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
 from tpusd.records.run_json import images_per_second
@@ -59,10 +62,11 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     prepare: None: `prepare_run` with each checkpoint opened once.
     load: see `load_pipeline`.
     """
-    jobs = compose_jobs(argv)
+    words = with_whole_paths(argv)
+    jobs = compose_jobs(words)
     if jobs is None:
         return 0
-    sweep, requests = plan_sweep(jobs, sweep_words(argv))
+    sweep, requests = plan_sweep(jobs, sweep_words(words))
     prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
         show_plan([RunToShow(name=request.run.name, config=request.config) for request in requests], prepare)
@@ -75,11 +79,13 @@ def resume_sweep(
     path: Path, argv: Sequence[str], *, prepare: Prepare | None = None, load: LoadPipeline = load_pipeline
 ) -> int:
     """Continues the sweep at `path`, with the fields of `argv` in place of its own. Otherwise as `start_sweep`."""
+    refuse_shows(argv, "resume=")
     before = read_sweep(path)
-    words = extended_overrides(before.overrides, [word for word in argv if word not in ("-m", "--multirun")])
+    new = [word for word in argv if word not in ("-m", "--multirun")]
+    new = [word if word in before.overrides else whole for word, whole in zip(new, with_whole_paths(new), strict=True)]
+    words = extended_overrides(before.overrides, new)
     jobs = compose_jobs(["-m", *words])
-    if jobs is None:
-        raise UserError(f"{show(' '.join(argv))}: only shows something; remove it")
+    assert jobs is not None, words
     sweep, requests = plan_sweep(jobs, words, before)
     prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
@@ -106,7 +112,7 @@ def make_sweep(
         with os_errors_as_user_errors(path, MAKE_ROOM):
             write_sweep(path, sweep)
         results = _make_requests(path, requests, prepare, load, log)
-        with os_errors_as_user_errors(path, MAKE_ROOM):
+        with waiting("writing the sweep's page"), os_errors_as_user_errors(path, MAKE_ROOM):
             sweep = _with_errors(sweep, results)
             write_sweep(path, sweep)
             page = write_sweep_results(path, sweep)
@@ -161,6 +167,7 @@ def _make_requests(
         total = sum(session.num_images for session in sessions.values())
         there = sum(result.num_images for result in results.values())
         done = sum(len(session.done) for session in sessions.values())
+        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
         with contextlib.closing(Progress(there + total, there + done)) as progress:
             executor = LocalExecutor(progress, load=load)
             make_runs(list(sessions.values()), executor, stop_on_error=stop_on_error, on_failure=on_failure)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tpusd.engine.pipeline import Pipeline
 
 
+LOADING = "loading the model"
 PREPARING = "reading weights and compiling, once"
 
 
@@ -95,7 +96,7 @@ class LocalExecutor:
         self._background.shutdown(wait=True)
 
     def describe(self) -> str:
-        return f"{len(self._devices)} {self._devices[0].device_kind} device(s)"
+        return f"{len(self._devices)} {self._devices[0].device_kind} device{'' if len(self._devices) == 1 else 's'}"
 
     def batch_size(self, config: SavedConfig) -> int:
         return len(self._devices) * config.batch_size_per_device
@@ -133,6 +134,8 @@ class LocalExecutor:
         run, spec = batch.entries[0]
         prepared = run.prepared.of_size(spec.height, spec.width)
         began = time.monotonic()
+        if program_key(prepared.config) not in self._pipelines:
+            self._watcher.prepare(LOADING)
         pipeline = self._pipeline(prepared)
         loaded = time.monotonic()
         spent = dict(pipeline.seconds)
