@@ -166,7 +166,7 @@ def ours(path: Path, pixels: int, steps: int):
     prepared = prepare_run(make_config(job.values))
     pipeline = load_pipeline(prepared, jax.local_devices()[:1])
     specs = list(make_specs(prepared.config))
-    tables = [prepared.table(spec.sampler) for spec in specs]
+    tables = [prepared.table(spec) for spec in specs]
     return lambda: pipeline.generate(specs, tables)
 
 

@@ -101,7 +101,7 @@ def bare(prepared, pipeline) -> None:
 
     images = ((prepared, spec) for spec in make_specs(prepared.config))
     for batch in pack(images, pipeline.batch_size, PreparedRun.num_calls):
-        pipeline.generate(batch.specs, [prepared.table(spec.sampler) for spec in batch.specs])
+        pipeline.generate(batch.specs, [prepared.table(spec) for spec in batch.specs])
 
 
 if __name__ == "__main__":

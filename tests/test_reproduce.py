@@ -145,7 +145,7 @@ def test_damaged_original_is_no_proof(original, tmp_path):
         (["--images=,"], "names no image"),
         (["--sample=0"], "--sample=0: must be 1 or more"),
         (["--sample=x"], "invalid int value"),
-        (["--frob"], "unrecognized arguments: --frob"),
+        (["--frob"], "--frob: no such option"),
         (["seed"], "'seed': is not field=value"),
     ],
 )

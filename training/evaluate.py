@@ -62,7 +62,7 @@ def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     images = ((prepared, spec) for spec in make_specs(prepared.config))
     made = {}
     for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
-        tables = [prepared.table(spec.sampler) for spec in batch.specs]
+        tables = [prepared.table(spec) for spec in batch.specs]
         for spec, image in zip(batch.specs, pipeline.generate(batch.specs, tables), strict=True):
             made[spec.row] = image.pixels
     return np.stack([made[row] for row in range(len(prompts))])

@@ -68,7 +68,6 @@ def test_what_means_the_same_is_the_same_network(part, config, changes):
         ("unet", {"layers_per_block": []}, "layers_per_block"),
         ("unet", {"decay_rate": 0.9}, "unknown field"),
         ("unet", {"sample_size": [64]}, "sample_size"),
-        ("vae", {"latents_mean": [0.0] * 4}, "unknown field"),
     ],
 )
 def test_what_would_change_the_network_is_refused(tmp_path, part, changes, words):

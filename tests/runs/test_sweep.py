@@ -367,7 +367,7 @@ def test_dry_run_says_what_would_be_made_and_makes_nothing(tmp_path, capsys, mon
     assert done.status == 0 and not done.loads.pipelines and not list(tmp_path.iterdir())
     assert len(out) == 11 and out[0] == "000_height=16_guidance_scale=1_seed=0: 3 images"
     assert out[8] == "model=tiny precision=bf16 40x16: 4 runs, 12 images in 4 batches of 4, 4 programs"
-    assert out[10] == "8 runs, 24 images, 1 load, 8 compilations; nothing was made"
+    assert out[10] == "8 runs, 24 images, 2 sizes, 1 load, 8 compilations; nothing was made"
     assert make("seed=0,1", ROWS, f"output={tmp_path / 's'}").status == 0
     before = contents(tmp_path / "s")
     assert go_on(tmp_path / "s", "seed=0,1,2", "dry_run=true").status == 0 and contents(tmp_path / "s") == before

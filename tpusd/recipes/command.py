@@ -37,7 +37,8 @@ def config_overrides(config: RunConfig) -> list[str]:
     lines = [f"{group}={name}" for group, name in chosen]
     base = _composed(chosen)
     for group in STAND_INS:
-        lines += _differences(group, values[group], base[group])
+        own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
+        lines += _differences(group, own, base[group])
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
