@@ -78,3 +78,12 @@ def test_a_sweep_shows_its_grid(executed):
     assert "data:image/webp" in shown and "48 images" in shown and "http" not in shown
     (page,) = folder.glob("runs/*_sweep_*/index.html")
     assert page.stat().st_size > 0
+
+
+def test_the_page_of_the_sweep_is_in_the_notebook(executed):
+    notebook, folder = executed
+    (output,) = outputs(notebook, "sweep.show()")
+    (run,) = [path for path in (folder / "runs").iterdir() if "_sweep_" in path.name]
+    frame = output.data["text/html"]
+    assert frame.startswith("<iframe srcdoc=") and frame.count("data:image/webp;base64,") == 48
+    assert all(one.name in frame for one in run.iterdir() if one.is_dir())

@@ -10,6 +10,7 @@ from support.browser import HOSTILE, MARKS, NARROW, RTL, WIDE, shown_files, text
 from support.runs import StandInPipeline, manifest, prepare, saved
 from support.shell import arguments_of
 
+from tpusd.api.results import open_run, open_sweep
 from tpusd.config.compose import compose_jobs
 from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import make_config, saved_config
@@ -299,3 +300,29 @@ def test_data_of_the_page_is_what_the_manifests_say(sweep_page):
     text = sweep_page.read_text()
     data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert len(data["images"]["job"]) == 36 and len(data["rows"]) == 3 and len(data["jobs"]) == 12
+
+
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+def test_a_notebook_shows_the_page_without_any_file_beside_it(opened, run_page, sweep_page, tmp_path, kind):
+    shown = (open_run(run_page.parent) if kind == "run" else open_sweep(sweep_page.parent)).show(height=700)
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html><title>cell</title>{shown._repr_html_()}", encoding="utf-8")
+    page = opened(cell)
+    frame = page.frame_locator("iframe")
+    tiles = frame.locator(".tile img")
+    frame.locator(".tile").first.wait_for()
+    loaded = "all => Promise.all(all.map((one) => one.decode().then(() => one.naturalWidth)))"
+    assert tiles.count() == 6 and tiles.evaluate_all(loaded) == [40] * 6
+    frame.locator(".tile").nth(1).click()
+    assert frame.locator("#image-b").evaluate("one => one.decode().then(() => one.naturalWidth)") == 40
+    assert frame.locator("#run-link").is_hidden()
+    frame.locator("#copy").click()
+    frame.get_by_text("Copied").wait_for()
+    assert page.title() == "cell"  # hostile prompts are text here too
+
+
+def test_a_page_for_a_notebook_writes_nothing(sweep_page):
+    before = {path: path.stat().st_mtime_ns for path in sweep_page.parent.rglob("*")}
+    open_sweep(sweep_page.parent).show()
+    open_run(sweep_page.parent / "000_sampler=ddim_guidance_scale=3_seed=0").show()
+    assert {path: path.stat().st_mtime_ns for path in sweep_page.parent.rglob("*")} == before

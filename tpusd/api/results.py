@@ -3,9 +3,7 @@
 Opens nothing before it is asked for, and writes nothing.
 """
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +25,22 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 24  # pictures that a notebook shows of a run
 SHOWN_PIXELS = 192  # the longer side of each
+PAGE_HEIGHT = 800  # pixels
+
+
+class PageView:
+    """A page for a notebook, which shows it where this is the last value of a cell."""
+
+    def __init__(self, page: str, height: int):
+        self.html = page
+        self.height = height
+
+    def _repr_html_(self) -> str:
+        """The page in a frame of its own, which can open nothing but what it holds."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.html)}" sandbox="allow-scripts allow-downloads allow-modals" '
+            f'allow="clipboard-write; fullscreen" style="width:100%;height:{self.height}px;border:0"></iframe>'
+        )
 
 
 class Images(Sequence["Image.Image"]):
@@ -102,6 +116,12 @@ class Run:
         """index.html, which shows all of it in a browser."""
         return self.path / PAGE
 
+    def show(self, height: int = PAGE_HEIGHT) -> PageView:
+        """The page within a notebook, with smaller pictures in it. height: pixels. Raises UserError."""
+        from tpusd.gallery.alone import run_page_alone
+
+        return PageView(run_page_alone(self.path), height)
+
     @property
     def contact_sheet(self) -> "Image.Image":
         return _read(self.path / CONTACT_SHEET)
@@ -155,6 +175,12 @@ class Sweep:
     def page(self) -> Path:
         """index.html, which shows all of it in a browser."""
         return self.path / PAGE
+
+    def show(self, height: int = PAGE_HEIGHT) -> PageView:
+        """The page within a notebook, with smaller pictures in it. height: pixels. Raises UserError."""
+        from tpusd.gallery.alone import sweep_page_alone
+
+        return PageView(sweep_page_alone(self.path, self._sweep), height)
 
     @property
     def grid(self) -> "Image.Image":
@@ -222,19 +248,13 @@ def _frame(rows: Iterator[dict[str, Any]]) -> "pandas.DataFrame":
 
 def _wall(path: Path, shown: Sequence[tuple[Path, str]], total: int, pixels: int = SHOWN_PIXELS) -> str:
     """HTML that needs no other file: pictures, what is under each, and what is not shown."""
+    from tpusd.gallery.alone import data_url
+
     figures = "".join(
         f'<figure style="margin:4px;max-width:{pixels}px;display:inline-block;vertical-align:top">'
-        f'<img src="data:image/webp;base64,{_thumbnail(file, pixels)}" style="max-width:100%">'
+        f'<img src="{data_url(file, pixels)}" style="max-width:100%">'
         f'<figcaption style="font-size:11px">{html.escape(words[:120])}</figcaption></figure>'
         for file, words in shown
     )
     more = f", {total - len(shown)} more" if 1 < len(shown) < total else ""
     return f"<div><code>{html.escape(str(path))}</code>: {total} image{'' if total == 1 else 's'}{more}</div>{figures}"
-
-
-def _thumbnail(path: Path, pixels: int) -> str:
-    image = _read(path)
-    image.thumbnail((pixels, pixels))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -70,6 +70,7 @@ class Page:
     kind: run or sweep.
     facts: for the details: (title, [(name, value)]); a value is any JSON value.
     failed: (name, at, error) of the runs that made no image.
+    pictures: data URL by file name, from the page's directory on, for a page that can open no file beside it.
     """
 
     kind: Literal["run", "sweep"]
@@ -79,6 +80,7 @@ class Page:
     axes: tuple[Axis, ...] = ()
     facts: Sequence[tuple[str, Sequence[tuple[str, Any]]]] = ()
     failed: Sequence[tuple[str, tuple[int, ...], str]] = field(default=())
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def render(page: Page) -> str:
@@ -87,6 +89,7 @@ def render(page: Page) -> str:
     script = "\n".join((ASSETS / "script" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     parts = {
         "TITLE": html.escape(page.title),
+        "IMAGES": "data:" if page.pictures else "'self' file:",
         "STYLE_HASH": _digest(style),
         "SCRIPT_HASH": _digest(script),
         "STYLE": style,
@@ -101,7 +104,8 @@ def render(page: Page) -> str:
 def page_data(page: Page) -> dict[str, Any]:
     """What the page's program reads, as JSON values."""
     rows, images = _rows_and_images(page.runs)
-    return {
+    pictures = {"pictures": page.pictures} if page.pictures else {}
+    return pictures | {
         "kind": page.kind,
         "title": page.title,
         "summary": page.summary,

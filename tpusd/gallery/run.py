@@ -10,7 +10,7 @@ from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
 from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
-from tpusd.gallery.thumbnails import write_thumbnails
+from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
 from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -29,7 +29,8 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     num_images = facts.get("num_images", len(records))
     write_contact_sheet(path, records, num_images, len({record.row for record in records}))
     write_metadata(path, records)
-    storage.write_file(path / PAGE, run_page(path, config, records, facts).encode())
+    write_thumbnails(path, records)
+    storage.write_file(path / PAGE, render(run_page(path, config, records, facts)).encode())
     return path / PAGE
 
 
@@ -45,8 +46,8 @@ def results_are_whole(path: Path) -> bool:
     return page.rstrip().endswith(b"</html>") and metadata == _metadata(read_manifest(path))
 
 
-def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> str:
-    """The HTML of a run's page; makes the thumbnails that it shows.
+def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> Page:
+    """A run's page.
 
     path: the run directory.
     config: as saved there.
@@ -58,12 +59,12 @@ def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], fa
         directory="",
         config=config,
         records=records,
-        has_thumbnails=write_thumbnails(path, records),
+        has_thumbnails=has_thumbnails(records),
         created=str(facts.get("created", "")),
         rate=session_rate(facts),
     )
     about = summary([config], records, [facts], run.rate)
-    return render(Page(kind="run", title=path.name, summary=about, runs=[run], facts=facts_of(facts)))
+    return Page(kind="run", title=path.name, summary=about, runs=[run], facts=facts_of(facts))
 
 
 def write_metadata(path: Path, records: Iterable[ImageRecord]) -> None:

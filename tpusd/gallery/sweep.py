@@ -16,7 +16,7 @@ from tpusd.errors import UserError, show_path
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary
 from tpusd.gallery.sweep_grid import GridChoice, SweepImages, axis_labels, draw_grid
-from tpusd.gallery.thumbnails import write_thumbnails
+from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
 from tpusd.records.manifest import read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -38,11 +38,18 @@ def write_sweep_results(path: Path, sweep: Sweep) -> Path:
     """Writes all of them into the sweep's directory `path`; returns its page. Raises UserError and OSError."""
     runs = list(_read_runs(path, sweep))
     storage.write_chunks(path / INDEX, _index_lines(runs))
+    for run in runs:
+        write_thumbnails(run.directory, run.records)
     storage.write_file(path / PAGE, render(_page(path, sweep, runs)).encode())
     grid = draw_grid(sweep, runs)
     if grid is not None:
         storage.write_file(path / GRID, grid)
     return path / PAGE
+
+
+def sweep_page(path: Path, sweep: Sweep) -> Page:
+    """The page of the sweep at `path`. Raises UserError and OSError."""
+    return _page(path, sweep, list(_read_runs(path, sweep)))
 
 
 def write_sweep_grid(path: Path, sweep: Sweep, choice: GridChoice, file: Path) -> None:
@@ -91,7 +98,7 @@ def _page(path: Path, sweep: Sweep, runs: Sequence[_FinishedRun]) -> Page:
             directory=f"{name}/",
             config=finished.config,
             records=finished.records,
-            has_thumbnails=write_thumbnails(path / name, finished.records),
+            has_thumbnails=has_thumbnails(finished.records),
             created=str(finished.facts.get("created", "")),
             at=at(finished.run),
             state=str(finished.facts.get("state", "?")),

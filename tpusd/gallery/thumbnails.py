@@ -15,18 +15,26 @@ QUALITY = 80
 NUM_ENCODERS = 4
 
 
-def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> bool:
-    """Makes those that are missing, and returns whether the run has any: small images need none."""
-    records = [record for record in records if max(record.height, record.width) > SIZE]
+def has_thumbnails(records: Iterable[ImageRecord]) -> bool:
+    """Whether a run with this manifest has any: small images need none."""
+    return any(map(_needs_one, records))
+
+
+def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
+    """Makes those that are missing in the run directory `path`. Raises OSError."""
+    records = [record for record in records if _needs_one(record)]
     if not records:
-        return False
+        return
     directory = path / THUMBNAILS
     if not storage.exists(directory):
         storage.make_directory(directory)
     with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="thumbnails") as pool:
         for _ in pool.map(lambda record: _write_thumbnail(path, path / record.file_name), records):
             pass
-    return True
+
+
+def _needs_one(record: ImageRecord) -> bool:
+    return max(record.height, record.width) > SIZE
 
 
 def _write_thumbnail(path: Path, file: Path) -> None:

@@ -27,9 +27,11 @@ const digits = (number, width) => String(number).padStart(width, "0");
 const stem = (image) => `${digits(row(image).index, 5)}-${digits(images.copy[image], 3)}`;
 const imageName = (image) => `${job(image).directory}${stem(image)}`;  // how addresses name it
 const fileName = (image) => `${job(image).directory}images/${stem(image)}${job(image).suffix}`;
-const file = (image) => encodeURI(fileName(image));
+const isAlone = "pictures" in data;  // the page holds its pictures, and no file is beside it
+const file = (image) => isAlone ? data.pictures[fileName(image)] : encodeURI(fileName(image));
 const isLarge = (image) => Math.max(value(image, "width"), value(image, "height")) > data.thumbnail_size;
-const thumbnail = (image) => job(image).thumbnails && isLarge(image) ? encodeURI(`${job(image).directory}.thumbs/${stem(image)}.webp`) : file(image);
+const hasThumbnail = (image) => !isAlone && job(image).thumbnails && isLarge(image);
+const thumbnail = (image) => hasThumbnail(image) ? encodeURI(`${job(image).directory}.thumbs/${stem(image)}.webp`) : file(image);
 const command = (image) => [job(image).command, row(image).command, images.copy[image] ? `first_copy=${images.copy[image]}` : ""]
   .filter(Boolean).join(" ");
 const imagesByName = new Map();

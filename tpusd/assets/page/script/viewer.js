@@ -21,7 +21,7 @@ function drawViewer() {
   $("command").textContent = command(image);
   $("copy").textContent = "Copy command";
   $("file").href = file(image);
-  $("run-link").hidden = data.kind !== "sweep";
+  $("run-link").hidden = data.kind !== "sweep" || isAlone;
   $("run-link").href = encodeURI(`${job(image).directory}index.html`);
   drawStar($("viewer-star"), image);
   drawSteppers();
