@@ -65,6 +65,7 @@ def test_reader_that_stops_reading_is_no_traceback(module, unbuffered):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["cli", "run", "preflight"])
 def test_stdout_that_was_closed_before_is_no_traceback(module):
     command = ["sh", "-c", 'exec "$0" -m "$1" --help >&-', sys.executable, f"tpusd.{module}"]

@@ -110,6 +110,7 @@ def content(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["webdataset", "geneval"])
 @pytest.mark.parametrize("nth", range(3))
 def test_an_export_that_is_stopped_while_its_files_move_starts_over(tmp_path, monkeypatch, layout, nth):

@@ -47,13 +47,6 @@ class Shown:
         return [line for line in lines if line.strip()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _only_when_chosen(request):
-    if "terminal" not in (request.config.getoption("markexpr") or ""):
-        pytest.skip("needs an idle machine; choose it with -m terminal")
-    pytest.importorskip("pexpect")
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A user's empty home, in which the commands are typed."""

@@ -46,6 +46,7 @@ def test_any_text_survives_the_command_line(text):
     assert made.negative_prompt == text and made.prompts.rows == (Row(prompt="x" + text, negative_prompt=text),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -79,6 +80,7 @@ def test_command_of_a_config_of_the_users_own_needs_no_directory_of_theirs():
     assert config_values(composed([*config_overrides(made), INLINE])) == values
 
 
+@pytest.mark.slow
 def test_command_of_an_image_makes_that_image_alone():
     made = config(INLINE, "num_images_per_prompt=3", "first_row=2", "negative_prompt=plain", "seed=5")
     for spec in make_specs(saved_config(made, rows=made.prompts.rows, height=24, width=40)):

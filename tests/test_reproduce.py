@@ -60,6 +60,7 @@ def test_same_machine_gives_identical_images(original, tmp_path, capsys):
     assert (tmp_path / "again" / "comparison.png").exists()
 
 
+@pytest.mark.slow
 def test_chosen_images_alone_are_made_again(original, tmp_path):
     same, report, number = reproduced(original, tmp_path / "a", names=["00002-001", "00000-000"])
     assert same and number == 2 and [one["name"] for one in report["images"]] == ["00000-000", "00002-001"]
@@ -69,6 +70,7 @@ def test_chosen_images_alone_are_made_again(original, tmp_path):
     assert number == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("drift", "verdict", "status"), [(1, "within tolerance", 0), (-1, "within tolerance", 0), (60, "different", 1)]
 )
@@ -98,6 +100,7 @@ class Unguided(Drifting):
     fingerprints = {"encode": "e" * 64, "denoise_unguided": "d" * 64, "decode": "c" * 64}
 
 
+@pytest.mark.slow
 def test_an_image_of_the_older_rule_for_low_guidance_differs_and_the_report_says_why(tmp_path, capsys):
     """Drifting runs the program with guidance, as 0.1.0 did for every scale other than 1."""
     old = start_run(
@@ -179,6 +182,7 @@ def test_first_difference_is_the_earliest_stage():
     assert first_difference(None, trace) is None
 
 
+@pytest.mark.slow
 def test_tolerance_needs_both_measures(tmp_path):
     """One pixel far off is no rounding, however good the mean."""
     import hashlib

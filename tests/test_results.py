@@ -144,6 +144,7 @@ def test_image_that_is_postscript_or_a_link_is_one_line_and_starts_no_program(tm
         assert err.startswith(f"tpusd: {image}: {words}") and err.count("\n") == 1, err
 
 
+@pytest.mark.slow
 def test_image_outside_the_run_is_refused(tmp_path, capsys):
     """A manifest may come from a stranger, and name any file of the machine."""
     path = make_run(tmp_path / "run", INLINE)

@@ -139,6 +139,7 @@ def test_saved_config_alone_makes_the_run_again(tmp_path):
     assert images(start_run(again, prepare=prepare, load=lambda *_, **__: StandInPipeline())) == images(path)
 
 
+@pytest.mark.slow
 def test_image_files_do_not_depend_on_batch_size(tmp_path):
     first, _, pipeline = generate(tmp_path, INLINE, "num_images_per_prompt=3")
     second, _, packed = generate(tmp_path, INLINE, "num_images_per_prompt=3", "batch_size_per_device=4", name="other")
@@ -231,6 +232,7 @@ def test_pending_images_are_bounded(tmp_path, monkeypatch):
     assert [(line["row"], line["copy"]) for line in lines] == [(spec.row, spec.copy) for spec in specs]
 
 
+@pytest.mark.slow
 def test_device_waits_for_a_slow_disk(tmp_path, monkeypatch):
     gate, pipeline = threading.Event(), StandInPipeline()
     write = RunDir.write_image
@@ -259,6 +261,7 @@ def test_runs_are_made_without_the_images_that_they_have(tmp_path):
     assert progress.text().startswith("3/3 images")
 
 
+@pytest.mark.slow
 def test_prompts_beyond_the_window_are_counted_warned_of_and_marked(tmp_path, capsys):
     long = (
         "prompts.rows=[{prompt: short}, {prompt: 'one two three four five six'}, "

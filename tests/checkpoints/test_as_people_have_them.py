@@ -84,6 +84,7 @@ def test_sample_size_may_be_height_and_width(tmp_path):
     assert checkpoint.family.image_size(checkpoint.configs) == (8 * multiple, 12 * multiple)
 
 
+@pytest.mark.slow
 def test_what_desktops_and_editors_leave_has_no_effect(tmp_path):
     root = copy(tmp_path)
     for folder in [root, *(path for path in root.iterdir() if path.is_dir())]:
@@ -122,6 +123,7 @@ def test_tensors_that_a_text_model_does_not_have_are_passed_over(tmp_path, name)
     assert_equal(weights(root, "text_encoder"), weights(tiny(), "text_encoder"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
 def test_any_other_tensor_is_refused(tmp_path, file):
     root = copy(tmp_path)
@@ -148,6 +150,7 @@ def test_a_part_without_the_variant_is_read_without_it(tmp_path, with_variant):
     assert files == expected | ({UNET, VAE, TEXT} - set(with_variant))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_variant", [(UNET,), (TEXT, VAE), (UNET, VAE, TEXT)])
 def test_the_only_variant_of_a_part_is_read_and_said_once(tmp_path, with_variant):
     root = copy(tmp_path)
@@ -169,6 +172,7 @@ def test_of_two_variants_one_must_be_chosen(tmp_path):
     assert "as variant fp16 or non_ema; set model.variant=fp16" in error_of(root)
 
 
+@pytest.mark.slow
 def test_a_variant_may_be_shards(tmp_path):
     root = copy(tmp_path)
     stem = "diffusion_pytorch_model"

@@ -28,6 +28,7 @@ def bounded():
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part, changes",
     [

@@ -99,6 +99,7 @@ def test_autoencoder_attention_may_have_its_old_names_and_be_a_convolution(tmp_p
     assert_equal(weights(root, "vae"), weights(tiny(), "vae"))
 
 
+@pytest.mark.slow
 def test_a_one_by_one_convolution_may_be_stored_as_a_matrix(tmp_path):
     root = copy(tmp_path)
     rewrite(root / UNET, lambda t: t.update({n: v[:, :, 0, 0] for n, v in t.items() if "proj_in.weight" in n}))
@@ -120,6 +121,7 @@ def shard(root, pieces=3):
     return index, names
 
 
+@pytest.mark.slow
 def test_shards_fill_like_one_file(tmp_path):
     root = copy(tmp_path)
     shard(root)
@@ -156,6 +158,7 @@ def test_many_layers_beside_a_file_of_as_many_other_tensors_are_refused(tmp_path
     assert "weights do not fit" in error_of(root, lambda c: match_weights(c, "unet", param_dtype=jnp.float32))
 
 
+@pytest.mark.slow
 def test_the_variant_chooses_the_file(tmp_path):
     root = copy(tmp_path)
     for name in (UNET, VAE, TEXT):
@@ -204,6 +207,7 @@ def test_all_faults_come_in_one_error_of_bounded_length(tmp_path):
     assert len(line) < 2000
 
 
+@pytest.mark.slow
 def test_a_parameter_stored_under_two_names_is_refused(tmp_path):
     root = copy(tmp_path)
     rewrite(root / VAE, lambda t: t.update({"encoder.mid_block.attentions.0.query.bias": np.zeros(16, np.float32)}))
@@ -250,6 +254,7 @@ def test_saving_and_loading_gives_the_same_again(tmp_path, layout):
         assert_equal(load_weights(again, part, param_dtype=jnp.float32), states[part])
 
 
+@pytest.mark.slow
 def test_the_packaged_checkpoint_opens_and_is_small():
     checkpoint = open_checkpoint(ModelSource(asset="tiny"))
     for part in checkpoint.parts:

@@ -67,6 +67,7 @@ def test_flax_files_fill_like_safetensors(tmp_path, dtype):
         assert_equal(weights(root, part, dtype), weights(tiny(), part, dtype))
 
 
+@pytest.mark.slow
 def test_a_truncated_flax_file_is_found_on_opening(tmp_path):
     root = copy(tmp_path)
     as_flax(root)

@@ -64,6 +64,7 @@ def test_command_line_faults_are_one_line(argv, expected):
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_sweep_is_the_product_with_the_last_field_fastest():
     jobs = compose_jobs(["-m", "precision=fp32,bf16", "seed=range(3)", "guidance_scale=2"])
     assert [(job.values["precision"]["name"], job.values["seed"]) for job in jobs] == [
@@ -152,6 +153,7 @@ def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -167,6 +169,7 @@ def test_what_hydra_shows_is_shown_and_leaves_no_directory(tmp_path, argv, expec
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_wrong_values_exit_2_without_a_directory_or_a_heavy_import(tmp_path):
     code = (
         "import sys\nfrom tpusd.run import main\nstatus = main(sys.argv[1:])\n"

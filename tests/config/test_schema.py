@@ -50,6 +50,7 @@ def test_dataclass_defaults_and_config_yaml_agree():
             assert getattr(made, field.name) == field.default, field.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "own"), [("tiny", 4.0), ("sd15", 7.5), ("sd21", 7.5), ("sdxl", 5.0)])
 def test_guidance_is_the_models_own_unless_it_is_said(model, own):
     assert config(f"model={model}").guidance_scale == own
@@ -67,6 +68,7 @@ def test_zero_and_empty_are_values():
     assert (made.guidance_scale, made.guidance_rescale, made.negative_prompt) == (0.0, 0.0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "good"),
     [
@@ -125,6 +127,7 @@ def test_wrong_values_are_one_line_that_says_what_to_do(override, expected):
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

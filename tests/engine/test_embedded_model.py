@@ -18,7 +18,7 @@ from training.evaluate import (
 from training.measure import MIDDLE
 from training.world import from_labels
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 TEN = {  # prompt -> hair colour, background; no clothes, skin or hat of the hair's colour
     "portrait of a smiling woman with long red hair and pale skin, wearing a white shirt, teal background": (

@@ -110,6 +110,7 @@ def noise_in_another_process(**variables):
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_settings_of_jax_do_not_change_the_noise():
     usual = noise_in_another_process()

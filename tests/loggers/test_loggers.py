@@ -35,6 +35,7 @@ def test_logger_that_fails_costs_a_line_and_no_image(tmp_path, monkeypatch, caps
     assert read_run(path)["state"] == "finished" and "wandb" not in sys.modules
 
 
+@pytest.mark.slow
 def test_no_logger_is_imported_unless_asked_for(tmp_path):
     start_run(config(f"output={tmp_path / 'run'}", INLINE), prepare=prepare, load=lambda *_: StandInPipeline())
     assert not {"tensorboard", "wandb", "mlflow"} & set(sys.modules)

@@ -46,6 +46,7 @@ def test_norms_keep_their_digits_where_the_mean_is_large(dtype, ratio, bound):
 
 
 # The logistic form is within 2.6e-5; what is more is the rounding of the result, half a unit of the last place.
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "unit"), [("float32", 2**-21), ("float16", 2**-11), ("bfloat16", 2**-8)])
 def test_gelu_is_x_times_the_normal_distribution_function(dtype, unit):
     x = jnp.asarray(np.linspace(-12, 12, 20001), dtype)
@@ -106,6 +107,7 @@ def test_tpu_kernel_is_attention(q, k, d):
 
 
 # Heads together; one after the other; and in pieces of their queries, also where 1024 does not divide them.
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 77, 40), (1024, 1024, 8), (1900, 1024, 4)])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 3 * 2**-8)])

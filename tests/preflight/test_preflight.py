@@ -45,6 +45,7 @@ def test_unknown_repository_is_one_line():
 
 
 # One forward of the UNet in TFLOP at the model's own size, and one decode, as published in the design's figures.
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "unet", "decode"), [("sd15", 0.803, 2.51), ("sdxl", 6.761, 10.47)])
 def test_counted_flops_are_those_of_the_published_figures(model, unet, decode):

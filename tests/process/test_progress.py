@@ -85,6 +85,7 @@ def test_a_log_says_what_happens_before_the_first_step_and_how_long_it_took():
     progress.close()
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_the_time_while_nothing_moves():
     """The clock of the display runs in a thread of its own: the main thread is in the compiler."""
     stream = Terminal()
@@ -101,6 +102,7 @@ def test_a_terminal_shows_the_time_while_nothing_moves():
     progress.close()
 
 
+@pytest.mark.slow
 def test_a_stream_that_nobody_reads_does_not_stop_the_clock_with_a_traceback(capsys):
     class Closed(io.StringIO):
         def isatty(self):

@@ -162,6 +162,7 @@ TEXTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(data=TEXTS, suffix=st.sampled_from([".txt", ".csv", ".tsv", ".jsonl", ".json"]), header=st.booleans())
 def test_any_file_gives_rows_or_one_line(tmp_path_factory, data, suffix, header):

@@ -161,6 +161,7 @@ def test_scheduler_gives_comfyuis_timesteps(scheduler, timesteps):
     assert np.abs(found - timesteps).max() < (0.01 if scheduler == "ddim_uniform" else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
@@ -187,6 +188,7 @@ def test_what_cannot_carry_over_is_said(changes, line):
     assert said(graph(**changes), line), read(graph(**changes)).left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nodes", "line"),
     [
@@ -351,6 +353,7 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("3456789"), st.text(max_size=9), json_values), max_size=6), json_values)
 def test_any_graph_is_a_recipe_or_one_line(changes, entry):

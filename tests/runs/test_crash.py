@@ -24,6 +24,8 @@ def harness(*arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kill", "torn", "once", "forever"])
 def test_run_survives_a_fault_at_each_of_its_disk_operations(mode):
     report = harness(mode, "--random", "0")

@@ -49,6 +49,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_strangers_configs_are_data(tmp_path, monkeypatch, name):
     text, expected = CONFIGS[name]
@@ -63,6 +64,7 @@ def test_strangers_configs_are_data(tmp_path, monkeypatch, name):
     assert time.process_time() - start < SECONDS and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--cfg", "job"], ["--info", "config"], ["--help"], ["--hydra-help"], []])
 def test_logging_of_a_config_runs_no_code(tmp_path, monkeypatch, capsys, argv):
     """Hydra would build whatever job_logging names. None of what we let it do gets that far."""
@@ -209,6 +211,7 @@ def test_writes_do_not_follow_links(path):
     assert outside.read_text() == "mine" and list(faults(path)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file_name",
     [

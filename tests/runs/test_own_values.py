@@ -63,6 +63,7 @@ def run(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_manifest_files_and_recipes_have_the_values_of_the_row(run):
     lines = {(line["row"], line["copy"]): line for line in manifest(run)}
     assert len(lines) == 8
@@ -111,6 +112,7 @@ def test_the_dry_run_counts_sizes_and_compilations(capsys):
     assert out[-1] == "1 run, 4 images, 3 sizes, 1 load, 10 compilations; nothing was made"
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_share_the_programs_of_a_size(tmp_path):
     done = make("seed=0,1", ROWS, f"output={tmp_path / 'sweep'}")
     assert done.status == 0 and len(done.loads.pipelines) == 3
@@ -138,6 +140,7 @@ def test_sizes_of_rows_are_said_before_anything_runs():
     assert any("images of 2 sizes, and programs are compiled for each: 128x128, 128x64" in w for w in prepared.warnings)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_image_with_own_values_is_the_image_of_a_run_with_these_values(tmp_path):
     """On a real pipeline: alone, and among images of other sizes and numbers of steps."""

@@ -79,6 +79,7 @@ def check_whole(path):
     assert sum(1 for _ in manifest(path)) == len(os.listdir(path / "images"))
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(FILES, st.sampled_from(["txt", "csv", "tsv", "jsonl"]), st.sampled_from([None, None, "note", "prompt", ""]))
 def test_any_prompt_file_gives_a_whole_run_or_one_line(base, data, suffix, column):
@@ -91,6 +92,7 @@ def test_any_prompt_file_gives_a_whole_run_or_one_line(base, data, suffix, colum
             check_whole(path)
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=2), ROWS)
 def test_any_config_gives_a_whole_run_or_one_line(base, fields, rows):

@@ -105,6 +105,7 @@ def test_a_sweep_has_the_word_as_its_axis_in_names_page_and_index(tmp_path):
     assert "a {cat | dog} in the snow" in page
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_word_continues_grows_and_reproduces(tmp_path):
     path = tmp_path / "sweep"
     make(ROWS, "prompts.replace=[[cat,dog]]", f"output={path}")
@@ -122,6 +123,7 @@ def test_a_sweep_over_a_word_continues_grows_and_reproduces(tmp_path):
     assert [line["prompt"] for line in manifest(again)] == ["a dog in the snow", "an owl", "dog and dog"]
 
 
+@pytest.mark.slow
 def test_a_sweep_grows_by_an_axis_of_words(tmp_path):
     """The runs that are there are those whose word is the first one: they have other words on their command line."""
     path = tmp_path / "sweep"
@@ -145,6 +147,7 @@ def test_axes_of_several_lists_have_numbers_and_of_several_words_their_words():
     assert axis_values([(), ()]) == [{}, {}]
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_replaced_in_its_hydra_files(tmp_path):
     path = tmp_path / "sweep"
     make(ROWS, "prompts.replace=[[cat,dog]]", f"output={path}")

@@ -352,6 +352,7 @@ def test_finished_run_of_2000_images_is_opened_soon(tmp_path):
     assert facts["state"] == "finished" and facts["num_images"] == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metadata.jsonl", "contact_sheet.png", "index.html"])
 @pytest.mark.parametrize("cut", ["half", "a line", "empty", "gone"])
 def test_a_result_that_is_cut_off_is_made_again(tmp_path, name, cut):
@@ -369,6 +370,7 @@ def test_a_result_that_is_cut_off_is_made_again(tmp_path, name, cut):
     )  # a page has the session's facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.jsonl", "run.log"])
 def test_a_manifest_or_a_lock_that_is_removed_while_the_run_goes_on_fails_it_and_its_images_stay(tmp_path, whole, name):
     """A run could end as "finished" without a manifest, and two processes could hold one run."""

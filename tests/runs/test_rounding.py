@@ -147,6 +147,7 @@ def reproduced(path, output, load, *overrides, **changes):
     return same, [one["verdict"] for one in images], sum(one["times_rounding"] is not None for one in images)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_rounding_is_told_from_another_recipe(original, load, tmp_path, capsys):

@@ -139,6 +139,8 @@ def test_end_of_a_sweep_is_a_table(tmp_path, capsys):
     assert lines[3].startswith(f"{tmp_path / 's'}: 2 runs, 6 images in ") and lines[3].endswith("index.html")
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, monkeypatch):
     """Two samplers by three guidance scales by two seeds, on a tiny random checkpoint, packed three to a batch."""
     compiled, read = [], []

@@ -9,6 +9,7 @@ from tpusd.samplers.registry import samplers
 tables = load_tool("print_tables")
 
 
+@pytest.mark.slow
 def test_documents_hold_the_tables_that_the_code_prints(capsys):
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
 
