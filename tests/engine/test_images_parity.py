@@ -87,8 +87,11 @@ def drawn(k):
     return torch.from_numpy(np.asarray(noise).transpose(0, 3, 1, 2).copy())
 
 
-def reference(layout, name, options, steps, guidance_rescale=0.0):
-    """Images of TEXTS, (b, H, W, 3) float in 0..1."""
+def reference(layout, name, options, steps, guidance_rescale=0.0, scales=None):
+    """Images of TEXTS, (b, H, W, 3) float in 0..1.
+
+    scales: the guidance scale of each model call; None: GUIDANCE.
+    """
     pipeline = torch_pipeline(layout)
     pipeline.scheduler = make_scheduler(name, scheduler_values(layout), options)
     draws = itertools.count()
@@ -97,13 +100,20 @@ def reference(layout, name, options, steps, guidance_rescale=0.0):
             **embeddings(layout),
             latents=drawn(None),
             num_inference_steps=steps,
-            guidance_scale=GUIDANCE,
+            guidance_scale=GUIDANCE if scales is None else scales[0],
+            callback_on_step_end=None if scales is None else functools.partial(_set_scale, scales),
             guidance_rescale=guidance_rescale,
             eta=options.get("eta", samplers()[name].defaults.get("eta", 0.0)),
             height=SIZE,
             width=SIZE,
             output_type="np",
         ).images
+
+
+def _set_scale(scales, pipeline, call, timestep, tensors):
+    """The reference's dynamic guidance: a callback sets the scale of the next call."""
+    pipeline._guidance_scale = scales[min(call + 1, len(scales) - 1)]
+    return tensors
 
 
 def scheduler_values(layout):
@@ -120,7 +130,7 @@ def our_pipeline(layout):
     return checkpoint, pipe
 
 
-def ours(layout, cases, guidance_rescale=0.0):
+def ours(layout, cases, guidance_rescale=0.0, **guidance):
     """Images of TEXTS for each (name, options, steps), (cases, b, H, W, 3) in 0..1, through the real pipeline.
 
     Cases of unlike samplers and steps share batches.
@@ -134,6 +144,7 @@ def ours(layout, cases, guidance_rescale=0.0):
             spec = ImageSpec(
                 row=0, copy=0, prompt=prompt, negative_prompt=negative, seed=0, row_seed=None, height=SIZE,
                 width=SIZE, guidance_scale=GUIDANCE, guidance_rescale=guidance_rescale, sampler=settings,
+                **guidance,
             )  # fmt: skip
             wanted.append((spec, table))
     order = sorted(range(len(wanted)), key=lambda i: len(wanted[i][1]))  # a batch takes as long as its longest
@@ -194,6 +205,31 @@ def test_guidance_rescale_is_that_of_the_reference(layout):
     plain, rescaled = (reference(layout, *case, rescale) for rescale in (0.0, 0.7))
     assert np.abs(plain - rescaled).mean() > 0.005
     assert_same(layout, case, ours(layout, [case], 0.7)[0], rescaled)
+
+
+# First and last call, a middle, and all of them with a schedule. The scale of each call stands here as the papers say.
+BY_STEP = {
+    "begins late": ({"guidance_interval": (0.3, 1.0)}, lambda s: GUIDANCE if s >= 0.3 else 1),
+    "ends early": ({"guidance_interval": (0.0, 0.6)}, lambda s: GUIDANCE if s < 0.6 else 1),
+    "linear": ({"guidance_schedule": "linear"}, lambda s: 1 + (GUIDANCE - 1) * 2 * (s + 0.05)),
+    "cosine in an interval": (
+        {"guidance_schedule": "cosine", "guidance_interval": (0.2, 0.8)},
+        lambda s: 1 + (GUIDANCE - 1) * (1 - np.cos(np.pi * (s + 0.05))) if 0.2 <= s < 0.8 else 1,
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler_ancestral"])
+def test_guidance_by_step_is_that_of_the_references_callback(layout, name, monkeypatch):
+    # Its own switch would halve the batch in the middle of a run, which its pipelines do not expect.
+    monkeypatch.setattr(type(torch_pipeline(layout)), "do_classifier_free_guidance", property(lambda _: True))
+    case = (name, {}, 10)
+    plain = reference(layout, *case)
+    for fields, scale in BY_STEP.values():
+        theirs = reference(layout, *case, scales=[scale(call / 10) for call in range(10)])
+        assert np.abs(plain - theirs).mean() > 3 * MEAN
+        assert_same(layout, (case, fields), ours(layout, [case], **fields)[0], theirs)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -16,7 +16,6 @@ from tpusd.engine.devices import Devices
 from tpusd.engine.pipeline import Pipeline
 from tpusd.engine.programs import digest
 from tpusd.errors import UserError
-from tpusd.families.base import Guidance
 from tpusd.families.latent_diffusion import TextConditioning
 from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.samplers.loop import LoopState
@@ -98,13 +97,12 @@ def test_trace_of_a_row_is_that_of_a_run_which_stops_there():
     table = make_table(SamplerSettings(name="euler_ancestral", num_inference_steps=12), checkpoint().scheduler_config)
     rows, scale = jnp.asarray(table.padded())[None], jnp.full(1, table.init_scale, jnp.float32)
     cond = TextConditioning(jnp.zeros((1, 3, 2)), None)
-    guidance = Guidance(jnp.ones(1), jnp.zeros(1))
     image_keys = jnp.asarray(keys.image_key(5, 0, 0))[None]
 
     def run(stop):
         state = LoopState.start(jnp.zeros((1, 6, 5, 4)))
         return programs.denoise(
-            Sine(), {}, 0, stop, state, cond, None, guidance, rows, scale, image_keys, height=48, width=40
+            Sine(), {}, 0, stop, state, cond, None, jnp.zeros(1), rows, scale, image_keys, height=48, width=40
         )
 
     _, whole = run(12)
@@ -140,6 +138,9 @@ def test_nothing_compiles_again_for_other_values():
             ["seed=12345"],
             ["guidance_scale=3", "guidance_rescale=0.7"],
             ["guidance_scale=1", "seed=2"],
+            ["guidance_interval=[0.2,0.6]"],
+            ["guidance_interval=[0,0.5]", "guidance_schedule=cosine", "guidance_scale=5"],
+            ["guidance_schedule=linear"],
             STOCHASTIC,
             ["num_images_per_prompt=5"],
             *([f"sampler={name}", "sampler.num_inference_steps=11"] for name in SAMPLERS),
@@ -162,6 +163,31 @@ def test_at_guidance_one_the_unconditional_half_is_not_computed():
     assert "denoise_unguided" in pipe.fingerprints
     close = generate(pipe, prompts("a fox"), STEPS, "guidance_scale=1.0001", "negative_prompt=dark")[0, 0]
     assert np.abs(close.pixels.astype(int) - one.pixels).max() <= 1  # and it is what guidance tends to
+
+
+def test_outside_its_interval_guidance_has_no_effect():
+    """An interval up to a call is a run with guidance until then: its trace there, and the unguided rest."""
+    pipe = pipeline(per_device=2)
+    steps = ["sampler=euler", "sampler.num_inference_steps=10"]
+
+    def trace(*overrides):
+        return generate(pipe, prompts("a fox"), *steps, *overrides)[0, 0].trace["latents"]
+
+    whole, half, none = trace(), trace("guidance_interval=[0,0.5]"), trace("guidance_scale=1")
+    late = trace("guidance_interval=[0.5,1]")
+    assert half["1"] == whole["1"] and half["5"] == whole["5"] and half["10"] not in (whole["10"], none["10"])
+    assert late["1"] == none["1"] and late["5"] == none["5"] and late["10"] not in (whole["10"], none["10"])
+
+
+def test_an_image_with_an_interval_does_not_depend_on_its_batch():
+    pipe = pipeline(per_device=3)
+    interval = ["sampler=euler_ancestral", "sampler.num_inference_steps=7", "guidance_interval=[0.3,0.8]"]
+    together = generate(pipe, prompts("a fox", "an owl", "a newt"), *interval)
+    alone = generate(pipe, prompts("a fox"), *interval)[0, 0]
+    watched = generate(pipe, prompts("a fox"), *interval, on_step=lambda done, total: None)[0, 0]
+    for one in (together[0, 0], watched):
+        np.testing.assert_array_equal(one.pixels, alone.pixels)
+        assert one.trace == alone.trace
 
 
 def test_negative_prompt_and_guidance_reach_the_pixels():

@@ -3,7 +3,7 @@ from support.runs import saved
 
 from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.batches import count_batches, pack
+from tpusd.plan.batches import count_batches, guided_of, guided_pieces, num_programs, pack
 from tpusd.plan.specs import make_specs, planned
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
@@ -47,7 +47,7 @@ def test_prompts_added_at_the_end_change_no_earlier_image():
 
 def test_images_without_guidance_have_batches_of_their_own():
     made = plan("num_images_per_prompt=3", "batch_size_per_device=2", devices=2)
-    kinds = [{spec.uses_cfg for spec in batch.specs} for batch in made]
+    kinds = [{guided_of(spec, 50) for spec in batch.specs} for batch in made]
     assert [(kind, len(batch.specs)) for kind, batch in zip(kinds, made, strict=True)] == [
         ({True}, 4),
         ({False}, 3),
@@ -62,7 +62,8 @@ def test_batches_are_counted_as_they_are_packed(size):
     images = [("run", spec) for spec in make_specs(config)]
     batches = list(pack(images, size, lambda run, spec: num_calls[spec.row]))
     assert sorted(spec.name for batch in batches for spec in batch.specs) == sorted(spec.name for _, spec in images)
-    assert count_batches(((spec.uses_cfg, num_calls[spec.row]) for _, spec in images), size) == len(batches)
+    kinds = [(guided_of(spec, num_calls[spec.row]), num_calls[spec.row]) for _, spec in images]
+    assert count_batches(kinds, size) == len(batches)
 
 
 def test_a_batch_is_cut_where_its_run_changes():
@@ -104,3 +105,41 @@ def test_finished_images_are_left_out():
 def test_finished_run_has_no_batches():
     made = plan(done={(0, 0), (1, 0), (2, 0)})
     assert made == []
+
+
+def guided(scale=7.5, interval=(0.0, 1.0), num_calls=10):
+    (spec,) = make_specs(saved(f"guidance_scale={scale}", f"guidance_interval={list(interval)}", rows=ROWS[:1]))
+    return guided_of(spec, num_calls)
+
+
+def test_guidance_is_for_the_calls_of_its_interval():
+    assert guided() is True and guided(scale=1) is False
+    assert guided(interval=(0.2, 0.7)) == range(2, 7) and guided(interval=(0.25, 0.7)) == range(3, 7)
+    assert guided(interval=(0, 0.5), num_calls=4) == range(2)
+    assert guided(interval=(0.01, 0.09)) is False  # no call begins in it
+    assert guided(interval=(0.2, 0.7), scale=0.5) is False
+
+
+def test_calls_are_cut_where_guidance_begins_and_ends():
+    assert guided_pieces(True, 5) == [(range(5), True)] and guided_pieces(False, 5) == [(range(5), False)]
+    assert guided_pieces(range(2, 4), 5) == [(range(2), False), (range(2, 4), True), (range(4, 5), False)]
+    assert guided_pieces(range(2), 5) == [(range(2), True), (range(2, 5), False)]
+    assert guided_pieces(range(3, 5), 5) == [(range(3), False), (range(3, 5), True)]
+
+
+def test_programs_are_counted():
+    assert [num_programs(kinds) for kinds in ([True], [False, False], [True, False], [range(2)], [range(2), True])] == [
+        3, 3, 4, 4, 4
+    ]  # fmt: skip
+
+
+def test_images_of_a_batch_have_guidance_for_the_same_calls():
+    specs = [
+        next(make_specs(saved(f"guidance_interval={interval}", f"sampler.num_inference_steps={steps}", rows=ROWS[:1])))
+        for interval in ("[0,1]", "[0,0.5]", "[0.2,1]") for steps in (5, 10)
+    ]  # fmt: skip
+    batches = pack([("run", spec) for spec in specs * 3], 4, lambda _, spec: spec.sampler.num_inference_steps)
+    made = [[guided_of(spec, spec.sampler.num_inference_steps) for spec in batch.specs] for batch in batches]
+    assert all(len(set(kinds)) == 1 for kinds in made) and sum(map(len, made)) == 18
+    kinds = [(guided_of(spec, calls := spec.sampler.num_inference_steps), calls) for spec in specs * 3]
+    assert count_batches(kinds, 4) == len(made)

@@ -142,7 +142,7 @@ def run_all():
 
     @jax.jit
     def run(tables, starts, stop):
-        def predict(x, t):
+        def predict(x, t, guidance):
             return model(x, t[:, None, None, None], jnp.sin)
 
         noise = jnp.asarray(NOISE.transpose(0, 2, 3, 1))  # (k, h, w, c)

@@ -49,11 +49,12 @@ def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | 
     """{(row, copy): GeneratedImage} of a run with these overrides."""
     made = config(*overrides)
     whole = saved_config(made, rows=read_rows(made.prompts), height=SIZE, width=SIZE)
+    scheduler_config = checkpoint(layout, path).scheduler_config
     entries = ((None, spec) for spec in make_specs(whole))
     images: dict[tuple[int, int], GeneratedImage] = {}
-    for batch in pack(entries, pipe.batch_size, lambda run, spec: 0):
+    for batch in pack(entries, pipe.batch_size, lambda run, spec: len(make_table(spec.sampler, scheduler_config))):
         specs = list(batch.specs)
-        tables = [make_table(spec.sampler, checkpoint(layout, path).scheduler_config) for spec in specs]
+        tables = [make_table(spec.sampler, scheduler_config) for spec in specs]
         for spec, image in zip(specs, pipe.generate(specs, tables, on_step=on_step), strict=True):
             images[spec.row, spec.copy] = image
     return images

@@ -16,6 +16,7 @@ VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large"]
 FinalSigmas = Literal["zero", "sigma_min"]
 Interpolation = Literal["linear", "log_linear"]
 SolverType = Literal["midpoint", "heun", "bh1", "bh2"]
+GuidanceSchedule = Literal["constant", "linear", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tpusd.config.limits import MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
-from tpusd.config.sampler import SamplerSettings
+from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
 from tpusd.config.typed import Advice, Help, plain, read, split_hint
 from tpusd.errors import UserError, show
 
@@ -111,6 +111,17 @@ class RunConfig:
         Advice("0 switches it off"),
         Help("how far guided predictions take the standard deviation of unguided ones (Lin et al. 2023, section 3.4)"),
     ] = 0.0
+    guidance_interval: Annotated[
+        tuple[float, ...],
+        Help(
+            "which steps have guidance, as fractions: from the first on, before the second (Kynkäänniemi et al. 2024). "
+            "The others take the prompt alone, which is half the work"
+        ),
+    ] = (0.0, 1.0)
+    guidance_schedule: Annotated[
+        GuidanceSchedule,
+        Help("how the scale's part beyond 1 grows over the steps, with the same mean (Wang et al. 2024)"),
+    ] = "constant"
     negative_prompt: Annotated[
         str | None,
         Help('for the rows that have none of their own; null and "" differ for SDXL, as in diffusers'),
@@ -251,6 +262,12 @@ def _check(config: RunConfig) -> None:
         )
     if config.image_quality is not None and config.image_format == "png":
         raise UserError(f"image_quality={config.image_quality}: PNG loses nothing; use image_format=webp or jpeg")
+    interval = config.guidance_interval
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise UserError(
+            f"guidance_interval={show(list(interval))}: must be two fractions from 0 to 1, the smaller one first; "
+            "[0, 1] is all steps"
+        )
     _check_model(config.model)
     _check_prompts(config.prompts)
 

@@ -16,7 +16,7 @@ from tpusd.checkpoints.architecture import Architecture
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.compiler_options import OptionsByTarget, decode_options, denoise_options
-from tpusd.families.base import Conditioning, Guidance, ProgramName, Tokens
+from tpusd.families.base import Conditioning, ProgramName, Tokens
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
 
@@ -98,7 +98,7 @@ class Blueprint:
         return ProgramSpec(function=encode, shared=[self.weights("encode")], split=[tokens])
 
     def denoise(self, *, guided: bool) -> ProgramSpec:
-        """(weights, start, stop), state, conditioning, guidance, tables and keys -> LoopState, Trace."""
+        """(weights, start, stop), state, conditioning, guidance_rescale, tables and keys -> LoopState, Trace."""
         family, networks = self._family, self._merge("denoise")
         height, width = self._size
 
@@ -112,7 +112,7 @@ class Blueprint:
             self.state,
             cond,
             cond if guided else None,
-            Guidance(per_image, per_image),
+            per_image,
             jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
             per_image,
             jax.ShapeDtypeStruct((b, 2), jnp.uint32),

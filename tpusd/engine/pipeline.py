@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,7 +25,8 @@ from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
-from tpusd.families.base import Conditioning, Guidance, ProgramName
+from tpusd.families.base import Conditioning, ProgramName
+from tpusd.plan.batches import guided_of, guided_pieces
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
@@ -55,6 +56,14 @@ class _Encoded(NamedTuple):
     digests: jax.Array
     finite: jax.Array
     ids: np.ndarray
+
+
+class _Calls(NamedTuple):
+    """Model calls of one program: rows of the tables. uncond: on the devices; None: calls without guidance."""
+
+    rows: range
+    program: Program
+    uncond: Conditioning | None
 
 
 class Pipeline:
@@ -125,15 +134,15 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
-        specs: all with guidance, or all without it.
+        specs: with guidance for the same model calls.
         tables: one for each spec.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        guided = specs[0].uses_cfg
-        assert all(spec.uses_cfg == guided for spec in specs)
-        encode, denoise, decode = self._compiled(guided)
+        (guided,) = {guided_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        pieces = guided_pieces(guided, max(map(len, tables)))
+        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces})
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
@@ -142,7 +151,8 @@ class Pipeline:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if guided else None
-        state, trace = self._denoise(denoise, cond, uncond, padded, padded_tables, on_step)
+        calls = [_Calls(own, denoise[has_guidance], uncond if has_guidance else None) for own, has_guidance in pieces]
+        state, trace = self._denoise(calls, cond, padded, padded_tables, on_step)
         pixels, finite_pixels = gather(decode.call(self._weights_of("decode"), state.x))
         text_digests = [gather(one.digests) for one in encoded.values()]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
@@ -171,42 +181,42 @@ class Pipeline:
 
     def _denoise(
         self,
-        denoise: Program,
+        pieces: "Sequence[_Calls]",
         cond: Conditioning,
-        uncond: Conditioning | None,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[LoopState, programs.Trace]:
         """Runs the sampler: LoopState on the devices, and the host's Trace.
 
-        denoise: the compiled program.
-        cond, uncond: on the devices; uncond is None for images without guidance.
+        pieces: all model calls, in order.
+        cond: on the devices.
         specs, tables: of a full batch, padding included.
-        on_step: as in `generate`; None: one call makes all rows.
+        on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
         keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
-        guidance = Guidance(
-            np.array([spec.guidance_scale for spec in specs], np.float32),
-            np.array([spec.guidance_rescale for spec in specs], np.float32),
-        )
         arguments = put(
             (
-                guidance,
-                np.stack([table.padded() for table in tables]),
+                np.array([spec.guidance_rescale for spec in specs], np.float32),
+                np.stack(
+                    [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
+                ),
                 np.array([table.init_scale for table in tables], np.float32),
                 keys,
             )
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
-        total, stops = max(map(len, tables)), [0]
+        total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
         began = time.monotonic()
         while stops[-1] < total:
-            stop = min(total, stops[-1] + self._rows_a_call) if on_step is not None else total
+            piece = next(piece for piece in pieces if stops[-1] in piece.rows)
+            stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
-            state, trace = denoise.call(self._weights_of("denoise"), *bounds, state, cond, uncond, *arguments)
+            state, trace = piece.program.call(
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments
+            )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
                 jax.block_until_ready(traces[-1])
@@ -225,11 +235,14 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
 
-    def _compiled(self, guided: bool) -> tuple[Program, Program, Program]:
-        """The three programs, compiled side by side where they are not there yet."""
-        denoise = "denoise" if guided else "denoise_unguided"
+    def _compiled(self, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
+        """The programs, compiled side by side where they are not there yet.
+
+        guided: whether denoising has guidance; both where guidance begins or ends on the way.
+        """
+        denoise = {has_it: "denoise" if has_it else "denoise_unguided" for has_it in guided}
         sources: dict[str, Callable[[], ProgramSpec]] = {
-            denoise: functools.partial(self._blueprint.denoise, guided=guided),
+            **{name: functools.partial(self._blueprint.denoise, guided=has_it) for has_it, name in denoise.items()},
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
         }
@@ -243,7 +256,8 @@ class Pipeline:
             wait(self._weights.parts.values())
             self.seconds["compile"] += compiled_at - start
             self.seconds["weights"] += time.monotonic() - compiled_at
-        return self._programs["encode"], self._programs[denoise], self._programs["decode"]
+        programs = self._programs
+        return programs["encode"], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
 
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
         return self._devices.compile(spec(), check=self._weights.fit.result)

@@ -51,7 +51,7 @@ def denoise(
     state: LoopState,
     cond: Conditioning,
     uncond: Conditioning | None,
-    guidance: Guidance,
+    rescale: jax.Array,
     table: jax.Array,
     init_scale: jax.Array,
     keys: jax.Array,
@@ -65,9 +65,9 @@ def denoise(
     start, stop: int32 scalars.
     state: LoopState of (b,h,w,c) float32; at start 0 its content does not matter, the noise is drawn here.
     cond: what `encode` made of the prompts.
-    uncond: the same of the negative prompts; None where no image of the batch uses guidance.
-    guidance: not read where uncond is None.
-    table: (b,rows,columns) float32.
+    uncond: the same of the negative prompts; None where these steps have no guidance.
+    rescale: guidance_rescale (b,) float32; not read where uncond is None.
+    table: (b,rows,columns) float32, with the guidance scale of each row.
     init_scale: (b,) float32.
     keys: (b,2) uint32.
     height, width: pixels.
@@ -81,8 +81,8 @@ def denoise(
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
     conditioning = family.prepare(cond, uncond, height=height, width=width)
 
-    def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-        return family.predict(networks, x, t, conditioning, None if uncond is None else guidance)
+    def predict(x: jax.Array, t: jax.Array, scale: jax.Array) -> jax.Array:
+        return family.predict(networks, x, t, conditioning, None if uncond is None else Guidance(scale, rescale))
 
     def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         (rows, num_finite), done = log, k + 1

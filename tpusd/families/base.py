@@ -121,7 +121,7 @@ class Tokens(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """Per image, float32 (b,): classifier-free guidance scale, and the share of guidance_rescale."""
+    """Per image, float32 (b,): the scale of classifier-free guidance at a step, and the share of guidance_rescale."""
 
     scale: "Vector"
     rescale: "Vector"

@@ -1,7 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where they use guidance alike and take equally many model calls, they fill batches together, whichever run they are of.
+where guidance is for the same model calls and these are equally many, they fill batches together, whichever run they
+are of.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from tpusd.plan.specs import ImageSize, ImageSpec
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
+Guided = bool | range  # which model calls have guidance: all, none, or these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class ProgramKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Run]):
-    """Images to make together: all of them with guidance, or all without. entries: (the image's run, its spec)."""
+    """Images to make together: with guidance for the same model calls. entries: (the image's run, its spec)."""
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -52,6 +54,23 @@ class Batch(Generic[Run]):
             if stop == len(self.entries) or self.entries[stop][0] is not self.entries[start][0]:
                 yield Batch(entries=self.entries[start:stop])
                 start = stop
+
+
+def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+    """Images of one batch agree in this. num_calls: of the image."""
+    calls = spec.guided_calls(num_calls)
+    return bool(calls) if len(calls) in (0, num_calls) else calls
+
+
+def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
+    """Model calls in their order, cut where guidance begins and ends: (calls, whether they have it).
+
+    num_calls: of the longest image of a batch.
+    """
+    if isinstance(guided, bool):
+        return [(range(num_calls), guided)]
+    pieces = [(range(guided.start), False), (guided, True), (range(guided.stop, num_calls), False)]
+    return [(calls, has_it) for calls, has_it in pieces if calls]
 
 
 def weights_key(config: SavedConfig) -> WeightsKey:
@@ -78,24 +97,26 @@ def pack(
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    waiting: dict[tuple[bool, int], list[tuple[Run, ImageSpec]]] = {}
+    waiting: dict[tuple[Guided, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
-        kind = (spec.uses_cfg, num_calls(run, spec))
+        calls = num_calls(run, spec)
+        kind = (guided_of(spec, calls), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
             yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
     for guided in dict.fromkeys(guided for guided, _ in waiting):
-        rest = [entry for kind in sorted(waiting) if kind[0] == guided for entry in waiting[kind]]
+        lengths = sorted(calls for own, calls in waiting if own == guided)
+        rest = [entry for calls in lengths for entry in waiting[guided, calls]]
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
 def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
-    kinds: (what images of one batch have in common, number of model calls) of each image: whether it is guided, and
-        its size where there are several.
+    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, and its size
+        where there are several.
     size: images of a full batch.
     """
     left_over: Counter[Hashable] = Counter()
@@ -106,9 +127,10 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     return full + sum(-(-number // size) for number in left_over.values())
 
 
-def num_programs(uses_cfg: Iterable[bool]) -> int:
+def num_programs(guided: Iterable[Guided]) -> int:
     """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both."""
-    return 2 + len(set(uses_cfg))
+    needed = {has_it for own in set(guided) for has_it in ((own,) if isinstance(own, bool) else (True, False))}
+    return 2 + len(needed)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

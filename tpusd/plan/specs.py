@@ -8,10 +8,10 @@ from typing import Any
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
-from tpusd.config.sampler import SamplerSettings
+from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
-from tpusd.families.guidance import uses_cfg
+from tpusd.families.guidance import guided_calls, scale_at
 
 ImageSize = tuple[int, int]  # height and width, in pixels
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
@@ -45,12 +45,17 @@ class ImageSpec:
     height: int
     width: int
     sampler: SamplerSettings
+    guidance_interval: tuple[float, ...] = (0.0, 1.0)
+    guidance_schedule: GuidanceSchedule = "constant"
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
 
-    @property
-    def uses_cfg(self) -> bool:
-        """Whether the image is made with classifier-free guidance."""
-        return uses_cfg(self.guidance_scale)
+    def guided_calls(self, num_calls: int) -> range:
+        """The model calls that need classifier-free guidance, of `num_calls`."""
+        return guided_calls(self.guidance_scale, self.guidance_interval, num_calls)
+
+    def guidance_scales(self, num_calls: int) -> list[float]:
+        """The guidance scale of each model call, of `num_calls`; outside the interval it is not read."""
+        return [scale_at(self.guidance_scale, self.guidance_schedule, call, num_calls) for call in range(num_calls)]
 
     @property
     def name(self) -> str:
@@ -111,6 +116,8 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         row_seed=row.seed,
         guidance_scale=config.guidance_scale if row.guidance_scale is None else row.guidance_scale,
         guidance_rescale=config.guidance_rescale,
+        guidance_interval=config.guidance_interval,
+        guidance_schedule=config.guidance_schedule,
         height=height,
         width=width,
         sampler=_sampler_of(config, row),

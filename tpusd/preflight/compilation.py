@@ -82,8 +82,8 @@ class Task:
 class Compiler:
     """Compiles the programs of one run for a slice, at any batch size. Sizes in pixels.
 
-    guided: with classifier-free guidance.
     model_calls: rows of the sampler's table.
+    guided_calls: those of them with classifier-free guidance; where these are not all, the others have a program too.
     hlo: directory for the programs' text.
     tell: gets a line before each program, because compiling takes minutes.
     """
@@ -93,8 +93,8 @@ class Compiler:
     topology: Topology
     height: int
     width: int
-    guided: bool
     model_calls: int
+    guided_calls: int
     hlo: str | None
     tell: Callable[[str], None]
 
@@ -107,14 +107,25 @@ class Compiler:
             self.architecture, self.precision, height=self.height, width=self.width, batch_size_per_device=batch
         )
         tasks = {
-            "encode": lambda: Task(name="encode", spec=blueprint.encode(), calls=1 + self.guided, trips=0),
+            "encode": lambda: Task(name="encode", spec=blueprint.encode(), calls=1 + (self.guided_calls > 0), trips=0),
             "denoise": lambda: Task(
-                name="denoise", spec=blueprint.denoise(guided=self.guided), calls=None, trips=self.model_calls
+                name="denoise",
+                spec=blueprint.denoise(guided=self.guided_calls > 0),
+                calls=None,
+                trips=self.guided_calls or self.model_calls,
+            ),
+            "denoise_unguided": lambda: Task(
+                name="denoise_unguided",
+                spec=blueprint.denoise(guided=False),
+                calls=None,
+                trips=self.model_calls - self.guided_calls,
             ),
             "decode": lambda: Task(name="decode", spec=blueprint.decode(), calls=1, trips=0),
         }
         weights = _bytes((blueprint.weights("encode"), blueprint.weights("denoise"), blueprint.weights("decode")))
         devices, programs = Devices(self.topology.devices), {}
+        if self.guided_calls in (0, self.model_calls):
+            del tasks["denoise_unguided"]
         for name in names or tasks:
             self.tell(f"compiling {name} for {self.topology.name}, batch_size_per_device={batch}")
             try:

@@ -28,7 +28,8 @@ class Setting:
     width: int
     sampler: str
     model_calls: int
-    guided: bool
+    guided: bool  # whether any of them has classifier-free guidance
+    guided_calls: int  # how many have it
     batch_size_per_device: int
     num_images: int
     num_batches: int
@@ -100,9 +101,9 @@ def preflight(
 
     from tpusd.checkpoints.published import find_architecture
     from tpusd.config.schema import saved_config
-    from tpusd.plan.batches import count_batches, grouped, num_programs
+    from tpusd.plan.batches import Guided, count_batches, guided_of, guided_pieces, num_programs
     from tpusd.plan.sizes import image_size
-    from tpusd.plan.specs import image_sizes, make_specs
+    from tpusd.plan.specs import ImageSize, image_sizes, make_specs
     from tpusd.prompts.rows import read_rows
     from tpusd.records.provenance import versions
 
@@ -115,15 +116,20 @@ def preflight(
     specs = list(make_specs(saved))
     family, scheduler_config = architecture.family, architecture.scheduler_config
     tables = {spec.sampler: family.schedule(spec.sampler, scheduler_config, height, width) for spec in specs}
-    kinds = (((spec.height, spec.width, spec.uses_cfg), len(tables[spec.sampler])) for spec in specs)
+    kinds: list[tuple[tuple[ImageSize, Guided], int]] = []
+    for spec in specs:
+        calls = len(tables[spec.sampler])
+        kinds.append((((spec.height, spec.width), guided_of(spec, calls)), calls))
     model_calls = max(map(len, tables.values()))
-    sizes = grouped(specs, lambda spec: (spec.height, spec.width))
+    sizes = {size: [own for (other, own), _ in kinds if other == size] for size in image_sizes(saved)}
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
-    uses_cfg = {spec.uses_cfg for spec in specs if (spec.height, spec.width) == (height, width)}
+    guided_calls = max(
+        sum(len(piece) for piece, has_it in guided_pieces(own, model_calls) if has_it) for own in sizes[height, width]
+    )
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,
-        guided=any(uses_cfg), model_calls=model_calls, hlo=hlo, tell=tell,
+        guided_calls=guided_calls, model_calls=model_calls, hlo=hlo, tell=tell,
     )  # fmt: skip
     batch = config.batch_size_per_device
     result = compiler.compile(batch)
@@ -138,11 +144,12 @@ def preflight(
         width=width,
         sampler=config.sampler.name,
         model_calls=model_calls,
-        guided=any(uses_cfg),
+        guided=guided_calls > 0,
+        guided_calls=guided_calls,
         batch_size_per_device=batch,
         num_images=len(specs),
         num_batches=count_batches(kinds, len(topology.devices) * batch),
-        num_compilations=sum(num_programs(spec.uses_cfg for spec in group) for group in sizes),
+        num_compilations=sum(map(num_programs, sizes.values())),
         libtpu=versions()["libtpu"],
     )
     return Report(

@@ -12,7 +12,7 @@ def report_text(report: Report) -> str:
     )
     lines = [
         f"{setting.model}, {setting.height}x{setting.width}, {setting.precision}, {setting.sampler} with "
-        f"{setting.model_calls} model calls, {'with' if setting.guided else 'without'} classifier-free guidance",
+        f"{setting.model_calls} model calls, {_guided(setting)} classifier-free guidance",
         f"on {setting.topology} ({devices}), {setting.batch_size_per_device} images a device at a time",
         "",
         f"  images         {setting.num_images} in {setting.num_batches} batches of "
@@ -41,6 +41,12 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _guided(setting: Setting) -> str:
+    if setting.guided_calls in (0, setting.model_calls):
+        return "with" if setting.guided else "without"
+    return f"{setting.guided_calls} of them with"
+
+
 def _memory(memory: Memory) -> str:
     usable = f"{memory.memory_bytes / GiB:.2f} GiB that a device has for programs"
     if memory.peak_bytes is None:
@@ -58,8 +64,10 @@ def _program(name: str, program: ProgramReport, setting: Setting) -> list[str]:
         f"temporaries {program.temporary_bytes / GiB:.2f} GiB, peak {program.peak_bytes / GiB:.2f} GiB, "
         f"compiled in {program.compile_seconds:.0f} s"
     ]
-    if name == "denoise":
-        step = program.seconds / setting.model_calls / setting.batch_size_per_device
+    if name.startswith("denoise"):
+        guided = setting.guided_calls or setting.model_calls
+        calls = guided if name == "denoise" else setting.model_calls - guided
+        step = program.seconds / calls / setting.batch_size_per_device
         lines.append(f"  a step: {step * 1e3:.2f} ms an image")
     if program.seconds_of_kernels:
         lines.append(

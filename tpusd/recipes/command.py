@@ -20,6 +20,8 @@ PIXEL_FIELDS = (
     "seed",
     "guidance_scale",
     "guidance_rescale",
+    "guidance_interval",
+    "guidance_schedule",
     "negative_prompt",
     "height",
     "width",

@@ -13,6 +13,7 @@ from tpusd.recipes.base import OWN, PictureTexts, Recipe
 from tpusd.recipes.command import config_overrides, fitting_row, image_overrides
 from tpusd.samplers.registry import find_sampler
 
+OPTIONAL = ("guidance_interval", "guidance_schedule")  # in a recipe only where they are not the usual ones
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 
@@ -42,7 +43,8 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
     """Anybody may have written the file that the recipe comes from, so it goes through the checks of every config."""
     try:
         row = {"prompt": recipe["prompt"], "negative_prompt": recipe["negative_prompt"], "seed": recipe["row_seed"]}
-        values = {name: recipe[name] for name in COPIED} | {
+        copied = (*COPIED, *(name for name in OPTIONAL if name in recipe))
+        values = {name: recipe[name] for name in copied} | {
             "first_row": recipe["row"],
             "first_copy": recipe["copy"],
             "model": recipe["model_settings"],

@@ -31,8 +31,8 @@ def _not_for_datasets() -> Any:
     return dataclasses.field(metadata={"for_datasets": False})
 
 
-def _only_where_set() -> Any:
-    return dataclasses.field(default=None, metadata={"optional": True})
+def _only_where_set(*, decided_by_config: bool = False) -> Any:
+    return dataclasses.field(default=None, metadata={"optional": True, "decided_by_config": decided_by_config})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,8 @@ class ImageRecord:
     truncated: bool
     environment: str = _not_for_datasets()  # a key of run.json's environments
     trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
+    guidance_interval: list[float] | None = _only_where_set(decided_by_config=True)  # where it is not all steps
+    guidance_schedule: str | None = _only_where_set(decided_by_config=True)  # where it is not constant
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -116,7 +118,7 @@ NOT_FOR_DATASETS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.me
 
 
 def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
-    """The fields of a line that the config alone decides, in order."""
+    """The fields of a line that the config alone decides, in order. Optional ones are None where they are not set."""
     values = {
         "row": spec.row,
         "copy": spec.copy,
@@ -132,6 +134,8 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "guidance_rescale": spec.guidance_rescale,
         "model": config.model.name,
         "precision": config.precision.name,
+        "guidance_interval": None if spec.guidance_interval == (0, 1) else list(spec.guidance_interval),
+        "guidance_schedule": None if spec.guidance_schedule == "constant" else spec.guidance_schedule,
     }
     assert tuple(values) == DECIDED_BY_CONFIG
     return values
@@ -145,7 +149,8 @@ def described_values(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], 
     num_tokens, truncated = tokens[spec.prompt]
     if spec.negative_prompt is not None:
         truncated = truncated or tokens[spec.negative_prompt][1]
-    return recipe_values(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
+    values = recipe_values(config, spec) | {"num_tokens": num_tokens, "truncated": truncated}
+    return {name: value for name, value in values.items() if name not in OPTIONAL_FIELDS or value is not None}
 
 
 def check_columns(rows: Iterable[Row], place: str | None = None) -> None:
@@ -212,7 +217,8 @@ def _allowed() -> dict[str, tuple[type, ...]]:
     allowed = {}
     for name in (*FIELDS, *OPTIONAL_FIELDS):
         options = typing.get_args(hints[name]) if isinstance(hints[name], types.UnionType) else (hints[name],)
-        allowed[name] = tuple(dict if typing.get_origin(option) is not None else option for option in options)
+        origins = [typing.get_origin(option) or option for option in options]
+        allowed[name] = tuple(dict if origin is Mapping else origin for origin in origins)
     return allowed
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from tpusd.config.schema import RunConfig
 from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
-from tpusd.plan.batches import count_batches
+from tpusd.plan.batches import Guided, count_batches, guided_of
+from tpusd.plan.specs import ImageSize
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
 from tpusd.process.signals import Interrupted
@@ -64,11 +65,7 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
                 executor = LocalExecutor(progress, load=load)
                 if started is not None:
                     session.timing.seconds["import"] = time.monotonic() - started
-                prepared = session.prepared
-                kinds = (
-                    ((spec.height, spec.width, spec.uses_cfg), prepared.num_calls(spec)) for spec in session.specs()
-                )
-                batches = count_batches(kinds, executor.batch_size(prepared.config))
+                batches = count_batches(_kinds(session), executor.batch_size(session.prepared.config))
                 session.log(
                     f"{count(session.num_missing, 'image')} in {count(batches, 'batch')} on {executor.describe()}"
                 )
@@ -82,6 +79,13 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
         report(hint)
     say(f"{session.path}: {session.summary()}")
     say(f"see {session.path / PAGE}")
+
+
+def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Guided], int]]:
+    """Of each image that is missing: what it has in common with those of its batch, and its number of model calls."""
+    for spec in session.specs():
+        calls = session.prepared.num_calls(spec)
+        yield ((spec.height, spec.width), guided_of(spec, calls)), calls
 
 
 @contextlib.contextmanager

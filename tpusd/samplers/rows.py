@@ -2,7 +2,7 @@
 
 A row is one model call:
 
-    out = model(c_in * x, t)                     after classifier-free guidance
+    out = model(c_in * x, t)                     after classifier-free guidance of this row's scale
     pred = p_x * x + p_out * out                 the variable that this sampler keeps
     seen = (x, y, pred, h1, h2, h3, noise)
     x, y = X . seen, Y . seen
@@ -18,7 +18,8 @@ SEEN = ("x", "y", "pred", "h1", "h2", "h3", "noise")
 TERMS = len(SEEN)
 HISTORY = 3
 C_IN, T, P_X, P_OUT, PUSH, X, Y = 0, 1, 2, 3, 4, 5, 5 + TERMS
-COLUMNS = Y + TERMS
+GUIDANCE = Y + TERMS  # the scale of classifier-free guidance, which no sampler decides
+COLUMNS = GUIDANCE + 1
 NOISE = X + SEEN.index("noise")  # the coefficient of the noise, which only x takes
 MAX_ROWS = 2048  # Heun makes two calls a step, and 1000 steps are allowed
 
@@ -44,10 +45,15 @@ class Table:
         """The timestep of each model call, (n,)."""
         return self.rows[:, T]
 
-    def padded(self) -> np.ndarray:
-        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end do not change an image."""
+    def padded(self, guidance: Sequence[float] | None = None) -> np.ndarray:
+        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end do not change an image.
+
+        guidance: the guidance scale of each row; None: rows as they are, for a model without guidance.
+        """
         padded = np.zeros((MAX_ROWS, COLUMNS), np.float32)
         padded[: len(self.rows)] = self.rows
+        if guidance is not None:
+            padded[: len(self.rows), GUIDANCE] = guidance
         return padded
 
 
