@@ -181,6 +181,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "model-options": functools.partial(run_options_table, "model"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "executor-options": functools.partial(run_options_table, "executor"),
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,

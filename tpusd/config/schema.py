@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
@@ -167,6 +168,7 @@ class RunConfig:
     images: Annotated[
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
+    executor: Annotated[ExecutorConfig, Help("where the images are made")] = LOCAL
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -231,8 +233,13 @@ def _with_paths(config: RunConfig) -> RunConfig:
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
-    """The inverse of make_config: dicts, lists and scalars that YAML and JSON can hold."""
+    """The inverse of make_config: dicts, lists and scalars that YAML and JSON can hold.
+
+    The executor is left out where it is the usual one: a saved config names a cluster only where one made the images.
+    """
     values: dict[str, Any] = plain(config)
+    if config.executor == LOCAL:
+        del values["executor"]
     return values
 
 
@@ -270,6 +277,7 @@ def _check(config: RunConfig) -> None:
         )
     _check_model(config.model)
     _check_prompts(config.prompts)
+    check_executor(config.executor)
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:

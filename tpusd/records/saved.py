@@ -7,6 +7,7 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig, config_values, make_config, saved_config
+from tpusd.config.typed import plain
 from tpusd.config.yaml_files import parse_yaml
 from tpusd.errors import UserError, show_path
 from tpusd.records.directory import check_run_directory
@@ -14,7 +15,12 @@ from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
 from tpusd.samplers.registry import find_sampler
 
-GROUPS = ("model", "precision", "sampler")  # whose saved choice is the start of an override such as sampler.eta=1
+GROUPS = (
+    "model",
+    "precision",
+    "sampler",
+    "executor",
+)  # whose saved choice is the start of an override such as sampler.eta=1
 # These fields do not decide a pixel, so a run may continue with other values of them.
 CHANGEABLE_ON_RESUME = (
     "batch_size_per_device",
@@ -24,6 +30,7 @@ CHANGEABLE_ON_RESUME = (
     "on_error",
     "dry_run",
     "loggers",
+    "executor",
 )
 
 
@@ -81,7 +88,7 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
     jobs = compose_jobs([*chosen, *argv])
     assert jobs is not None, argv
     (job,) = jobs
-    values = config_values(saved)
+    values = config_values(saved) | {"executor": plain(saved.executor)}
     for line in job.overrides[len(chosen) :]:
         _set(values, job.values, line.split("=", 1)[0])
     return make_config(values)

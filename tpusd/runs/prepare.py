@@ -88,10 +88,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
 
     saved = config_to_save(config, rows, checkpoint, height, width)
 
-    @functools.lru_cache(MAX_TABLES)
-    def table(settings: SamplerSettings, height: int, width: int) -> "Table":
-        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width)
-
+    table = _tables(checkpoint)
     table(config.sampler, height, width)  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings: table(settings, height, width))
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
@@ -105,6 +102,20 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
         table=lambda spec: table(spec.sampler, spec.height, spec.width),
         warnings=warnings,
     )
+
+
+def table_of(checkpoint: "Checkpoint") -> Callable[[ImageSpec], "Table"]:
+    """An image -> the table of its sampler, with the checkpoint's schedule."""
+    table = _tables(checkpoint)
+    return lambda spec: table(spec.sampler, spec.height, spec.width)
+
+
+def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int], "Table"]:
+    @functools.lru_cache(MAX_TABLES)
+    def table(settings: SamplerSettings, height: int, width: int) -> "Table":
+        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width)
+
+    return table
 
 
 def _check_rows(config: SavedConfig, checkpoint: "Checkpoint", table: Callable[[SamplerSettings], object]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tpusd.config.schema import RunConfig
-from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import Guided, count_batches, guided_of
 from tpusd.plan.specs import ImageSize
@@ -20,7 +19,8 @@ from tpusd.prompts.vocabulary import next_step
 from tpusd.records.directory import check_claim, make_claim
 from tpusd.records.layout import PAGE
 from tpusd.runs.dry_run import count
-from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.executors.place import opened
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.session import RunSession, holds_images
@@ -59,10 +59,12 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     """Makes what a run lacks, prints its summary, and raises what stopped it."""
     try:
         session.open()
-        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with advising(lambda: session.path, lambda: holds_images(session.path)):
+        with (
+            opened(session.prepared.config.executor, load) as executor_for,
+            advising(lambda: session.path, lambda: holds_images(session.path)),
+        ):
             with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
-                executor = LocalExecutor(progress, load=load)
+                executor = executor_for(progress)
                 if started is not None:
                     session.timing.seconds["import"] = time.monotonic() - started
                 batches = count_batches(_kinds(session), executor.batch_size(session.prepared.config))

@@ -18,7 +18,6 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.compose import compose_jobs, refuse_shows, sweep_words
 from tpusd.config.words import with_whole_paths
-from tpusd.engine.faults import local_devices
 from tpusd.errors import UserError, show
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.process.progress import Progress
@@ -30,7 +29,8 @@ from tpusd.records.run_json import images_per_second
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
-from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.executors.place import opened
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
@@ -167,10 +167,12 @@ def _make_requests(
         total = sum(session.num_images for session in sessions.values())
         there = sum(result.num_images for result in results.values())
         done = sum(len(session.done) for session in sessions.values())
-        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with contextlib.closing(Progress(there + total, there + done)) as progress:
-            executor = LocalExecutor(progress, load=load)
-            make_runs(list(sessions.values()), executor, stop_on_error=stop_on_error, on_failure=on_failure)
+        with (
+            opened(requests[0].config.executor, load) as executor_for,
+            contextlib.closing(Progress(there + total, there + done)) as progress,
+        ):
+            runs = list(sessions.values())
+            make_runs(runs, executor_for(progress), stop_on_error=stop_on_error, on_failure=on_failure)
     results |= {name: _result(session) for name, session in sessions.items()}
     return [results[request.run.name] for request in requests if request.run.name in results]
 

@@ -82,7 +82,7 @@ class LocalExecutor:
     def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
         from tpusd.engine.faults import local_devices
 
-        self._devices = local_devices()
+        self.devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._weights: WeightsKey | None = None  # which weights are on the devices
@@ -96,10 +96,10 @@ class LocalExecutor:
         self._background.shutdown(wait=True)
 
     def describe(self) -> str:
-        return f"{len(self._devices)} {self._devices[0].device_kind} device{'' if len(self._devices) == 1 else 's'}"
+        return f"{len(self.devices)} {self.devices[0].device_kind} device{'' if len(self.devices) == 1 else 's'}"
 
     def batch_size(self, config: SavedConfig) -> int:
-        return len(self._devices) * config.batch_size_per_device
+        return len(self.devices) * config.batch_size_per_device
 
     def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
         for batch in batches:
@@ -127,7 +127,7 @@ class LocalExecutor:
         from tpusd.engine.faults import out_of_memory
 
         size = batch.entries[0][0].prepared.config.batch_size_per_device
-        line = out_of_memory(error, self._devices, size)
+        line = out_of_memory(error, self.devices, size)
         return error if line is None else UserError(line)
 
     def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
@@ -161,7 +161,7 @@ class LocalExecutor:
         if key not in self._pipelines:
             shared = next((one for one in self._pipelines.values() if not isinstance(one, Exception)), None)
             try:
-                pipeline = self._load(prepared, self._devices, **({} if shared is None else {"weights_of": shared}))
+                pipeline = self._load(prepared, self.devices, **({} if shared is None else {"weights_of": shared}))
                 signals.renew()  # jax.distributed.initialize replaces our SIGTERM handler
                 self._pipelines[key] = pipeline
             except Exception as error:
@@ -179,7 +179,7 @@ class LocalExecutor:
         sha256 = hashes.result()
         size = prepared.config.batch_size_per_device
         return BatchProvenance(
-            environment=describe_environment(self._devices, size, weights_digest(sha256)),
+            environment=describe_environment(self.devices, size, weights_digest(sha256)),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
         )
