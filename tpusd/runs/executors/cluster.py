@@ -27,6 +27,7 @@ from tpusd.runs.prepare import PreparedRun
 SAME_VERSIONS = ("tpusd", "jax")  # without which a worker does not take part
 POLL_SECONDS = 1.0
 STAFF_SECONDS = 2.0  # between looks at where a worker could run
+FEED_SECONDS = 0.2  # between looks at who is idle
 MOST_FAULTS = 6  # of a place, without a batch between them; a worker that does not even start counts as two
 PREPARING = "each worker loads the model and compiles, once"
 STARTING = "starting workers"
@@ -127,6 +128,7 @@ class ClusterExecutor:
         self._members: dict[str, _Member] = {}
         self._num_devices = 0  # of the worker that joined first
         self._staffed: float | None = None
+        self._fed = 0.0
         self._num_lost = 0
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._hashes: dict[WeightsKey, Future[Mapping[str, str]]] = {}
@@ -171,10 +173,11 @@ class ClusterExecutor:
         if self._watcher is not None:
             self._watcher.prepare(PREPARING)
         last, first = self._hosts.now(), True
+        self._fed = last - FEED_SECONDS
         while not schedule.finished:
             signals.check()
             self._staff()
-            self._feed(schedule)
+            self._feed_idle(schedule)
             for event in self._hosts.events(POLL_SECONDS):
                 lost = self._note(event, schedule)
                 yield from lost
@@ -189,20 +192,28 @@ class ClusterExecutor:
                         self._show(len(outcome.images))
                     if outcome is not None:
                         yield outcome
-                self._feed_one(schedule, event.worker)
+                self._feed(schedule, event.worker)
 
-    def _feed(self, schedule: Schedule[Run]) -> None:
-        for worker in schedule.workers:
-            self._feed_one(schedule, worker)
-
-    def _feed_one(self, schedule: Schedule[Run], worker: str) -> None:
-        if worker not in self._members:
+    def _feed_idle(self, schedule: Schedule[Run]) -> None:
+        """Idle workers get what others lost or are slow at. Seldom, because it looks at every worker."""
+        now = self._hosts.now()
+        if now - self._fed < FEED_SECONDS:
             return
+        self._fed = now
+        for worker in schedule.idle():
+            if not self._feed(schedule, worker) and not schedule.has_again:
+                break  # the next is slower, and helps even less
+
+    def _feed(self, schedule: Schedule[Run], worker: str) -> bool:
+        """The next unit for a worker; whether there is one."""
+        if worker not in self._members:
+            return False
         if unit := schedule.feed(worker, self._hosts.now()):
             self._hosts.give(worker, [self._remote(task) for task in unit])
         for holder, numbers in _by_holder(schedule.drops()).items():
             if holder in self._members:
                 self._hosts.drop(holder, numbers)
+        return bool(unit)
 
     def _note(self, event: Event, schedule: Schedule[Run] | None) -> Sequence[SetAsideBatch[Run]]:
         """Who takes part after an event. Returns the batches that are set aside with a worker that is lost."""
@@ -225,7 +236,7 @@ class ClusterExecutor:
         self._num_devices = self._num_devices or int(event.hello.devices["count"])
         if schedule is not None:
             schedule.join(event.worker)
-            self._feed_one(schedule, event.worker)
+            self._feed(schedule, event.worker)
         self._show(0)
 
     def _lose(self, event: Ended, schedule: Schedule[Run] | None) -> Sequence[SetAsideBatch[Run]]:

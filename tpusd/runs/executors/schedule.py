@@ -5,7 +5,7 @@ batch is left, idle workers take batches over from busy ones, and the last batch
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -83,8 +83,14 @@ class Schedule(Generic[Run]):
         return self._exhausted and not self._tasks
 
     @property
-    def workers(self) -> Sequence[str]:
-        return list(self._workers)
+    def has_again(self) -> bool:
+        """Whether batches wait that another worker did not make."""
+        return bool(self._again)
+
+    def idle(self) -> list[str]:
+        """The workers that have no batch, the fastest first."""
+        idle = ((own.pace or 0.0, name) for name, own in self._workers.items() if not own.queue)
+        return [name for _, name in sorted(idle)]
 
     def join(self, worker: str) -> None:
         self._workers[worker] = _Worker()
