@@ -122,6 +122,13 @@ class SimulatedHosts:
         heapq.heappush(self.heap, (self.clock + seconds, self.number_of_events, name, kind))
 
 
+class SimulatedRun:
+    """What the driver needs to know of a run."""
+
+    def __init__(self, prepared):
+        self.prepared = prepared
+
+
 def a_run(images):
     """A run of so many images, as the driver needs it, and its config."""
     (job,) = compose_jobs(["model=sdxl", "precision=bf16"])
@@ -133,12 +140,7 @@ def a_run(images):
     prepared = PreparedRun(
         config=config, checkpoint=checkpoint, tokens=tokens, table=lambda spec: range(20), warnings=()
     )
-    return SimpleRun(prepared), config
-
-
-class SimpleRun:
-    def __init__(self, prepared):
-        self.prepared = prepared
+    return SimulatedRun(prepared), config
 
 
 def simulate(arguments):

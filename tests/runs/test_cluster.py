@@ -21,7 +21,7 @@ from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.runs.start import start_run
 from tpusd.runs.sweep import start_sweep
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 WORDS = (INLINE, "num_images_per_prompt=5", "batch_size_per_device=2")
 
 
@@ -86,7 +86,7 @@ def test_files_and_manifest_lines_are_those_of_a_local_run(tmp_path, on):
 
 def test_sweep_fills_batches_across_runs_and_makes_what_a_local_one_makes(tmp_path, on):
     on(FakeHosts(2))
-    words = [*WORDS, "-m", "seed=0,1,2"]
+    words = ["-m", *WORDS, "seed=0,1,2"]
     for name, more in (("local", []), ("cluster", ["executor=ray"])):
         argv = [*words, f"output={tmp_path / name}", *more]
         assert start_sweep(argv, prepare=prepare, load=lambda *_, **__: StandInPipeline()) == 0

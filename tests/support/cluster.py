@@ -1,5 +1,6 @@
 """Hosts without Ray: real workers in threads of this process, which a test ends when it likes."""
 
+import contextlib
 import dataclasses
 import time
 from types import SimpleNamespace
@@ -58,14 +59,17 @@ class FakeHosts:
         return name
 
     def give(self, worker, batches):
-        self.workers[worker].give(batches)
+        if worker in self.workers:
+            self.workers[worker].give(batches)
 
     def drop(self, worker, numbers):
-        self.workers[worker].drop(numbers)
+        if worker in self.workers:
+            self.workers[worker].drop(numbers)
 
     def end(self, worker):
         if (gone := self.workers.pop(worker, None)) is not None:
-            gone.stop(0)
+            with contextlib.suppress(RuntimeError):  # the worker's own thread, which cannot wait for itself
+                gone.stop(0)
 
     def kill(self, worker, reason="it was killed"):
         """As a host that is preempted: what the worker has made and nobody has taken is lost."""

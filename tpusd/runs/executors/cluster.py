@@ -245,7 +245,7 @@ class ClusterExecutor:
         if name is None:
             return ()
         place = self._places[name]
-        place.worker = None
+        place.worker, self._staffed = None, None  # another one starts at once
         place.faults += 2 if member is None else 1
         if place.faults >= MOST_FAULTS:
             place.refused = event.reason
@@ -265,7 +265,7 @@ class ClusterExecutor:
     def _refuse(self, worker: str, place: str, line: str) -> None:
         """Ends a worker for good, and starts no other in its place."""
         self._hosts.end(worker)
-        self._places[place].worker, self._places[place].refused = None, line
+        self._places[place].worker, self._places[place].refused, self._staffed = None, line, None
         report(line)
 
     def _staff(self) -> None:

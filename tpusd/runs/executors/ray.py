@@ -134,10 +134,12 @@ class RayHosts:
         return name
 
     def give(self, worker: str, batches: Sequence[RemoteBatch]) -> None:
-        self._actors[worker].give.remote(batches)
+        if worker in self._actors:  # else its end is among the events that the caller has not seen yet
+            self._actors[worker].give.remote(batches)
 
     def drop(self, worker: str, numbers: Sequence[int]) -> None:
-        self._actors[worker].drop.remote(numbers)
+        if worker in self._actors:
+            self._actors[worker].drop.remote(numbers)
 
     def end(self, worker: str) -> None:
         actor = self._actors.pop(worker, None)
