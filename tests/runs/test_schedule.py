@@ -182,6 +182,17 @@ def test_batch_of_several_runs_that_fails_is_tried_run_by_run():
     assert plan.made(A, parts[1].number, 1.0, 1.0).specs == (3,) and plan.finished
 
 
+def test_batch_of_a_lost_worker_does_not_wait_for_one_that_has_just_started():
+    plan = schedule(2, A, B)
+    (lost,) = plan.feed(A, 0.0)
+    (task,) = plan.feed(B, 0.0)
+    plan.lose(A)
+    plan.join(A)
+    assert plan.feed(A, 0.0) == [lost]
+    plan.made(B, task.number, 1.0, 1.0)
+    assert plan.feed(B, 1.0) == [lost]
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_every_batch_is_made_once_whatever_happens(seed):
     """Workers of any pace come, go, fail and are slow, in any order; a batch that is poison is set aside."""

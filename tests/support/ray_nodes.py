@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = 80 << 20  # bytes
-NUM_IMAGES = 48
+NUM_IMAGES = 32
 WORDS = (
     "prompts=portraits",
     "sampler=ddim",

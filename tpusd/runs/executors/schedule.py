@@ -234,7 +234,7 @@ class Schedule(Generic[Run]):
         return []
 
     def _may_take(self, worker: str, task: Task[Run]) -> bool:
-        return len(task.holders) < 2 and worker not in task.holders | task.failed_on and not task.losses
+        return len(task.holders) < 2 and worker not in task.holders | task.failed_on
 
     def _remove(self, worker: str, task: Task[Run]) -> None:
         task.holders.discard(worker)
