@@ -135,7 +135,7 @@ def a_run(images):
     made = make_config(job.values)
     rows = tuple(Row(prompt=f"prompt {number}") for number in range(images // COPIES))
     config = replace(saved_config(made, rows=rows, height=1024, width=1024), num_images_per_prompt=COPIES)
-    checkpoint = SimpleNamespace(identity=SimpleNamespace(sha256=SHA256))
+    checkpoint = SimpleNamespace(identity=SimpleNamespace(repo=None, commit=None, variant=None, sha256=SHA256))
     tokens = {row.prompt: (4, False) for row in rows}
     prepared = PreparedRun(
         config=config, checkpoint=checkpoint, tokens=tokens, table=lambda spec: range(20), warnings=()
