@@ -14,8 +14,8 @@ from tpusd.errors import UserError
 from tpusd.process.exit import exit_status
 from tpusd.records.provenance import versions
 from tpusd.records.saved import read_config, read_saved
+from tpusd.runs.executors import ray
 from tpusd.runs.executors.cluster import refusal
-from tpusd.runs.executors.ray import RayHosts
 from tpusd.runs.resume import resume_run
 from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.runs.start import start_run
@@ -30,7 +30,8 @@ def on(monkeypatch):
     """Has executor=ray use these hosts."""
 
     def use(hosts):
-        monkeypatch.setattr(RayHosts, "connect", lambda config: hosts)
+        monkeypatch.setattr(ray, "check_cluster", lambda address: None)
+        monkeypatch.setattr(ray.RayHosts, "connect", lambda config: hosts)
         return hosts
 
     return use

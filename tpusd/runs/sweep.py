@@ -30,7 +30,7 @@ from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
-from tpusd.runs.executors.place import opened
+from tpusd.runs.executors.place import check_place, opened
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
@@ -71,6 +71,7 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     if requests[0].config.dry_run:
         show_plan([RunToShow(name=request.run.name, config=request.config) for request in requests], prepare)
         return 0
+    check_place(requests[0].config.executor)
     path = claim_sweep(jobs[0].values["output"], sweep)
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 

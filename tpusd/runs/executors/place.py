@@ -11,6 +11,14 @@ from tpusd.runs.executors.cluster import ClusterExecutor
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor
 
 
+def check_place(config: ExecutorConfig) -> None:
+    """Refuses what `opened` would refuse, as far as a look tells. Raises UserError."""
+    if config.name == "ray":
+        from tpusd.runs.executors.ray import check_cluster
+
+        check_cluster(config.address)
+
+
 @contextlib.contextmanager
 def opened(config: ExecutorConfig, load: LoadPipeline) -> Iterator[Callable[[Progress], Executor]]:
     """Finds the devices, which may take seconds and says so in a line of its own; yields what makes the executor.

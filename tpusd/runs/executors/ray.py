@@ -73,11 +73,7 @@ class RayHosts:
     @classmethod
     def connect(cls, config: ExecutorConfig, *, load: LoadPipeline = load_pipeline) -> "RayHosts":
         """Connects to the cluster, or starts one of this machine alone. Raises UserError."""
-        try:
-            with waiting("loading Ray"):
-                import ray
-        except ImportError:
-            raise UserError("executor=ray: Ray is not installed; pip install 'tpusd[ray]'") from None
+        ray = check_cluster(config.address)
         is_own = not ray.is_initialized()
         if is_own:
             _connect(ray, config.address)
@@ -216,6 +212,19 @@ class RayHosts:
         return next(filter(None, found), {"CPU": 1})
 
 
+def check_cluster(address: str | None) -> ModuleType:
+    """Ray's module. Raises UserError where it is not installed, or nobody answers at the address."""
+    try:
+        with waiting("loading Ray"):
+            import ray
+    except ImportError:
+        raise UserError("executor=ray: Ray is not installed; pip install 'tpusd[ray]'") from None
+    if address is not None and not ray.is_initialized():
+        _check_reachable(address)
+    module: ModuleType = ray
+    return module
+
+
 def reason_of(error: BaseException) -> str:
     """Why a worker is gone, in a few words."""
     cause = getattr(error, "cause", None)
@@ -238,8 +247,6 @@ def _connect(ray: ModuleType, address: str | None) -> None:
     if address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         own = {"address": "local", "include_dashboard": False, "object_store_memory": STORE_BYTES}
-    else:
-        _check_reachable(address)
     try:
         with waiting("starting Ray" if address is None else "connecting to Ray"), _signals_kept():
             ray.init(**own, log_to_driver=False, logging_level="ERROR")
