@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tpusd.config.choices import conf_directory, group_choices
 from tpusd.config.compose import compose_jobs
-from tpusd.config.schema import field_names, make_config
+from tpusd.config.schema import ModelConfig, field_names, make_config
+from tpusd.config.typed import plain, read
 from tpusd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -235,8 +236,8 @@ def test_sampler_choice_has_the_fields_of_0_1_0_in_their_order(name):
 
 @pytest.mark.parametrize("name", group_choices()["model"])
 def test_model_choice_has_the_fields_of_0_1_0_in_their_order(name):
-    values = compose_jobs([f"model={name}"])[0].values["model"]
-    assert " ".join(values) == "name asset path repo revision variant sha256 guidance_scale"
+    values = compose_jobs([f"model={name}", "prompt=a"])[0].values["model"]
+    assert " ".join(plain(read(ModelConfig, values))) == "name asset path repo revision variant sha256 guidance_scale"
     assert values["name"] == name and (values["guidance_scale"] == 7.5) == (name not in ("tiny", "sdxl"))
 
 

@@ -21,7 +21,7 @@ from tpusd.families.base import Component
 from tpusd.networks.layers import GroupNorm
 
 MAX_SHOWN = 8  # faults of one kind that an error lists; it counts the rest
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 # Module type -> {our leaf: PyTorch's leaf}.
 _LEAVES = {
     nnx.Linear: {"kernel": "weight", "bias": "bias"},

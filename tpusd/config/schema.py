@@ -13,15 +13,27 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
-from tpusd.config.limits import MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
+from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
-from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.typed import Advice, Help, plain, read, split_hint
+from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
+from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
 DType = Literal["bfloat16", "float16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherVAE:
+    """A VAE to use in place of the checkpoint's own: at most one of `path` and `repo`."""
+
+    path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
+    repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
+    revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
+    file: Annotated[str | None, Help("a .safetensors file in the repo; null: the repo is a directory of diffusers")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +42,35 @@ class ModelConfig:
 
     name: Annotated[str, Help("the file in conf/model that it comes from")]
     asset: Annotated[str | None, Help("a checkpoint inside the package, by name")] = None
-    path: Annotated[str | None, Help("a directory in the layout of diffusers")] = None
+    path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
     revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
     variant: Annotated[str | None, Help("the variant of the weights' files, such as fp16")] = None
     # The digest is tpusd.checkpoints.weights_digest.
     sha256: Annotated[str | None, Help("one digest of all its files; a run refuses other files")] = None
     guidance_scale: Annotated[GuidanceScale, Help("what suits this model, where the run sets no other")] = 7.5
+    file: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("one .safetensors file of the repo, with all networks; null: the repo is a directory of diffusers"),
+    ] = None
+    config: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("the architecture of a single file: `sd15`, `sd21_base`, `sd21`, `sdxl`, or a directory of diffusers"),
+    ] = None
+    prediction_type: Annotated[
+        PredictionType | None, SavedIfSet(), Help("what a single file's model predicts, where the file does not say it")
+    ] = None
+    use_ema: Annotated[bool, SavedIfSet(), Help("reads a single file's averaged copy of the UNet")] = False
+    vae: Annotated[OtherVAE, SavedIfSet(), Help("another VAE than the checkpoint's own")] = OtherVAE()
+    clip_skip: Annotated[
+        int,
+        Interval(ge=0, le=MAX_CLIP_SKIP),
+        Advice("A1111's Clip skip less one"),
+        SavedIfSet(),
+        Help("layers of the text encoder to leave out at its end, as in diffusers: A1111's number less one"),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +257,11 @@ def _with_paths(config: RunConfig) -> RunConfig:
     model, prompts, output = config.model, config.prompts, config.output
     if model.path is not None:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
+    if model.config is not None:
+        model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
+    if model.vae.path is not None:
+        vae = dataclasses.replace(model.vae, path=expanded_path(model.vae.path, "model.vae.path"))
+        model = dataclasses.replace(model, vae=vae)
     if prompts.path is not None:
         prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
     if output is not None:
@@ -306,7 +345,7 @@ def _check_replace(lists: tuple[tuple[str, ...], ...] | None) -> None:
 def _check_model(model: ModelConfig) -> None:
     sources = [name for name in ("asset", "path", "repo") if getattr(model, name) is not None]
     if model.name == "local" and not sources:
-        raise UserError("model.path=null: model=local reads a directory; add model.path=DIR")
+        raise UserError("model.path=null: model=local reads a directory or a file; add model.path=DIR")
     if len(sources) != 1:
         given = " ".join(f"model.{name}={show(getattr(model, name))}" for name in sources) or "model.repo=null"
         raise UserError(
@@ -320,4 +359,27 @@ def _check_model(model: ModelConfig) -> None:
     if model.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.sha256):
         raise UserError(f"model.sha256={show(model.sha256)}: must be 64 hexadecimal digits, as a saved config.yaml has")
     if model.path is not None and not model.path.strip():
-        raise UserError("model.path='': must name a directory")
+        raise UserError("model.path='': must name a directory or a .safetensors file")
+    if model.file is not None and model.repo is None:
+        raise UserError(
+            f"model.file={show(model.file)}: is a file of model.repo; for a local one write model.path=FILE"
+        )
+    if model.file is not None and model.variant is not None:
+        raise UserError(f"model.variant={show(model.variant)}: is for directories; name the file with model.file alone")
+    _check_file_of_repo(model.file, "model.file")
+    vae = model.vae
+    if vae.path is not None and vae.repo is not None:
+        raise UserError(f"model.vae.path={show(vae.path)}: model.vae.repo is set too; leave one of the two out")
+    for name in ("revision", "file"):
+        if vae.repo is None and (value := getattr(vae, name)) is not None:
+            raise UserError(f"model.vae.{name}={show(value)}: is for a VAE from the Hub; set model.vae.repo")
+    _check_file_of_repo(vae.file, "model.vae.file")
+
+
+def _check_file_of_repo(file: str | None, field: str) -> None:
+    if file is None:
+        return
+    if not file.endswith(".safetensors"):
+        raise UserError(f"{field}={show(file)}: must be a .safetensors file; pickles (.ckpt, .pt) can run code")
+    if file.startswith("/") or "\\" in file or {"", ".", ".."} & set(file.split("/")):
+        raise UserError(f"{field}={show(file)}: must be a path inside the repository, such as model.safetensors")

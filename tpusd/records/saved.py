@@ -94,5 +94,5 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
         parts = parts[:1]
     target, source = values, composed
     for part in parts[:-1]:
-        target, source = target[part], source[part]
+        target, source = target.setdefault(part, {}), source[part]  # a group that is saved only if it is set
     target[parts[-1]] = source[parts[-1]]

@@ -206,5 +206,11 @@ def config_to_save(
         model = model if is_copy else replace(model, revision=checkpoint.identity.commit or model.revision)
     elif model.path is not None:
         model = replace(model, path=str(Path(model.path).resolve()))
+    if model.config is not None and Path(model.config).is_dir():
+        model = replace(model, config=str(Path(model.config).resolve()))
+    if model.vae.path is not None:
+        model = replace(model, vae=replace(model.vae, path=str(Path(model.vae.path).resolve())))
+    elif model.vae.repo is not None:
+        model = replace(model, vae=replace(model.vae, revision=checkpoint.identity.vae_commit))
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
     return saved_config(replace(config, model=model), rows=rows, height=height, width=width, prompts_name=name)
