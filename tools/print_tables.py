@@ -179,6 +179,7 @@ def _default(option: Option) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "run-options": run_options_table,
     "model-options": functools.partial(run_options_table, "model"),
+    "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "samplers": samplers_table,

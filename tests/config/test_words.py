@@ -167,7 +167,7 @@ def test_files_and_directories_say_what_they_are_for(tmp_path):
         (tmp_path / name / file).touch()
     for name, line in (
         ("prompts.csv", "write prompts=file prompts.path="),
-        ("model.safetensors", "write model=local model.path=DIR"),
+        ("model.safetensors", "write model=local model.path="),
         ("notes.md", "write prompts=file prompts.path="),
         ("run", "write resume="),
         ("sweep", "write resume="),

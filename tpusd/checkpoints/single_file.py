@@ -12,7 +12,7 @@ from pathlib import Path
 from tpusd.checkpoints import model_index
 from tpusd.checkpoints.architecture import SCHEDULER_FILE, Architecture, read_architecture, with_scheduler
 from tpusd.checkpoints.files import Directory
-from tpusd.checkpoints.formats.safetensors import Safetensors, TensorInfo
+from tpusd.checkpoints.formats.safetensors import Safetensors
 from tpusd.checkpoints.formats.scaled import is_about_scales
 from tpusd.checkpoints.formats.single_file import EMA_PREFIX
 from tpusd.checkpoints.kinds import other_kind
@@ -67,11 +67,7 @@ def open_single_file(source: CheckpointSource) -> Checkpoint:
                 continue
             advice = "set model.vae.path=FILE or model.vae.repo=OWNER/NAME" if part == VAE else "choose another file"
             raise UserError(f"{where}: has no {part} of {family.name}; {advice}")
-        original = single.parts[part]
-        ema = part == UNET and source.use_ema
-        weights[part] = OriginalWeights(path=found.path, original=original, ema=ema)
-        inside = _inside(single.file.tensors, EMA_PREFIX if ema else original.prefix)
-        check_size(single.architecture.configs[part], inside, where)
+        weights[part] = weights_of(single, part, ema=part == UNET and source.use_ema)
     tokenizers = _tokenizers(single)
     return Checkpoint(
         **vars(single.architecture),
@@ -81,6 +77,15 @@ def open_single_file(source: CheckpointSource) -> Checkpoint:
         weights=weights,
         notes=single.notes,
     )
+
+
+def weights_of(single: SingleFile, part: str, *, ema: bool = False) -> OriginalWeights:
+    """Where a part that the file has is. ema: the averaged copy. Raises UserError if its size cannot be right."""
+    original = single.parts[part]
+    prefix = EMA_PREFIX if ema else original.prefix
+    inside = {name: info for name, info in single.file.tensors.items() if name.startswith(prefix)}
+    check_size(single.architecture.configs[part], inside, show_path(single.path))
+    return OriginalWeights(path=single.path, original=original, ema=ema)
 
 
 def describe_single_file(path: Path, source: CheckpointSource) -> SingleFile:
@@ -183,10 +188,6 @@ def _named(architecture: Architecture, config: Directory | None) -> str:
         return f"{architecture.family.name} with the configs of {show_path(config.root)}"
     names = (name for name in PACKAGED_CONFIGS if packaged_architecture(name).configs == architecture.configs)
     return f"of the architecture {next(names)}"
-
-
-def _inside(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
-    return {name: info for name, info in tensors.items() if name.startswith(prefix)}
 
 
 def _unused(file: Safetensors, parts: Mapping[str, OriginalNames]) -> list[str]:

@@ -145,6 +145,11 @@ def is_single_file(source: CheckpointSource) -> bool:
     return False
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file's name is that of a pickle, which is never opened."""
+    return path.suffix.lower() in _PICKLES
+
+
 def local_or_hub_file(
     path: str | None, repo: str | None, file: str | None, revision: str | None, field: str
 ) -> HubFile:
@@ -153,7 +158,7 @@ def local_or_hub_file(
         assert repo is not None and file is not None
         return hub_file(repo, file, revision, field)
     found = Path(path).expanduser()
-    if found.suffix in _PICKLES:
+    if is_pickle(found):
         raise UserError(
             f"{field}.path={show_path(path)}: is a pickle, which can run code and is never opened; {_CONVERT_FILE}"
         )

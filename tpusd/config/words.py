@@ -15,7 +15,7 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "prompts.path")
+SOURCES = ("model.path", "model.vae.path", "model.config", "prompts.path")
 PATHS = (*SOURCES, "output")
 
 
@@ -49,7 +49,9 @@ def with_whole_paths(words: Sequence[str]) -> list[str]:
     """The words of a sweep, whose sources are then found from every working directory. Raises UserError."""
 
     def whole(field: str, path: str) -> str:
-        return str(Path.cwd() / expanded_path(path, field)) if path else path
+        if not path or (field == "model.config" and not Path(expanded_path(path, field)).is_dir()):
+            return path  # model.config may be a name of the package's own configs
+        return str(Path.cwd() / expanded_path(path, field))
 
     return [_with_paths(word, whole) if word.startswith(SOURCES) else word for word in words]
 
