@@ -12,7 +12,7 @@ from tpusd.checkpoints import load_weights
 from tpusd.config.sampler import SamplerSettings
 from tpusd.families.guidance import uses_cfg
 from tpusd.networks.clip_text import CLIPTextConfig
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import VAEConfig
 
 # What diffusers' EMAModel.save_pretrained writes into the config beside the model's own fields.
@@ -61,7 +61,7 @@ def test_what_means_the_same_is_the_same_network(part, config, changes):
         ("unet", {"act_fn": "mish"}, "act_fn"),
         ("unet", {"only_cross_attention": [False, True]}, "only_cross_attention"),
         ("unet", {"only_cross_attention": []}, "only_cross_attention"),
-        ("unet", {"layers_per_block": [1, 2]}, "layers_per_block"),
+        ("unet", {"layers_per_block": [0, 2]}, "layers_per_block"),
         ("unet", {"cross_attention_dim": [32, 64]}, "cross_attention_dim"),
         ("unet", {"time_embedding_dim": 65}, "time_embedding_dim"),
         ("unet", {"layers_per_block": [True, True]}, "layers_per_block"),

@@ -267,3 +267,43 @@ def test_broken_tokenizers_give_one_line_or_work(tmp_path, name, content):
         assert "\n" not in str(error) and "tokenizer" in str(error)
     else:
         assert ids.shape == (1, 77)
+
+
+def test_single_files_of_strangers_are_one_line(tmp_path):
+    """Headers that promise too much, a scale of the wrong size, a JSON text that is none, and a million odd names."""
+    from support.original_files import UNET as PREFIX
+
+    def written(tensors, metadata=None):
+        header, start = {} if metadata is None else {"__metadata__": metadata}, 0
+        for name, (dtype, shape, size) in tensors.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
+            start += size
+        text = json.dumps(header).encode()
+        with open(tmp_path / "x.safetensors", "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + start)
+        return tmp_path / "x.safetensors"
+
+    first = {f"{PREFIX}input_blocks.0.0.weight": ("F32", [16, 4, 3, 3], 16 * 4 * 9 * 4)}
+    layer = f"{PREFIX}input_blocks.1.1.proj_in"
+    fp8 = {f"{layer}.weight": ("F8_E4M3", [4, 4], 16)}
+    for tensors, metadata in (
+        (first, None),
+        (first | {f"{PREFIX}x{i}": ("F32", [0], 0) for i in range(50_000)}, None),
+        (first | {f"{PREFIX}huge": ("F32", [1 << 20, 1 << 12], 1 << 34)}, None),
+        (first | fp8 | {f"{layer}.scale_weight": ("F32", [1 << 20, 1], 1 << 22)}, None),
+        (first | fp8 | {f"{layer}.comfy_quant": ("U8", [1 << 24], 1 << 24)}, None),
+        (first | fp8 | {f"{layer}.comfy_quant": ("U8", [4], 4)}, None),
+        (first, {"_quantization_metadata": "[" * 100_000}),
+        (first, {"_quantization_metadata": '{"layers": {"x": {"format": ["a"]}}}'}),
+        (first, {"modelspec.prediction_type": "v" * 100_000}),
+    ):
+        file = written(tensors, metadata)
+        line = error_of(file, lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32))
+        assert len(line) < 3000
+        line = error_of(
+            file,
+            lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32),
+            config=str(tiny()),
+        )
+        assert len(line) < 3000

@@ -343,7 +343,7 @@ def test_another_pipeline_class_is_refused(tmp_path):
     "part, changes, told",
     [
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
-        ("unet", {"mid_block_type": None}, "mid_block_type=None"),
+        ("unet", {"mid_block_type": "UNetMidBlock3D"}, "mid_block_type='UNetMidBlock3D'"),
         ("unet", {"some_new_option": 3}, "some_new_option=3"),
         ("unet", {"in_channels": 9}, "in_channels=9"),
         ("unet", {"cross_attention_dim": 31}, "cross_attention_dim=31"),

@@ -27,7 +27,7 @@ from tpusd.families.base import Family, OriginalNames, entry
 from tpusd.families.latent_diffusion import UNET, VAE
 from tpusd.families.registry import FAMILIES
 from tpusd.networks.clip_text import CLIPTextConfig
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 
 MAX_LISTED = 5  # tensors without use that a line names
 NAME = "checkpoint.safetensors"  # in Identity, so that a renamed file is the same checkpoint

@@ -32,7 +32,8 @@ from tpusd.families.base import (
     entry,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
-from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.unet import UNet2DConditionModel
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from tpusd.samplers.guidance import classifier_free_guidance
 from tpusd.samplers.schedule import SchedulerConfig

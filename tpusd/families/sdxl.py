@@ -22,7 +22,7 @@ from tpusd.families.latent_diffusion import (
     TextConditioning,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextOutput
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 
 TEXT_ENCODER_2 = "text_encoder_2"
 FORCE_ZEROS = "force_zeros_for_empty_prompt"  # of model_index.json: zeros where no negative prompt is given

@@ -18,7 +18,7 @@ from tpusd.families.latent_diffusion import (
     TextConditioning,
 )
 from tpusd.networks.clip_text import CLIPTextOutput
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
