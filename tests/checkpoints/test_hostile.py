@@ -9,6 +9,7 @@ import tracemalloc
 import jax.numpy as jnp
 import pytest
 from support.checkpoints import UNET, copy, edit, error_of, hollow, opened, tiny
+from support.original_files import UNET as ORIGINAL_UNET
 
 from tpusd.checkpoints import load_weights
 
@@ -269,41 +270,41 @@ def test_broken_tokenizers_give_one_line_or_work(tmp_path, name, content):
         assert ids.shape == (1, 77)
 
 
-def test_single_files_of_strangers_are_one_line(tmp_path):
-    """Headers that promise too much, a scale of the wrong size, a JSON text that is none, and a million odd names."""
-    from support.original_files import UNET as PREFIX
+FIRST = {f"{ORIGINAL_UNET}input_blocks.0.0.weight": ("F32", [16, 4, 3, 3], 16 * 4 * 9 * 4)}
+LAYER = f"{ORIGINAL_UNET}input_blocks.1.1.proj_in"
+FP8 = FIRST | {f"{LAYER}.weight": ("F8_E4M3", [4, 4], 16)}
 
-    def written(tensors, metadata=None):
-        header, start = {} if metadata is None else {"__metadata__": metadata}, 0
-        for name, (dtype, shape, size) in tensors.items():
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
-            start += size
-        text = json.dumps(header).encode()
-        with open(tmp_path / "x.safetensors", "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + start)
-        return tmp_path / "x.safetensors"
 
-    first = {f"{PREFIX}input_blocks.0.0.weight": ("F32", [16, 4, 3, 3], 16 * 4 * 9 * 4)}
-    layer = f"{PREFIX}input_blocks.1.1.proj_in"
-    fp8 = {f"{layer}.weight": ("F8_E4M3", [4, 4], 16)}
-    for tensors, metadata in (
-        (first, None),
-        (first | {f"{PREFIX}x{i}": ("F32", [0], 0) for i in range(50_000)}, None),
-        (first | {f"{PREFIX}huge": ("F32", [1 << 20, 1 << 12], 1 << 34)}, None),
-        (first | fp8 | {f"{layer}.scale_weight": ("F32", [1 << 20, 1], 1 << 22)}, None),
-        (first | fp8 | {f"{layer}.comfy_quant": ("U8", [1 << 24], 1 << 24)}, None),
-        (first | fp8 | {f"{layer}.comfy_quant": ("U8", [4], 4)}, None),
-        (first, {"_quantization_metadata": "[" * 100_000}),
-        (first, {"_quantization_metadata": '{"layers": {"x": {"format": ["a"]}}}'}),
-        (first, {"modelspec.prediction_type": "v" * 100_000}),
-    ):
-        file = written(tensors, metadata)
-        line = error_of(file, lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32))
-        assert len(line) < 3000
-        line = error_of(
-            file,
-            lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32),
-            config=str(tiny()),
-        )
-        assert len(line) < 3000
+@pytest.mark.parametrize("config", [None, "tiny"])
+@pytest.mark.parametrize(
+    "tensors, metadata",
+    [
+        (FIRST, None),
+        (FIRST | {f"{ORIGINAL_UNET}x{i}": ("F32", [0], 0) for i in range(20_000)}, None),
+        (FIRST | {f"{ORIGINAL_UNET}huge": ("F32", [1 << 20, 1 << 12], 1 << 34)}, None),
+        (FP8 | {f"{LAYER}.scale_weight": ("F32", [1 << 20, 1], 1 << 22)}, None),
+        (FP8 | {f"{LAYER}.comfy_quant": ("U8", [1 << 24], 1 << 24)}, None),
+        (FP8 | {f"{LAYER}.comfy_quant": ("U8", [4], 4)}, None),
+        (FIRST, {"_quantization_metadata": "[" * 100_000}),
+        (FIRST, {"_quantization_metadata": '{"layers": {"x": {"format": ["a"]}}}'}),
+        (FIRST, {"modelspec.prediction_type": "v" * 100_000}),
+    ],
+    ids=lambda value: "" if value is None else str(len(value)),
+)
+def test_single_files_of_strangers_are_one_line(tmp_path, tensors, metadata, config):
+    """Headers that promise too much, a scale of another size, JSON that is none, and very many odd names."""
+    header, start = {} if metadata is None else {"__metadata__": metadata}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    text = json.dumps(header).encode()
+    with open(tmp_path / "x.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + start)
+    source = {} if config is None else {"config": str(tiny())}
+    line = error_of(
+        tmp_path / "x.safetensors",
+        lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32),
+        **source,
+    )
+    assert len(line) < 3000
