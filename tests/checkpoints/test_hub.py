@@ -422,11 +422,11 @@ def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
     assert not [path for path in hub.asked if "unet" in path]
 
 
-def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub):
+def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub, monkeypatch):
     assert "model.file=y.safetensors: owner/name has no such file" in refusal(file="y.safetensors", revision=COMMIT)
     hub.error = (403, "GatedRepo")
     assert "gated; accept its terms" in refusal(file="x.safetensors")
     hub.error = (401, "RepoNotFound")
     assert "no such repository, or a private one" in refusal(file="x.safetensors")
-    hub.error = (503, "down")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "the cache does not hold x.safetensors" in refusal(file="x.safetensors")
