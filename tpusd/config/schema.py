@@ -99,11 +99,14 @@ class PromptsConfig:
     rows: Annotated[tuple[Row, ...] | None, Help("the prompts themselves, a group of fields each")] = None
     path: Annotated[str | None, Help("a prompt file: txt, csv, tsv, jsonl, json or parquet")] = None
     column: Annotated[str | None, Help("the file's column that holds the prompts; null: `prompt`")] = None
-    on_empty: Annotated[Literal["error", "skip"], Help("`skip` leaves out the file's rows whose prompt is empty")] = (
-        "error"
-    )
+    on_empty: Annotated[
+        Literal["error", "skip"],
+        SavedIfSet(),
+        Help("`skip` leaves out the file's rows whose prompt is empty"),
+    ] = "error"
     replace: Annotated[
         tuple[tuple[str, ...], ...] | None,
+        SavedIfSet(),
         Help("`[[cat, dog]]` puts dog in the place of cat; with -m, `[[cat, dog, fox]]` makes a run for each"),
     ] = None
 
@@ -147,6 +150,7 @@ class RunConfig:
     ] = 0.0
     guidance_interval: Annotated[
         tuple[float, ...],
+        SavedIfSet(),
         Help(
             "which steps have guidance, as fractions: from the first on, before the second (Kynkäänniemi et al. 2024). "
             "The others take the prompt alone, which is half the work"
@@ -154,6 +158,7 @@ class RunConfig:
     ] = (0.0, 1.0)
     guidance_schedule: Annotated[
         GuidanceSchedule,
+        SavedIfSet(),
         Help("how the scale's part beyond 1 grows over the steps, with the same mean (Wang et al. 2024)"),
     ] = "constant"
     negative_prompt: Annotated[

@@ -144,16 +144,19 @@ def read_value(hint: object, value: object, where: str, advice: str = "") -> Any
     return _read_scalar(hint, notes, value, where, advice)
 
 
-def plain(value: object) -> Any:
-    """The inverse of `read`: dataclasses, tuples and mappings as the dicts, lists and scalars of YAML and JSON."""
+def plain(value: object, *, whole: bool = False) -> Any:
+    """The inverse of `read`: dataclasses, tuples and mappings as the dicts, lists and scalars of YAML and JSON.
+
+    whole: with the fields that are saved only where they are set.
+    """
     if isinstance(value, ReadsItself):
         return plain(value.to_values())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = (field for field in dataclasses.fields(value) if not _left_out(value, field))
-        return {field.name: plain(getattr(value, field.name)) for field in shown}
+        shown = (field for field in dataclasses.fields(value) if whole or not _left_out(value, field))
+        return {field.name: plain(getattr(value, field.name), whole=whole) for field in shown}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item, whole=whole) for key, item in value.items()}
+    return [plain(item, whole=whole) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _left_out(value: DataclassInstance, field: dataclasses.Field[Any]) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
-from tpusd.config.schema import RunConfig, config_values
+from tpusd.config.schema import RunConfig
+from tpusd.config.typed import plain
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
 PROGRAM = "python -m tpusd.run"
@@ -32,7 +33,7 @@ PIXEL_FIELDS = (
 
 def config_overrides(config: RunConfig) -> list[str]:
     """Everything that decides the pixels, except the prompt rows: groups, and the fields that differ from conf/."""
-    values = config_values(config)
+    values = plain(config, whole=True)
     names = [(group, values[group]["name"]) for group in STAND_INS]
     known = _choices()
     chosen = tuple((group, name if name in known[group] else STAND_INS[group]) for group, name in names)

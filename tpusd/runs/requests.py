@@ -1,23 +1,18 @@
 """The runs that the command line of a sweep asks for, and their names. Pure: knows nothing of disks and devices."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tpusd.config.compose import Job
-from tpusd.config.options import options
 from tpusd.config.replace import REPLACE, axis_values, replacements
 from tpusd.config.schema import RunConfig, config_values, make_config
-from tpusd.config.typed import plain
 from tpusd.errors import UserError
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
 from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
 
 NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output")  # runs that differ only in these are the same run
-# Fields that 0.1.0 did not have. They count only where they are set, so that its sweeps are known again.
-ADDED = ("guidance_interval", "guidance_schedule", "prompts.on_empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +72,7 @@ def plan_sweep(
 def _compared(config: RunConfig) -> dict[str, Any]:
     """The values by which a run is known."""
     values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
-    usual = {option.path: plain(option.default) for option in options(RunConfig) if option.path in ADDED}
-    for path, default in usual.items():
-        *groups, name = path.split(".")
-        own = functools.reduce(lambda group, key: group[key], groups, values)
-        if own[name] == default:
-            del own[name]
-    changes = [pair for pair in values["prompts"].pop("replace") or () if len(set(pair)) > 1]
+    changes = [pair for pair in values["prompts"].pop("replace", ()) if len(set(pair)) > 1]
     if changes:  # a word for itself changes nothing
         values["prompts"]["replace"] = changes
     return values

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_values, saved_config
+from tpusd.config.typed import plain
 from tpusd.errors import UserError, show
 from tpusd.gallery.run import results_are_whole
 from tpusd.plan.specs import planned
@@ -123,7 +124,7 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
     if after.images is not None and (before.images is None or not set(before.images) <= set(after.images)):
         raise UserError("images: the run was made with others or with all; name those too, or start a new run")
     may_differ = {*CHANGEABLE_ON_RESUME, "prompts", "num_images_per_prompt", "images"}
-    old, new = config_values(before), config_values(after)
+    old, new = plain(before, whole=True), plain(after, whole=True)
     for name in sorted(old.keys() - may_differ):
         _refuse_other(name, old[name], new[name])
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
