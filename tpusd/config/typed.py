@@ -1,12 +1,14 @@
 """Plain values, as YAML and JSON give them, to frozen dataclasses and back. The one reader of typed values.
 
-A field's type hint says what it accepts. `Annotated` adds its range (`annotated_types`), a `Help` and an `Advice`.
+A field's type hint says what it accepts. `Any` accepts all, and `Mapping[str, X]` a group with any names.
+`Annotated` adds its range (`annotated_types`), a `Help` and an `Advice`.
 Reading is strict: a whole number passes for a float, a list for a tuple, and nothing else is converted. It stops at the
 first fault, so a hostile value costs no more than it takes to find that fault. Knows no field's meaning.
 """
 
 import dataclasses
 import functools
+import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +115,18 @@ def read(cls: type[_T], values: object, *, where: str = "", advice: str = "") ->
     )
 
 
+def check_known(cls: type[DataclassInstance], values: Mapping[str, Any], where: str = "") -> None:
+    """Checks the values of those fields of `cls` that are there. Others may be there too, with any value.
+
+    where: what each error line has before a field's name.
+
+    Raises UserError.
+    """
+    for name, hint in field_hints(cls).items():
+        if name in values:
+            read_value(hint, values[name], where + name)
+
+
 def read_value(hint: object, value: object, where: str, advice: str = "") -> Any:
     """Checks one plain value, and gives it as the type `hint` (hence the return type).
 
@@ -141,6 +155,10 @@ def read_value(hint: object, value: object, where: str, advice: str = "") -> Any
         return value
     if origin is tuple:
         return _read_list(args[0], notes, value, where, advice)
+    if origin is Mapping:
+        return _read_mapping(args[1], value, where, advice)
+    if hint is Any:
+        return value
     return _read_scalar(hint, notes, value, where, advice)
 
 
@@ -228,12 +246,23 @@ def _read_list(item: object, notes: tuple[object, ...], value: object, where: st
     return tuple(read_value(item, entry, f"{where}[{i}]", advice) for i, entry in enumerate(value))
 
 
+def _read_mapping(item: object, value: object, where: str, advice: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        _refuse_type(where, value, "a group of fields", advice)
+    for name in value:
+        if not isinstance(name, str):
+            _refuse(where, name, "must have names that are text", advice)
+    return {name: read_value(item, entry, f"{where}.{show(name)}", advice) for name, entry in value.items()}
+
+
 def _read_scalar(kind: object, notes: tuple[object, ...], value: object, where: str, advice: str) -> Any:
     if type(value) is not kind and not (kind is float and type(value) is int):
         _refuse_type(where, value, WORDS[kind], advice)
     if isinstance(value, int | float) and not _in_range(notes, value):
         own = next((note.text for note in notes if isinstance(note, Advice)), advice)
         _refuse(where, value, f"must be {range_rule(notes)}", _nearest(notes, value, where) or own)
+    if type(value) is float and not math.isfinite(value):
+        _refuse(where, value, "must be a finite number", advice)
     if type(value) is not int or kind is int:
         return value
     try:

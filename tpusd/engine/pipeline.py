@@ -22,6 +22,7 @@ from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
@@ -89,6 +90,7 @@ class Pipeline:
         self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
     @classmethod
+    @with_usual_settings
     def load(
         cls,
         checkpoint: Checkpoint,
@@ -125,6 +127,7 @@ class Pipeline:
         """Program -> sha256 of its lowered form, for those that were needed so far."""
         return {name: program.fingerprint for name, program in self._programs.items()}
 
+    @with_usual_settings
     def generate(
         self,
         specs: Sequence[ImageSpec],
@@ -259,6 +262,7 @@ class Pipeline:
         programs = self._programs
         return programs["encode"], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
 
+    @with_usual_settings
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
         return self._devices.compile(spec(), check=self._weights.fit.result)
 
@@ -276,6 +280,7 @@ class _WeightsInReading:
         self._checkpoint, self._precision, self._devices = checkpoint, precision, devices
         threading.Thread(target=self._read, name="weights", daemon=True).start()
 
+    @with_usual_settings
     def _read(self) -> None:
         dtypes = {p: jnp.dtype(of.param_dtype) for p, of in self._checkpoint.family.precisions(self._precision).items()}
         try:

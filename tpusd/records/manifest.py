@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from tpusd import storage
+from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
-from tpusd.config.schema import RunConfig
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.plan.specs import ImageSpec, image_name
-from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, MAX_LINE_BYTES
+from tpusd.plan.specs import ImageSpec, image_name, planned
+from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_BYTES, MAX_LINE_VALUES
 from tpusd.storage import os_errors_as_user_errors
 
 _FILE_NAME = re.compile(re.escape(IMAGES) + r"/([-0-9]+)\.\w+")
@@ -189,8 +190,8 @@ def key_of(values: Mapping[str, Any]) -> tuple[int, int] | None:
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """The plain values of a manifest line; None where it is not a JSON object that names a file."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = parse_json(line, max_values=MAX_LINE_VALUES)
+    except JsonError:
         return None
     return values if isinstance(values, dict) and isinstance(values.get("file_name"), str) else None
 
@@ -207,6 +208,18 @@ def read_manifest(path: Path) -> Iterator[ImageRecord]:
         record = ImageRecord.from_line(line)
         if record is None:
             raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; remove the line")
+        yield record
+
+
+def read_images(path: Path, config: SavedConfig) -> Iterator[ImageRecord]:
+    """`read_manifest`, where each record is of an image that `config`, the run's saved one, plans. Raises UserError."""
+    images = planned(config)
+    for record in read_manifest(path):
+        if record.key not in images:
+            raise UserError(
+                f"{show_path(path / MANIFEST)}: {record.name} is not in the run that {CONFIG} describes; "
+                f"restore the {CONFIG} that it was made from"
+            )
         yield record
 
 

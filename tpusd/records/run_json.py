@@ -8,16 +8,44 @@
 A manifest line names its image's environment by ID. Knows nothing of how an environment is found out.
 """
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from tpusd import storage
+from tpusd.config.json_values import JsonError, parse_json
+from tpusd.config.typed import check_known
 from tpusd.errors import UserError, show_path
 from tpusd.records.directory import RunWriter
 from tpusd.records.layout import MAX_RUN_BYTES, RUN
 from tpusd.records.provenance import environment_id
+
+Count = Annotated[int, Interval(ge=0, le=2**32)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """The fields of a session, likewise."""
+
+    started: str
+    environment: str | None
+    num_images: Count
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """The fields of run.json, for `read_run` to check."""
+
+    created: str
+    state: Literal["running", "finished"]
+    num_images: Count
+    checkpoint: Mapping[str, Any]
+    environments: Mapping[str, Mapping[str, Any]]
+    sessions: tuple[Mapping[str, Any], ...]
 
 
 class RunJson:
@@ -29,15 +57,13 @@ class RunJson:
         num_images: of the whole run.
         """
         self._run_dir = run_dir
-        environments = before.get("environments")
-        sessions = before.get("sessions")
         self._session: dict[str, Any] = {"started": started, "environment": None}
         self.facts: dict[str, Any] = {"created": started} | dict(before)
         self.facts |= {
             "state": "running",
             "num_images": num_images,
-            "environments": dict(environments) if isinstance(environments, dict) else {},
-            "sessions": [*(sessions if isinstance(sessions, list) else []), self._session],
+            "environments": dict(before.get("environments", {})),
+            "sessions": [*before.get("sessions", []), self._session],
         }
 
     def write(self) -> None:
@@ -70,7 +96,7 @@ class RunJson:
 
     def _programs_of(self, name: str) -> dict[str, str]:
         known = self.facts["environments"].get(name)
-        programs = known.get("programs") if isinstance(known, dict) else None
+        programs = None if known is None else known.get("programs")
         return programs if isinstance(programs, dict) else {}
 
     def finish(self, num_made: int, seconds: Mapping[str, float]) -> None:
@@ -82,11 +108,9 @@ class RunJson:
 def latest(facts: Mapping[str, Any]) -> dict[str, Any]:
     """run.json with its last session and that session's environment in place of all of them."""
     latest = {name: value for name, value in facts.items() if name not in ("environments", "sessions")}
-    sessions, environments = facts.get("sessions"), facts.get("environments")
-    session = sessions[-1] if isinstance(sessions, list) and sessions and isinstance(sessions[-1], dict) else {}
-    name = session.get("environment")
-    environment = environments.get(name) if isinstance(environments, dict) and isinstance(name, str) else None
-    return latest | {"session": session} | (environment if isinstance(environment, dict) else {})
+    session: dict[str, Any] = [{}, *facts.get("sessions", [])][-1]
+    environment: dict[str, Any] = facts.get("environments", {}).get(session.get("environment"), {})
+    return latest | {"session": session} | environment
 
 
 def images_per_second(num_images: int, seconds: Mapping[str, float]) -> float | None:
@@ -109,18 +133,24 @@ def session_rate(facts: Mapping[str, Any]) -> float | None:
 def read_run(path: Path) -> dict[str, Any]:
     """run.json of the run directory `path`; an empty dict where the run stopped before it was written.
 
-    Raises UserError where it is not a JSON object.
+    A field that is there has the type of `_Facts`. Raises UserError.
     """
-    if not storage.exists(path / RUN):
+    file = path / RUN
+    if not storage.exists(file):
         return {}
     try:
-        values = json.loads(storage.read_file(path / RUN, MAX_RUN_BYTES))
+        values: Any = parse_json(storage.read_file(file, MAX_RUN_BYTES))
+        if not isinstance(values, dict):
+            raise UserError("must be a group of fields")
+        check_known(_Facts, values)
+        for number, session in enumerate(values.get("sessions", ())):
+            check_known(_Session, session, f"sessions[{number}].")
     except OSError as error:
-        raise UserError(f"{show_path(path / RUN)}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{show_path(path / RUN)}: is not the JSON of a run; remove the file, or restore it")
+        raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
+    except (JsonError, UserError) as error:
+        raise UserError(
+            f"{show_path(file)}: is not the JSON of a run ({error}); remove the file, or restore it"
+        ) from None
     return values
 
 

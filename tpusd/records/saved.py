@@ -34,10 +34,12 @@ def read_config(path: Path) -> Any:
     """
     file = path / CONFIG
     try:
-        data = storage.read_file(file, MAX_CONFIG_BYTES)
+        if (storage.file_size(file) or 0) > MAX_CONFIG_BYTES:
+            raise UserError(f"{show_path(file)}: is over {MAX_CONFIG_BYTES >> 30} GiB, more than a run writes")
+        with storage.open_file(file) as stream:
+            return parse_yaml(stream, show_path(file))
     except OSError as error:
         raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
-    return parse_yaml(data, show_path(file))
 
 
 def read_saved(path: Path) -> SavedConfig:

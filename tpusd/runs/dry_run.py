@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig
+from tpusd.errors import show
 from tpusd.plan.batches import count_batches, grouped, guided_of, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
@@ -103,7 +104,7 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int) -> 
     ]
     batches, programs = count_batches(kinds, size), num_programs(guided for guided, _ in kinds)
     say(
-        f"model={config.model.name} precision={config.precision.name} {width}x{height}: "
+        f"model={show(config.model.name)} precision={show(config.precision.name)} {width}x{height}: "
         f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
         f"{programs} programs"
     )

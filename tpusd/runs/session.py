@@ -23,11 +23,13 @@ from tpusd.process.report import report
 from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
 from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
 from tpusd.records.manifest import ImageRecord, described_values
-from tpusd.records.provenance import BatchProvenance, describe_checkpoint
+from tpusd.records.provenance import BatchProvenance, changes, describe_checkpoint
 from tpusd.records.run_json import RunJson, images_per_second, read_run
 from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
 from tpusd.storage import os_errors_as_user_errors
+
+MAX_CHANGES = 5  # in which a session differs from the one before, that a line names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +164,21 @@ class RunSession:
                 opened.run_dir.write_config(config_values(self._config))
             opened.run_json.note(checkpoint=provenance.checkpoint)
             self._weights_checked = True
+        earlier = list(opened.run_json.facts["environments"].items())
         environment = opened.run_json.note_environment(provenance.environment, provenance.programs)
+        if earlier and environment not in dict(earlier):
+            self._say_changes(earlier[-1][1], provenance.environment)
         return ImageProvenance(config=self._config, environment=environment)
+
+    def _say_changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Says in what this session differs from the one before it."""
+        found = [change for change in changes(before, now) if not change.startswith("programs.")]
+        if found:
+            more = f"; and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
+            words = "; ".join(found[:MAX_CHANGES]) + more
+            line = f"{self.name}: continues with {words}; pixels may differ in their last bits"
+            report(line)
+            self.log(line)
 
     def write_image(self, name: str, data: bytes) -> dict[str, Any]:
         """A picture's file; returns the manifest's fields about it. Thread-safe."""

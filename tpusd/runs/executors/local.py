@@ -81,7 +81,9 @@ class LocalExecutor:
 
     def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
         from tpusd.engine.faults import local_devices
+        from tpusd.engine.jax_settings import check_settings
 
+        check_settings()
         self._devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
@@ -175,11 +177,13 @@ class LocalExecutor:
         self, prepared: PreparedRun, programs: Mapping[str, str], hashes: "Future[Mapping[str, str]]"
     ) -> BatchProvenance:
         from tpusd.checkpoints import weights_digest  # imports JAX, which is loaded by now
+        from tpusd.engine.jax_settings import noted_settings
 
         sha256 = hashes.result()
         size = prepared.config.batch_size_per_device
+        settings = noted_settings()
         return BatchProvenance(
-            environment=describe_environment(self._devices, size, weights_digest(sha256)),
+            environment=describe_environment(self._devices, size, weights_digest(sha256), settings),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
         )
