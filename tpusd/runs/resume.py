@@ -12,7 +12,7 @@ from pathlib import Path
 from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, config_values, saved_config
 from tpusd.errors import UserError, show
 from tpusd.gallery.run import results_are_whole
-from tpusd.plan.specs import planned
+from tpusd.plan.specs import planned, row_numbers
 from tpusd.process.report import report, say
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, RunWriter, close_quietly
@@ -122,12 +122,23 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
         )
     if after.images is not None and (before.images is None or not set(before.images) <= set(after.images)):
         raise UserError("images: the run was made with others or with all; name those too, or start a new run")
-    may_differ = {*CHANGEABLE_ON_RESUME, "prompts", "num_images_per_prompt", "images"}
+    refuse_others(before, after)
+    old, new = row_numbers(before, len(before.prompts.rows)), row_numbers(after, len(rows))
+    if not set(old) <= set(new):
+        raise UserError(
+            f"rows={show(after.rows)} limit={show(after.limit)}: the run has rows {old[0]} to {old[-1]}, and a run can "
+            "only be extended; choose those too, or start a new run"
+        )
+    extended = saved_config(after, rows=rows, height=before.height, width=before.width)
+    return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
+
+
+def refuse_others(before: RunConfig, after: RunConfig) -> None:
+    """Raises UserError for a field that may not differ in two configs of one run. Rows and images are not compared."""
+    may_differ = {*CHANGEABLE_ON_RESUME, "prompts", "num_images_per_prompt", "images", "rows", "limit", "shard"}
     old, new = config_values(before), config_values(after)
     for name in sorted(old.keys() - may_differ):
         _refuse_other(name, old[name], new[name])
-    extended = saved_config(after, rows=rows, height=before.height, width=before.width)
-    return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
 
 
 def _guides_below_one(config: SavedConfig) -> bool:
