@@ -297,11 +297,6 @@ def _check(config: RunConfig) -> None:
         parse_rows(config.rows)
     if config.shard is not None:
         check_shard(config.shard)
-        if config.output is None:
-            raise UserError(
-                f"shard={show(config.shard)}: needs output=DIR, one directory for all shards or one for each disk, "
-                "because a shard that is started again continues there"
-            )
     _check_model(config.model)
     _check_prompts(config.prompts)
 

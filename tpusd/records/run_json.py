@@ -9,15 +9,17 @@ A manifest line names its image's environment by ID. Knows nothing of how an env
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tpusd import storage
 from tpusd.errors import UserError, show_path
 from tpusd.records.directory import RunWriter
-from tpusd.records.layout import MAX_RUN_BYTES, RUN
+from tpusd.records.layout import CHECK_PERMISSIONS, MAX_RUN_BYTES, RUN
+from tpusd.records.parts import FACTS, part_name, shards_of
 from tpusd.records.provenance import environment_id
+from tpusd.storage import os_errors_as_user_errors
 
 
 class RunJson:
@@ -107,21 +109,45 @@ def session_rate(facts: Mapping[str, Any]) -> float | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """run.json of the run directory `path`; an empty dict where the run stopped before it was written.
+    """run.json of the run directory `path`, with what its shards have noted by now; an empty dict before that.
 
     Raises UserError where it is not a JSON object.
     """
-    if not storage.exists(path / RUN):
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        parts = [part_name(shard, FACTS) for shard in shards_of(path, FACTS)]
+    facts = read_facts(path, RUN)
+    return _joined([facts, *(read_facts(path, name) for name in parts)]) if parts else facts
+
+
+def read_facts(path: Path, name: str) -> dict[str, Any]:
+    """A file like run.json in the run directory `path`; an empty dict where it is not there. Raises UserError."""
+    if not storage.exists(path / name):
         return {}
     try:
-        values = json.loads(storage.read_file(path / RUN, MAX_RUN_BYTES))
+        values = json.loads(storage.read_file(path / name, MAX_RUN_BYTES))
     except OSError as error:
-        raise UserError(f"{show_path(path / RUN)}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{show_path(path / name)}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise UserError(f"{show_path(path / RUN)}: is not the JSON of a run; remove the file, or restore it")
+        raise UserError(f"{show_path(path / name)}: is not the JSON of a run; remove the file, or restore it")
     return values
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """run.json and those of shards as one. The first one's facts count where they differ."""
+    found = [part for part in parts if part]
+    facts: dict[str, Any] = {}
+    environments: dict[str, Any] = {}
+    sessions: list[Any] = []
+    for part in found:
+        facts = part | facts
+        environments |= part["environments"] if isinstance(part.get("environments"), dict) else {}
+        own = part.get("sessions")
+        sessions += [one for one in (own if isinstance(own, list) else ()) if one not in sessions]
+    facts["created"] = min((str(part["created"]) for part in found if "created" in part), default="")
+    sessions.sort(key=lambda one: str(one.get("started", "")) if isinstance(one, dict) else "")
+    return facts | {"state": "running", "environments": environments, "sessions": sessions}
 
 
 def read_run_if_valid(path: Path) -> dict[str, Any]:

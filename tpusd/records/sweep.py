@@ -16,7 +16,8 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.errors import UserError, show_path
-from tpusd.records.layout import MANIFEST, SWEEP
+from tpusd.records.layout import SWEEP
+from tpusd.records.parts import has_lines
 
 VERSION = 1
 MAX_NAME = 80  # characters of a run's name
@@ -102,9 +103,7 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     """(name, directory) of the run at `path`, or of each run of the sweep there that has images."""
     if not is_sweep(path):
         return [("", path)]
-    return [
-        (run.name, path / run.name) for run in read_sweep(path).runs if storage.file_size(path / run.name / MANIFEST)
-    ]
+    return [(run.name, path / run.name) for run in read_sweep(path).runs if has_lines(path / run.name)]
 
 
 def _is_valid(run: SweepRun) -> bool:

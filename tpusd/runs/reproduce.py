@@ -120,7 +120,7 @@ def _chosen(
     path: Path, saved: SavedConfig, names: Sequence[str] | None, sample: int | None
 ) -> dict[tuple[int, int], ImageRecord]:
     """The records of the images to make again, in order. Lines that are not valid are skipped. Raises UserError."""
-    read = map(ImageRecord.from_line, manifest_lines(path))
+    read = (ImageRecord.from_line(line) for _, _, line in manifest_lines(path))
     there = {record.key: record for record in read if record is not None}
     records = {key: there[key] for key in planned(saved) if key in there}
     if not records:

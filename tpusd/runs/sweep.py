@@ -34,9 +34,9 @@ from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipelin
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
-from tpusd.runs.resume import CompleteRun, take_up
 from tpusd.runs.session import RunSession
 from tpusd.runs.start import advising, how_to_continue
+from tpusd.runs.take_up import CompleteRun, take_up
 from tpusd.storage import os_errors_as_user_errors
 
 EXIT_FAILED_RUNS = 1
