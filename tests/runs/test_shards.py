@@ -5,6 +5,7 @@ import os
 
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
+from support.sweeps import go_on, make
 
 from tpusd.errors import UserError
 from tpusd.gallery.run import write_results
@@ -13,6 +14,7 @@ from tpusd.records.manifest import read_manifest
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import read_config
 from tpusd.records.shards import shared_files
+from tpusd.records.sweep import read_sweep
 from tpusd.records.validate import faults
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
@@ -136,7 +138,11 @@ def test_damage_of_a_shard_is_mended_by_that_shard(tmp_path, whole):
         ("2/3", ["seed=5"], "seed=5: the run in output={path} has 0; give all shards one command"),
         ("2/3", ["limit=2"], "limit=2: the run in output={path} has null"),
         ("2/3", ["sampler.num_inference_steps=3"], "sampler.num_inference_steps=3: the run in output={path} has 50"),
-        ("2/3", ['prompts.rows=[{prompt: "a red fox"}]'], "prompts: row 1 is nothing, and in output={path} it is an owl"),
+        (
+            "2/3",
+            ['prompts.rows=[{prompt: "a red fox"}]'],
+            "prompts: row 1 is nothing, and in output={path} it is an owl",
+        ),
         ("2/4", [], "shard=2/4: {path} is being made in 3 shards; use shard=i/3, or complete it as one run"),
         (None, [], "output={path}: holds a run; continue it with resume={path}"),
     ],
@@ -228,3 +234,71 @@ def test_a_shard_waits_for_what_all_share(tmp_path):
         order.append("held")
     thread.join(20)
     assert order == ["held", "shard"]
+
+
+def sweep_shard(path, which, *overrides):
+    which = [] if which is None else [f"shard={which}"]
+    return make("seed=0,1,2", "guidance_scale=1,4", INLINE, "height=8", "width=8", f"output={path}", *which, *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(tmp_path_factory, one_device):
+    path = tmp_path_factory.mktemp("sweep") / "sweep"
+    assert sweep_shard(path, None).status == 0
+    return path
+
+
+def sweep_content(path):
+    """Every file of a sweep but those that tell of sessions, and the shards' logs."""
+    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    left_out = ("index.html", "run.log", "run.json", "sweep.log", "config.yaml", "overrides.yaml", "sweep.json")
+    found = {
+        name: data for name, data in found.items() if name.split("/")[-1] not in left_out and "shards/" not in name
+    }
+    found["sweep"] = json.loads((path / "sweep.json").read_text()) | {"overrides": None}
+    return found | {f"{run.name}/config.yaml": read_config(path / run.name) for run in read_sweep(path).runs}
+
+
+def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_sweep, capsys):
+    path = tmp_path / "sweep"
+    made = [sweep_shard(path, f"{index}/4") for index in (3, 1, 2)]
+    assert "6 runs of other shards not finished" in capsys.readouterr().out and not (path / "index.html").exists()
+    made.append(sweep_shard(path, "4/4"))
+    assert [sum(map(len, one.loads.batches)) for one in made] == [4, 5, 4, 5] and {one.status for one in made} == {0}
+    assert sweep_content(path) == sweep_content(whole_sweep) and (path / "index.html").exists()
+    assert read_sweep(path).overrides == (*read_sweep(whole_sweep).overrides[:-1], f"output={path}")
+    again = sweep_shard(path, "2/4")
+    assert again.status == 0 and not again.loads.batches
+    assert sweep_content(path) == sweep_content(whole_sweep)
+
+
+def test_shards_of_a_sweep_are_resumed_and_extended(tmp_path, whole_sweep):
+    path = tmp_path / "sweep"
+    with pytest.raises(KeyboardInterrupt):
+        make(
+            *("seed=0,1", "guidance_scale=1,4", INLINE, "height=8", "width=8", f"output={path}", "shard=1/2"),
+            make=lambda: StandInPipeline(2, KeyboardInterrupt()),
+        )
+    for which in ("2/2", "1/2"):
+        assert go_on(path, "seed=0,1,2", f"shard={which}").status == 0
+    images = {name: data for name, data in sweep_content(path).items() if name.endswith("images/00001-000.png")}
+    assert len(images) == 6 and set(images.values()) == {
+        data for name, data in sweep_content(whole_sweep).items() if name.endswith("images/00001-000.png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["shard=2/2", "seed=0,1"], "holds a sweep of other runs; give all shards one command"),
+        (["shard=1/2,2/2", "seed=0"], "shard: a process makes one shard of all runs of a sweep"),
+        (["shard=3/2", "seed=0"], "shard=3/2: the parts of 2"),
+    ],
+)
+def test_a_wrong_shard_of_a_sweep_is_one_line(tmp_path, overrides, expected):
+    path = tmp_path / "sweep"
+    make("seed=0", INLINE, f"output={path}", "shard=1/2")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=expected):
+        make(INLINE, f"output={path}", *overrides)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before

@@ -346,11 +346,15 @@ def _abandoned(path: Path) -> bool:
     return False
 
 
-def close_quietly(run_dir: RunWriter | None) -> None:
-    """Closes a run directory that may be gone by then, or that was never opened."""
-    if run_dir is not None:
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def close_quietly(opened: Closes | None) -> None:
+    """Closes what was opened in a directory that may be gone by then; None: nothing was."""
+    if opened is not None:
         with contextlib.suppress(OSError):
-            run_dir.close()
+            opened.close()
 
 
 def _discard(path: Path | None, made: list[Path]) -> None:

@@ -12,7 +12,7 @@ work beside such a process, and such a process finds their files at rest: it joi
 import contextlib
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,18 @@ import numpy as np
 from tpusd import storage
 from tpusd.config.limits import MAX_COPIES
 from tpusd.config.schema import SavedConfig, config_values
+from tpusd.config.shards import Shard
 from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import Stripe, parse_name, planned
-from tpusd.records.directory import RunDir, check_folders, refuse_taken, temporary_images
+from tpusd.records.directory import (
+    DirectoryLog,
+    RunDir,
+    check_folders,
+    close_quietly,
+    refuse_taken,
+    temporary_images,
+)
 from tpusd.records.layout import (
     CHECK_PERMISSIONS,
     CHOOSE_ANOTHER,
@@ -37,12 +45,15 @@ from tpusd.records.layout import (
     RUN,
     SHARDS,
     SHARDS_LOCK,
+    SWEEP,
+    SWEEP_LOG,
 )
 from tpusd.records.manifest import ImageRecord, key_of, manifest_lines, parse_line, records_of
 from tpusd.records.parts import FACTS, LINES, lines_of, part_name, shards_of
 from tpusd.records.parts import LOG as PART_LOG
 from tpusd.records.run_json import read_facts, read_run
 from tpusd.records.saved import read_config, read_saved, refuse_other_run
+from tpusd.records.sweep import Sweep, is_sweep, read_sweep, refuse_other_sweep, write_sweep
 from tpusd.storage import os_errors_as_user_errors
 from tpusd.storage.local import LineFile
 
@@ -181,6 +192,46 @@ class ShardDir(RunDir):
     def _is_own(self, line: bytes) -> bool:
         key = _key_of(line)
         return key is not None and self.stripe.has(*key)
+
+
+def join_sweep(path: Path, sweep: Sweep) -> Path:
+    """The directory of a sweep that shards share; makes it if this shard is the first. Raises UserError."""
+    with os_errors_as_user_errors(path, CHOOSE_ANOTHER):
+        if is_sweep(path):
+            refuse_other_sweep(path, read_sweep(path), sweep)
+        storage.make_parents(path, [])
+        with contextlib.suppress(FileExistsError):
+            storage.make_directory(path)
+        if not {SWEEP, SHARDS} & set(storage.list_directory(path)):
+            refuse_taken(path)
+        with contextlib.suppress(FileExistsError):
+            storage.make_directory(path / SHARDS)
+        check_folders(path)
+        with shared_files(path):
+            if is_sweep(path):
+                refuse_other_sweep(path, read_sweep(path), sweep)
+            else:
+                write_sweep(path, sweep)
+    return path
+
+
+@contextlib.contextmanager
+def locked_shard(path: Path, shard: Shard) -> Iterator[Callable[[str], None]]:
+    """Holds the locks of one shard of the sweep at `path`; yields what writes a line of its log. Raises UserError."""
+    with contextlib.ExitStack() as stack:
+        with os_errors_as_user_errors(path, MAKE_ROOM):
+            with contextlib.suppress(FileExistsError):
+                storage.make_directory(path / SHARDS)
+            check_folders(path)
+            whole = LineFile(path / SWEEP_LOG)
+            stack.callback(close_quietly, whole)
+            if not whole.lock(shared=True):
+                raise UserError(
+                    f"{show_path(path)}: another process is working on this whole sweep; wait until it ends, or stop it"
+                )
+            log = DirectoryLog(path, part_name(shard, PART_LOG), kind=f"shard {shard} of this sweep")
+            stack.callback(close_quietly, log)
+        yield log.write
 
 
 @contextlib.contextmanager

@@ -85,6 +85,14 @@ def write_sweep(path: Path, sweep: Sweep) -> None:
     storage.write_file(path / SWEEP, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 
+def refuse_other_sweep(path: Path, there: Sweep, asked: Sweep) -> None:
+    """Raises UserError where the directory `path` that shards share has another sweep than `asked`."""
+    if [(run.name, run.digest) for run in there.runs] != [(run.name, run.digest) for run in asked.runs]:
+        raise UserError(
+            f"output={show_path(path)}: holds a sweep of other runs; give all shards one command, or another output"
+        )
+
+
 def run_name(number: int, at: Mapping[str, str]) -> str:
     """A directory's name: number and swept values. Long text, such as a prompt, never reaches it."""
     words = [

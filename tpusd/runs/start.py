@@ -11,6 +11,7 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig
+from tpusd.config.shards import Shard
 from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import Guided, count_batches, guided_of
@@ -74,7 +75,7 @@ def _start_shard(
     started: float | None,
 ) -> Path:
     """Makes or continues one shard, in the directory that it shares. Arguments as of `start_run`."""
-    path = shared_output(config)
+    path = shared_output(config.output, stripe.shard)
     prepared = prepare(config)
     for warning in prepared.warnings:
         report(warning)
@@ -93,14 +94,14 @@ def _start_shard(
     return path
 
 
-def shared_output(config: RunConfig) -> Path:
-    """The directory of a shard. Raises UserError."""
-    if config.output is None:
+def shared_output(output: str | None, shard: Shard) -> Path:
+    """The directory of a shard, from the config's `output`. Raises UserError."""
+    if output is None:
         raise UserError(
-            f"shard={config.shard}: needs output=DIR, one for all shards on a shared disk, or one on each disk; there a "
+            f"shard={shard}: needs output=DIR, one for all shards on a shared disk, or one on each disk; there a "
             "shard continues when it is started again"
         )
-    claim = make_claim(config.output, "", datetime.now().astimezone())
+    claim = make_claim(output, "", datetime.now().astimezone())
     with os_errors_as_user_errors(claim.path, CHOOSE_ANOTHER):
         there = claim.path
         while not storage.exists(there) and there != there.parent:
@@ -114,7 +115,11 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     try:
         session.open()
         local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with advising(lambda: session.path, lambda: holds_images(session.path), stripe=session.stripe):
+        with advising(
+            lambda: session.path,
+            lambda: holds_images(session.path),
+            shard=None if session.stripe is None else session.stripe.shard,
+        ):
             with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
                 executor = LocalExecutor(progress, load=load)
                 if started is not None:
@@ -151,14 +156,14 @@ def advising(
     path: Callable[[], Path],
     has_images: Callable[[], bool],
     manifest: str = "the manifest",
-    stripe: Stripe | None = None,
+    shard: Shard | None = None,
 ) -> Iterator[None]:
     """Adds to what stops the block how to continue, where there is something to continue with.
 
     path: of the run or the sweep.
     has_images: whether it holds an image.
     manifest: which one, in words.
-    stripe: of the shard that the block makes; None: all.
+    shard: that the block makes; None: all.
     """
     try:
         yield
@@ -166,13 +171,13 @@ def advising(
         raise
     except UserError as error:
         if has_images():
-            raise UserError(f"{error}; then {how_to_continue(path(), stripe)}") from None
+            raise UserError(f"{error}; then {how_to_continue(path(), shard)}") from None
         raise
     except Interrupted as error:
-        error.advice = f"; every image in {manifest} is whole; {how_to_continue(path(), stripe)}"
+        error.advice = f"; every image in {manifest} is whole; {how_to_continue(path(), shard)}"
         raise
 
 
-def how_to_continue(path: Path, stripe: Stripe | None = None) -> str:
-    shard = "" if stripe is None else f" shard={stripe.shard}"
-    return f"continue with: python -m tpusd.run resume={shlex.quote(str(path))}{shard}"
+def how_to_continue(path: Path, shard: Shard | None = None) -> str:
+    which = "" if shard is None else f" shard={shard}"
+    return f"continue with: python -m tpusd.run resume={shlex.quote(str(path))}{which}"
