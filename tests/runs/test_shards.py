@@ -5,6 +5,7 @@ import os
 
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
+from support.shards import content, shard, sweep_content, sweep_shard
 from support.sweeps import go_on, make
 
 from tpusd.errors import UserError
@@ -12,7 +13,6 @@ from tpusd.gallery.run import write_results
 from tpusd.records.directory import RunDir
 from tpusd.records.manifest import read_manifest
 from tpusd.records.run_json import read_run
-from tpusd.records.saved import read_config
 from tpusd.records.shards import shared_files
 from tpusd.records.sweep import read_sweep
 from tpusd.records.validate import faults
@@ -20,17 +20,6 @@ from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
-
-COPIES = "num_images_per_prompt=3"  # of three rows: nine images
-
-
-def shard(path, which, *overrides, pipeline=None):
-    """One shard of a run; returns its pipeline."""
-    pipeline = pipeline or StandInPipeline()
-    words = (INLINE, COPIES, "height=8", "width=8", f"output={path}", *overrides)
-    made = config(*words, *([] if which is None else [f"shard={which}"]))
-    start_run(made, hydra_files={"overrides.yaml": ["seed=0"]}, prepare=prepare, load=lambda *_: pipeline)
-    return pipeline
 
 
 def resumed(path, *argv):
@@ -42,16 +31,6 @@ def resumed(path, *argv):
 def stopped(path, which, after):
     with pytest.raises(KeyboardInterrupt):
         shard(path, which, pipeline=StandInPipeline(after, KeyboardInterrupt()))
-
-
-def content(path, *, without=("index.html", "run.log", "run.json")):
-    """Every file of a run but those that tell of sessions, and the shards' logs."""
-    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    values = read_config(path) | {"output": None}
-    return {name: data for name, data in found.items() if name not in without and name[:7] != "shards/"} | {
-        "config.yaml": values,
-        "state": read_run(path)["state"],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +114,13 @@ def test_damage_of_a_shard_is_mended_by_that_shard(tmp_path, whole):
 @pytest.mark.parametrize(
     ("which", "overrides", "expected"),
     [
-        ("2/3", ["seed=5"], "seed=5: the run in output={path} has 0; give all shards one command"),
-        ("2/3", ["limit=2"], "limit=2: the run in output={path} has null"),
-        ("2/3", ["sampler.num_inference_steps=3"], "sampler.num_inference_steps=3: the run in output={path} has 50"),
+        ("2/3", ["seed=5"], "seed=5: {path} has 0; give all shards one command"),
+        ("2/3", ["limit=2"], "limit=2: {path} has null"),
+        ("2/3", ["sampler.num_inference_steps=3"], "sampler.num_inference_steps=3: {path} has 50"),
         (
             "2/3",
             ['prompts.rows=[{prompt: "a red fox"}]'],
-            "prompts: row 1 is nothing, and in output={path} it is an owl",
+            "prompts: row 1 is nothing, and in {path} an owl",
         ),
         ("2/4", [], "shard=2/4: {path} is being made in 3 shards; use shard=i/3, or complete it as one run"),
         (None, [], "output={path}: holds a run; continue it with resume={path}"),
@@ -236,27 +215,11 @@ def test_a_shard_waits_for_what_all_share(tmp_path):
     assert order == ["held", "shard"]
 
 
-def sweep_shard(path, which, *overrides):
-    which = [] if which is None else [f"shard={which}"]
-    return make("seed=0,1,2", "guidance_scale=1,4", INLINE, "height=8", "width=8", f"output={path}", *which, *overrides)
-
-
 @pytest.fixture(scope="module")
 def whole_sweep(tmp_path_factory, one_device):
     path = tmp_path_factory.mktemp("sweep") / "sweep"
     assert sweep_shard(path, None).status == 0
     return path
-
-
-def sweep_content(path):
-    """Every file of a sweep but those that tell of sessions, and the shards' logs."""
-    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    left_out = ("index.html", "run.log", "run.json", "sweep.log", "config.yaml", "overrides.yaml", "sweep.json")
-    found = {
-        name: data for name, data in found.items() if name.split("/")[-1] not in left_out and "shards/" not in name
-    }
-    found["sweep"] = json.loads((path / "sweep.json").read_text()) | {"overrides": None}
-    return found | {f"{run.name}/config.yaml": read_config(path / run.name) for run in read_sweep(path).runs}
 
 
 def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_sweep, capsys):

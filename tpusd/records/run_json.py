@@ -116,7 +116,7 @@ def read_run(path: Path) -> dict[str, Any]:
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
         parts = [part_name(shard, FACTS) for shard in shards_of(path, FACTS)]
     facts = read_facts(path, RUN)
-    return _joined([facts, *(read_facts(path, name) for name in parts)]) if parts else facts
+    return joined_facts([facts, *(read_facts(path, name) for name in parts)]) if parts else facts
 
 
 def read_facts(path: Path, name: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def read_facts(path: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def joined_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """run.json and those of shards as one. The first one's facts count where they differ."""
     found = [part for part in parts if part]
     facts: dict[str, Any] = {}

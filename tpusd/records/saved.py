@@ -100,22 +100,21 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     target[parts[-1]] = source[parts[-1]]
 
 
-def refuse_other_run(path: Path, there: SavedConfig, asked: SavedConfig) -> None:
-    """Raises UserError where the directory `path` that shards share has the config of another run than `asked`."""
-    advice = "give all shards one command, or choose another output"
+def refuse_other_run(path: Path, there: SavedConfig, asked: SavedConfig, *, advice: str) -> None:
+    """Raises UserError where the run directory `path` has the config of another run than `asked`.
+
+    there: the config that it has.
+    advice: what to do then.
+    """
     old, new = (dict(flatten(_compared(config))) for config in (there, asked))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            raise UserError(
-                f"{name}={show(new.get(name))}: the run in output={show_path(path)} has {show(old.get(name))}; {advice}"
-            )
+            raise UserError(f"{name}={show(new.get(name))}: {show_path(path)} has {show(old.get(name))}; {advice}")
     rows = zip_longest(there.prompts.rows, asked.prompts.rows)
     for number, (before, after) in enumerate(rows, asked.first_row):
         if before != after:
             texts = ["nothing" if row is None else show(row.prompt) for row in (after, before)]
-            raise UserError(
-                f"prompts: row {number} is {texts[0]}, and in output={show_path(path)} it is {texts[1]}; {advice}"
-            )
+            raise UserError(f"prompts: row {number} is {texts[0]}, and in {show_path(path)} {texts[1]}; {advice}")
 
 
 def _compared(config: SavedConfig) -> dict[str, Any]:

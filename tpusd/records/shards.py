@@ -169,7 +169,7 @@ class ShardDir(RunDir):
         finished = read_facts(self.path, RUN).get("state") == "finished"
         facts = read_run(self.path) | {"num_images": len(planned(read_saved(self.path)))}
         if any(storage.file_size(self.path / part_name(shard, LINES)) for shard in shards_of(self.path)):
-            storage.write_chunks(self.path / MANIFEST, (line + b"\n" for line in _sorted_lines(self.path)))
+            storage.write_chunks(self.path / MANIFEST, (line + b"\n" for line in sorted_lines(self.path)))
             finished = False
         facts["state"] = "finished" if finished else "running"
         self.write_run_of_all(facts)
@@ -262,7 +262,7 @@ def join_parts(run_dir: RunDir) -> None:
     with os_errors_as_user_errors(path, MAKE_ROOM):
         if shards_of(path) or shards_of(path, FACTS):
             facts = read_run(path)
-            run_dir.rewrite_manifest(_sorted_lines(path))
+            run_dir.rewrite_manifest(sorted_lines(path))
             run_dir.write_run(facts)
             _remove_parts(path)
 
@@ -273,7 +273,7 @@ def _remove_parts(path: Path) -> None:
             storage.remove_file(path / part_name(shard, suffix))
 
 
-def _sorted_lines(path: Path) -> Iterator[bytes]:
+def sorted_lines(path: Path) -> Iterator[bytes]:
     """The manifest's lines by row and copy. Memory holds four numbers for each, and no line."""
     names = [MANIFEST, *(part_name(shard, LINES) for shard in shards_of(path))]
     keys, files, starts, lengths = array("q"), array("q"), array("q"), array("q")
@@ -307,7 +307,7 @@ def _check_config(path: Path, config: SavedConfig | None) -> bool:
         return False
     saved = read_saved(path)
     if config is not None:
-        refuse_other_run(path, saved, config)
+        refuse_other_run(path, saved, config, advice="give all shards one command, or choose another output")
     return True
 
 

@@ -89,7 +89,7 @@ def refuse_other_sweep(path: Path, there: Sweep, asked: Sweep) -> None:
     """Raises UserError where the directory `path` that shards share has another sweep than `asked`."""
     if [(run.name, run.digest) for run in there.runs] != [(run.name, run.digest) for run in asked.runs]:
         raise UserError(
-            f"output={show_path(path)}: holds a sweep of other runs; give all shards one command, or another output"
+            f"{show_path(path)}: holds a sweep of other runs; give all shards one command, or another output"
         )
 
 

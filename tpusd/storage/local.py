@@ -207,6 +207,14 @@ def file_size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def modified(path: Path) -> float | None:
+    """When the file was last written, in seconds since 1970. None if there is no such file."""
+    try:
+        return os.lstat(path).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def is_plain_directory(path: Path) -> bool:
     """True for a directory, and False for a link to one."""
     try:
