@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def said(capsys, *paths):
+    capsys.readouterr()
     assert main([str(path) for path in paths]) == 0
     return capsys.readouterr().out.splitlines()
 

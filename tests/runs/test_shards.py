@@ -2,6 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
@@ -20,6 +24,8 @@ from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
 pytestmark = pytest.mark.usefixtures("one_device")
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def resumed(path, *argv):
@@ -204,8 +210,6 @@ def test_a_shard_waits_for_what_all_share(tmp_path):
     path = tmp_path / "run"
     shard(path, "1/2")
     order = []
-    import threading
-
     with shared_files(path):
         thread = threading.Thread(target=lambda: (shard(path, "2/2"), order.append("shard")))
         thread.start()
@@ -227,7 +231,7 @@ def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_swe
     made = [sweep_shard(path, f"{index}/4") for index in (3, 1, 2)]
     assert "6 runs of other shards not finished" in capsys.readouterr().out and not (path / "index.html").exists()
     made.append(sweep_shard(path, "4/4"))
-    assert [sum(map(len, one.loads.batches)) for one in made] == [4, 5, 4, 5] and {one.status for one in made} == {0}
+    assert [sum(map(len, one.loads.batches)) for one in made] == [5, 4, 5, 4] and {one.status for one in made} == {0}
     assert sweep_content(path) == sweep_content(whole_sweep) and (path / "index.html").exists()
     assert read_sweep(path).overrides == (*read_sweep(whole_sweep).overrides[:-1], f"output={path}")
     again = sweep_shard(path, "2/4")
@@ -265,3 +269,17 @@ def test_a_wrong_shard_of_a_sweep_is_one_line(tmp_path, overrides, expected):
     with pytest.raises(UserError, match=expected):
         make(INLINE, f"output={path}", *overrides)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.slow
+def test_shards_survive_kills_at_random_times():
+    done = subprocess.run(
+        [sys.executable, "tests/support/shard_harness.py", "--json", "--runs", "2", "--seed", "5"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
+    assert report["failures"] == [] and report["kills"] >= 2

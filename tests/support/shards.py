@@ -1,6 +1,9 @@
 """Runs and sweeps made in shards, without a model, and what must not depend on that."""
 
+import dataclasses
+import functools
 import json
+import re
 
 from support.runs import INLINE, StandInPipeline, config, prepare
 from support.sweeps import make
@@ -12,11 +15,15 @@ from tpusd.runs.start import start_run
 COPIES = "num_images_per_prompt=3"  # of three rows: nine images
 
 
+@functools.cache
+def composed(*overrides):
+    return config(INLINE, COPIES, "height=8", "width=8", *overrides)
+
+
 def shard(path, which, *overrides, pipeline=None):
-    """One shard of a run; returns its pipeline."""
+    """One shard of a run, or with None all of it; returns its pipeline."""
     pipeline = pipeline or StandInPipeline()
-    words = (INLINE, COPIES, "height=8", "width=8", f"output={path}", *overrides)
-    made = config(*words, *([] if which is None else [f"shard={which}"]))
+    made = dataclasses.replace(composed(*overrides), output=str(path), shard=which)
     start_run(made, hydra_files={"overrides.yaml": ["seed=0"]}, prepare=prepare, load=lambda *_: pipeline)
     return pipeline
 
@@ -39,9 +46,22 @@ def sweep_shard(path, which, *overrides):
 def sweep_content(path):
     """Every file of a sweep but those that tell of sessions, and the shards' logs."""
     found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    left_out = ("index.html", "run.log", "run.json", "sweep.log", "config.yaml", "overrides.yaml", "sweep.json")
+    left_out = (
+        "index.html",
+        "run.log",
+        "run.json",
+        "sweep.log",
+        "config.yaml",
+        "overrides.yaml",
+        "hydra.yaml",
+        "sweep.json",
+    )
     found = {
         name: data for name, data in found.items() if name.split("/")[-1] not in left_out and "shards/" not in name
     }
-    found["sweep"] = json.loads((path / "sweep.json").read_text()) | {"overrides": None}
+    if "index.jsonl" in found:
+        found["index.jsonl"] = re.sub(rb'"output=[^"]*"', b'"output=SWEEP"', found["index.jsonl"])
+    found["sweep"] = json.loads(re.sub('"output=[^"]*"', '"output=SWEEP"', (path / "sweep.json").read_text())) | {
+        "overrides": None
+    }
     return found | {f"{run.name}/config.yaml": read_config(path / run.name) for run in read_sweep(path).runs}

@@ -33,7 +33,7 @@ def merge(out: Path, sources: Sequence[Path]) -> int:
     if any(map(is_sweep, sources)):
         return _merge_sweeps(out, sources)
     configs = _configs(sources)
-    missing = _merge_runs(out, sources, configs)
+    missing = _merge_runs(out, sources, configs, output=str(out))
     say(_summary(out, len(planned(configs[0])), missing))
     return missing
 
@@ -62,7 +62,7 @@ def _merge_sweeps(out: Path, sources: Sequence[Path]) -> int:
                 missing += 1
                 continue
             configs = _configs(parts)
-            if lacks := _merge_runs(out / run.name, parts, configs):
+            if lacks := _merge_runs(out / run.name, parts, configs, output=None):
                 say(_summary(out / run.name, len(planned(configs[0])), lacks))
             else:
                 errors.pop(run.name, None)
@@ -87,11 +87,11 @@ def _configs(sources: Sequence[Path]) -> list[SavedConfig]:
     return configs
 
 
-def _merge_runs(out: Path, sources: Sequence[Path], configs: Sequence[SavedConfig]) -> int:
-    """Returns how many images are missing then."""
+def _merge_runs(out: Path, sources: Sequence[Path], configs: Sequence[SavedConfig], *, output: str | None) -> int:
+    """Returns how many images are missing then. output: of a new directory's config."""
     sha256 = next((config.model.sha256 for config in configs if config.model.sha256), None)
     model = dataclasses.replace(configs[0].model, sha256=sha256)
-    config = dataclasses.replace(configs[0], model=model, output=str(out))
+    config = dataclasses.replace(configs[0], model=model, output=output)
     with contextlib.ExitStack() as stack:
         run_dir = _open(out, config, sources[0])
         stack.callback(close_quietly, run_dir)

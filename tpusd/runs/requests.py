@@ -43,6 +43,8 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
+    if len({config.shard for config in configs}) > 1:
+        raise UserError("shard: a process makes one shard of all runs of a sweep; give one value")
     given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
