@@ -87,7 +87,7 @@ def run_status(path: Path, now: float) -> RunStatus:
             workers = [_worker(path, None, num_images, num_done, now, finished=finished)]
     states = [worker.state for worker in workers]
     order: Sequence[State] = ("at work", "silent", "stopped")
-    state = "finished" if finished else next((state for state in order if state in states), "incomplete")
+    state: State = "finished" if finished else next((one for one in order if one in states), "incomplete")
     return RunStatus(path=path, state=state, num_images=num_images, num_done=num_done, workers=tuple(workers))
 
 

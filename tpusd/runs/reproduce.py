@@ -72,6 +72,10 @@ def reproduce(
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
     config = override(replace(saved, output=None), overrides)
+    if config.shard is not None:
+        raise UserError(
+            f"shard={show(config.shard)}: reproduce makes all images that it compares; use --image or --sample"
+        )
     if config.images is None or images is not None:
         config = replace(config, images=images)
     if config.dry_run:
