@@ -90,6 +90,7 @@ def test_shards(tmp_path, capsys):
     assert said(capsys, path) == [f"{path}: 9 of 9 images, finished"]
 
 
+@pytest.mark.slow
 def test_a_sweep_in_shards_and_one_that_failed(tmp_path, capsys):
     sweep_shard(tmp_path / "sweep", "1/2")
     lines = said(capsys, tmp_path / "sweep")
@@ -103,6 +104,7 @@ def test_a_sweep_in_shards_and_one_that_failed(tmp_path, capsys):
     assert "2 runs, 1 finished, 1 failed" in lines[0] and "failed: RuntimeError: broken" in lines[1]
 
 
+@pytest.mark.slow
 def test_json_has_all_of_it(tmp_path, capsys):
     shard(tmp_path / "run", "1/2")
     sweep_shard(tmp_path / "sweep", None)

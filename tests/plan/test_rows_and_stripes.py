@@ -1,5 +1,7 @@
 """`rows`, `limit` and `shard` choose images of a plan, and number none of them again."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from tpusd.config.shards import Shard
 from tpusd.errors import UserError
 from tpusd.plan.specs import Stripe, image_sizes, make_specs, planned
 
+BASE = saved(rows=[Row(prompt="a")])
 ROWS = [Row(prompt=f"p{number}", height=32 if number == 4 else None) for number in range(6)]
 
 
@@ -64,7 +67,8 @@ def test_rows_that_are_not_there_are_one_line(overrides, expected):
 @given(st.integers(1, 9), st.integers(0, 9), st.integers(1, 7), st.integers(1, 7), st.integers(0, 3))
 def test_shards_have_every_image_once_and_grow_without_moving_one(count, offset, num_rows, copies, first):
     def parts(num_rows, copies):
-        config = saved(f"num_images_per_prompt={copies}", f"first_row={first}", rows=[Row(prompt="a")] * num_rows)
+        prompts = dataclasses.replace(BASE.prompts, rows=(Row(prompt="a"),) * num_rows)
+        config = dataclasses.replace(BASE, prompts=prompts, num_images_per_prompt=copies, first_row=first)
         shards = [Shard(index=index, count=count) for index in range(1, count + 1)]
         return config, [planned(config, Stripe(shard=shard, offset=offset)) for shard in shards]
 

@@ -64,6 +64,7 @@ def test_directories_of_other_runs_are_one_line(disks, tmp_path, capsys):
     assert not (tmp_path / "out").exists() and "is not a run directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_merged_sweeps_are_the_sweep_of_one_process(tmp_path):
     assert sweep_shard(tmp_path / "whole", None).status == 0
     for which in ("1", "2"):

@@ -95,6 +95,7 @@ def test_shard_takes_up_a_whole_run_that_stopped(tmp_path, whole):
     assert sum(made) == 5 and content(path) == whole
 
 
+@pytest.mark.slow
 def test_shards_extend_a_run_that_shards_have_made(tmp_path, whole):
     path = tmp_path / "run"
     for which in ("1/2", "2/2"):
@@ -226,6 +227,7 @@ def whole_sweep(tmp_path_factory, one_device):
     return path
 
 
+@pytest.mark.slow
 def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_sweep, capsys):
     path = tmp_path / "sweep"
     made = [sweep_shard(path, f"{index}/4") for index in (3, 1, 2)]
@@ -239,6 +241,7 @@ def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_swe
     assert sweep_content(path) == sweep_content(whole_sweep)
 
 
+@pytest.mark.slow
 def test_shards_of_a_sweep_are_resumed_and_extended(tmp_path, whole_sweep):
     path = tmp_path / "sweep"
     with pytest.raises(KeyboardInterrupt):
@@ -254,6 +257,7 @@ def test_shards_of_a_sweep_are_resumed_and_extended(tmp_path, whole_sweep):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
