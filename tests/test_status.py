@@ -82,8 +82,7 @@ def test_shards(tmp_path, capsys):
     assert lines[0] == f"{path}: 5 of 9 images, stopped"
     assert lines[1].startswith("  shard 1/3: 3 of 3, finished, last active 0:0")
     assert (
-        lines[2].startswith("  shard 2/3: 2 of 3, stopped, last active")
-        and lines[3] == "  shard 3/3: 0 of 3, not started"
+        lines[2].startswith("  shard 2/3: 2 of 3, stopped, last active") and lines[3] == "  1 of 3 shards not started"
     )
     shard(path, "2/3")
     shard(path, "3/3")
@@ -112,7 +111,7 @@ def test_json_has_all_of_it(tmp_path, capsys):
     assert main([str(tmp_path / "run"), str(tmp_path / "sweep"), "--json"]) == 0
     run, sweep = map(json.loads, capsys.readouterr().out.splitlines())
     assert (run["num_done"], run["num_images"], run["state"]) == (5, 9, "incomplete")
-    assert [worker["shard"] for worker in run["workers"]] == ["1/2", "2/2"]
+    assert [worker["shard"] for worker in run["workers"]] == ["1/2"] and run["num_not_started"] == 1
     assert sweep["num_runs"] == 6 and {one["state"] for one in sweep["runs"]} == {"finished"}
 
 

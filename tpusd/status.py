@@ -73,6 +73,8 @@ def _run(run: RunStatus, now: float) -> Iterator[str]:
         name = "its process" if worker.shard is None else f"shard {worker.shard}"
         ago = "" if worker.last is None else f", last active {duration(max(0.0, now - worker.last))} ago"
         yield f"  {name}: {worker.num_done} of {worker.num_images}, {worker.state}{ago}"
+    if run.num_not_started:
+        yield f"  {run.num_not_started} of {run.num_not_started + len(run.workers)} shards not started"
 
 
 def _progress(run: RunStatus) -> str:
@@ -110,6 +112,7 @@ def _values(run: RunStatus) -> dict[str, Any]:
         "num_done": run.num_done,
         "images_per_second": run.rate,
         "seconds_left": run.seconds_left,
+        "num_not_started": run.num_not_started,
         "workers": [dataclasses.asdict(worker) for worker in run.workers],
     }
 

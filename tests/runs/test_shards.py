@@ -207,6 +207,22 @@ def test_page_of_an_unfinished_set_of_shards(tmp_path):
     assert {(line["row"] + line["copy"]) % 2 for line in lines} == {0}
 
 
+@pytest.mark.parametrize("name", ["shards", "shards/1-of-2.jsonl", "shards/1-of-2.json", "shards/lock"])
+def test_links_in_place_of_a_shards_files_are_not_followed(tmp_path, name):
+    path, behind = tmp_path / "run", tmp_path / "behind"
+    stopped(path, "1/2", 2)
+    (path / name).rename(behind)
+    (path / name).symlink_to(behind)
+    before = {file: file.read_bytes() for file in behind.rglob("*") if file.is_file()} or behind.read_bytes()
+    for act in (lambda: shard(path, "1/2"), lambda: shard(path, "2/2"), lambda: resumed(path)):
+        try:
+            act()
+        except UserError as error:
+            assert "\n" not in str(error)
+    assert ({file: file.read_bytes() for file in behind.rglob("*") if file.is_file()} or behind.read_bytes()) == before
+    assert behind.exists()
+
+
 def test_a_shard_waits_for_what_all_share(tmp_path):
     path = tmp_path / "run"
     shard(path, "1/2")

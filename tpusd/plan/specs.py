@@ -74,8 +74,13 @@ class Stripe:
     shard: Shard
     offset: int = 0
 
+    @staticmethod
+    def index_of(row: int, copy: int, *, count: int, offset: int) -> int:
+        """Which of `count` shards has the image, from 1."""
+        return (row + copy + offset) % count + 1
+
     def has(self, row: int, copy: int) -> bool:
-        return (row + copy + self.offset) % self.shard.count == self.shard.index - 1
+        return self.index_of(row, copy, count=self.shard.count, offset=self.offset) == self.shard.index
 
     def copies_of(self, row: int, copies: range) -> range:
         """Those of `copies` of a row that the shard has."""

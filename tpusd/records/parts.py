@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tpusd import storage
-from tpusd.config.shards import Shard
+from tpusd.config.shards import MAX_SHARDS, Shard
 from tpusd.records.layout import MANIFEST, MAX_LINE_BYTES, SHARDS
 
 _NAME = re.compile(r"([1-9]\d{0,5})-of-([1-9]\d{0,5})")
@@ -31,7 +31,7 @@ def shards_of(path: Path, suffix: str = LINES) -> list[Shard]:
     found = []
     for name in storage.list_directory(path / SHARDS):
         match = _NAME.fullmatch(name.removesuffix(suffix)) if name.endswith(suffix) else None
-        if match is not None:
+        if match is not None and int(match[1]) <= int(match[2]) <= MAX_SHARDS:
             found.append(Shard(index=int(match[1]), count=int(match[2])))
     return sorted(found, key=lambda shard: (shard.count, shard.index))
 

@@ -14,7 +14,7 @@ from tpusd import storage
 from tpusd.config.shards import Shard
 from tpusd.plan.specs import Stripe, planned
 from tpusd.records.layout import CHECK_PERMISSIONS, LOG, MANIFEST
-from tpusd.records.manifest import manifest_lines, parse_line
+from tpusd.records.manifest import key_of, manifest_lines, parse_line
 from tpusd.records.parts import LINES, part_name, shards_of
 from tpusd.records.parts import LOG as PART_LOG
 from tpusd.records.run_json import read_run_if_valid
@@ -22,7 +22,7 @@ from tpusd.records.saved import read_saved
 from tpusd.records.sweep import is_sweep
 from tpusd.storage import os_errors_as_user_errors
 
-State = Literal["finished", "at work", "stopped", "silent", "not started", "incomplete"]
+State = Literal["finished", "at work", "stopped", "silent", "incomplete"]
 NEWEST = 32  # images of a worker, whose times give its rate
 PATIENCE = 120.0  # seconds without an image, or a line in the log, that mean nothing
 TAIL_BYTES = 256 << 10  # of a file of lines: enough for its newest images
@@ -49,13 +49,14 @@ class WorkerStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """workers: one for each shard, or one for all."""
+    """workers: one for each shard that has begun, or one for all. num_not_started: other shards."""
 
     path: Path
     state: State
     num_images: int
     num_done: int
     workers: tuple[WorkerStatus, ...]
+    num_not_started: int = 0
 
     @property
     def rate(self) -> float | None:
@@ -75,20 +76,29 @@ def run_status(path: Path, now: float) -> RunStatus:
     offset = int(number[0]) if number is not None else 0
     finished = read_run_if_valid(path).get("state") == "finished"
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        begun = {*shards_of(path), *shards_of(path, PART_LOG)}
         count = max((shard.count for shard in shards_of(path)), default=0)
-        shards = [Shard(index=index, count=count) for index in range(1, count + 1)]
+        stripes = [Stripe(shard=shard, offset=offset) for shard in begun if shard.count == count]
         num_images, num_done = len(planned(config)), _num_lines(path)
-        if shards and not finished:
-            stripes = [Stripe(shard=shard, offset=offset) for shard in shards]
-            images = {stripe.shard: len(planned(config, stripe)) for stripe in stripes}
-            before = _done_before(path, stripes)
-            workers = [_worker(path, shard, images[shard], before[shard], now) for shard in shards]
+        if stripes and not finished:
+            before = _done_before(path, count, offset)
+            workers = [
+                _worker(path, one.shard, len(planned(config, one)), before.get(one.shard.index, 0), now)
+                for one in sorted(stripes, key=lambda one: one.shard.index)
+            ]
         else:
             workers = [_worker(path, None, num_images, num_done, now, finished=finished)]
     states = [worker.state for worker in workers]
     order: Sequence[State] = ("at work", "silent", "stopped")
     state: State = "finished" if finished else next((one for one in order if one in states), "incomplete")
-    return RunStatus(path=path, state=state, num_images=num_images, num_done=num_done, workers=tuple(workers))
+    return RunStatus(
+        path=path,
+        state=state,
+        num_images=num_images,
+        num_done=num_done,
+        workers=tuple(workers),
+        num_not_started=0 if finished else max(0, count - len(workers)),
+    )
 
 
 def _worker(
@@ -105,11 +115,9 @@ def _worker(
     state: State = "silent"
     if finished or (num_done >= num_images and shard is not None):
         state = "finished"
-    elif last is None:
-        state = "not started"
     elif _says_stopped(path / log):
         state = "stopped"
-    elif now - last < max(PATIENCE, 0.0 if rate is None else 5 / rate):
+    elif last is not None and now - last < max(PATIENCE, 0.0 if rate is None else 5 / rate):
         state = "at work"
     name = None if shard is None else str(shard)
     return WorkerStatus(shard=name, state=state, num_images=num_images, num_done=num_done, rate=rate, last=last)
@@ -123,15 +131,16 @@ def _num_lines(path: Path) -> int:
     return sum(1 for _ in manifest_lines(path)) if whole and any(counts) else whole + sum(counts)
 
 
-def _done_before(path: Path, stripes: Sequence[Stripe]) -> dict[Shard, int]:
-    """Images of each shard whose lines are in the run's manifest and not in the shard's own."""
-    found = {stripe.shard: 0 for stripe in stripes}
+def _done_before(path: Path, count: int, offset: int) -> dict[int, int]:
+    """Index of a shard -> its images whose lines are in the run's manifest and not in the shard's own."""
+    found: dict[int, int] = {}
     if storage.file_size(path / MANIFEST):
         for file, _, line in manifest_lines(path):
-            values = (parse_line(line) or {}) if file == MANIFEST else {}
-            row, copy = values.get("row"), values.get("copy")
-            if isinstance(row, int) and isinstance(copy, int):
-                found[next(stripe.shard for stripe in stripes if stripe.has(row, copy))] += 1
+            values = parse_line(line) if file == MANIFEST else None
+            key = None if values is None else key_of(values)
+            if key is not None:
+                index = Stripe.index_of(*key, count=count, offset=offset)
+                found[index] = found.get(index, 0) + 1
     return found
 
 
