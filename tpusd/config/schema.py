@@ -18,6 +18,7 @@ from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
+from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
@@ -127,7 +128,10 @@ class RunConfig:
         int,
         Interval(ge=0, le=MAX_ROWS - 1),
         Advice("rows count from 0"),
-        Help("the number of the first row: for a part of a larger set in its own file, whose images stay the same"),
+        Help(
+            "the number that the first row gets: for a file with a part of a larger set, whose images stay the same. "
+            "`rows` and `limit` choose rows of a whole set, which keep their numbers"
+        ),
     ] = 0
     first_copy: Annotated[
         int,
@@ -209,6 +213,24 @@ class RunConfig:
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
+    rows: Annotated[
+        str | None,
+        Advice("in YAML, put it in quotes"),
+        Help("`START:STOP`: only the rows START to STOP - 1, which keep their numbers, names and images"),
+    ] = None
+    limit: Annotated[
+        int | None,
+        Interval(ge=1, le=MAX_ROWS),
+        Advice("null makes all rows"),
+        Help("only so many rows, the first of the set or of `rows`; `resume=` with a larger one makes more"),
+    ] = None
+    shard: Annotated[
+        str | None,
+        Help(
+            "`i/n`: this process makes part i of n, in the `output` that all parts share or in one of its own. `auto`: "
+            "as the scheduler numbers it; `auto/n` where that does not say n"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +258,7 @@ def saved_config(
     width: int,
     prompts_name: str | None = None,
 ) -> SavedConfig:
-    """`config` with its rows and its image size filled in.
+    """`config` with its rows and its image size filled in, and without `shard`: it is the config of all parts.
 
     rows: all rows of the prompt set.
     height, width: pixels.
@@ -245,7 +267,7 @@ def saved_config(
     assert config.guidance_scale is not None
     prompts = SavedPrompts(name=prompts_name or config.prompts.name, rows=rows)
     known = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width})
+    return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width, "shard": None})
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
@@ -277,7 +299,10 @@ def _with_paths(config: RunConfig) -> RunConfig:
 def config_values(config: RunConfig) -> dict[str, Any]:
     """The inverse of make_config: dicts, lists and scalars that YAML and JSON can hold."""
     values: dict[str, Any] = plain(config)
-    return values
+    return {name: value for name, value in values.items() if value is not None or name not in _ONLY_WHERE_SET}
+
+
+_ONLY_WHERE_SET = ("rows", "limit", "shard")  # so that a config.yaml without them stays as it was
 
 
 def field_names() -> list[str]:
@@ -312,6 +337,10 @@ def _check(config: RunConfig) -> None:
             f"guidance_interval={show(list(interval))}: must be two fractions from 0 to 1, the smaller one first; "
             "[0, 1] is all steps"
         )
+    if config.rows is not None:
+        parse_rows(config.rows)
+    if config.shard is not None:
+        check_shard(config.shard)
     _check_model(config.model)
     _check_prompts(config.prompts)
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from tpusd import storage
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import ImageSpec, image_name, planned
-from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_BYTES, MAX_LINE_VALUES
+from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
+from tpusd.records.parts import numbered_lines
 from tpusd.storage import os_errors_as_user_errors
 
 _FILE_NAME = re.compile(re.escape(IMAGES) + r"/([-0-9]+)\.\w+")
@@ -196,18 +196,26 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and isinstance(values.get("file_name"), str) else None
 
 
-def manifest_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of the manifest of the run directory `path`, one at a time. Raises UserError."""
+def manifest_lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """(file, number, line) of the whole lines of a run's manifest, one at a time. Raises UserError.
+
+    path: the run directory.
+    """
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
-        yield from storage.read_lines(path / MANIFEST, MAX_LINE_BYTES)
+        yield from numbered_lines(path)
 
 
 def read_manifest(path: Path) -> Iterator[ImageRecord]:
     """The records of the run directory `path`, as a stream. A torn last line is left out. Raises UserError."""
-    for number, line in enumerate(manifest_lines(path), 1):
+    yield from records_of(path, manifest_lines(path))
+
+
+def records_of(path: Path, lines: Iterable[tuple[str, int, bytes]]) -> Iterator[ImageRecord]:
+    """Lines as `manifest_lines` gives them -> records. Raises UserError."""
+    for file, number, line in lines:
         record = ImageRecord.from_line(line)
         if record is None:
-            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; remove the line")
+            raise UserError(f"{show_path(path / file)} line {number}: is not a manifest line; remove the line")
         yield record
 
 

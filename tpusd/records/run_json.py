@@ -8,7 +8,7 @@
 A manifest line names its image's environment by ID. Knows nothing of how an environment is found out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +20,10 @@ from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.typed import check_known
 from tpusd.errors import UserError, show_path
 from tpusd.records.directory import RunWriter
-from tpusd.records.layout import MAX_RUN_BYTES, RUN
+from tpusd.records.layout import CHECK_PERMISSIONS, MAX_RUN_BYTES, RUN
+from tpusd.records.parts import FACTS, part_name, shards_of
 from tpusd.records.provenance import environment_id
+from tpusd.storage import os_errors_as_user_errors
 
 Count = Annotated[int, Interval(ge=0, le=2**32)]
 
@@ -131,11 +133,19 @@ def session_rate(facts: Mapping[str, Any]) -> float | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """run.json of the run directory `path`; an empty dict where the run stopped before it was written.
+    """run.json of the run directory `path`, with what its shards have noted by now; an empty dict before that.
 
     A field that is there has the type of `_Facts`. Raises UserError.
     """
-    file = path / RUN
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        parts = [part_name(shard, FACTS) for shard in shards_of(path, FACTS)]
+    facts = read_facts(path, RUN)
+    return joined_facts([facts, *(read_facts(path, name) for name in parts)]) if parts else facts
+
+
+def read_facts(path: Path, name: str) -> dict[str, Any]:
+    """A file like run.json in the run directory `path`; an empty dict where it is not there. Raises UserError."""
+    file = path / name
     if not storage.exists(file):
         return {}
     try:
@@ -152,6 +162,22 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{show_path(file)}: is not the JSON of a run ({error}); remove the file, or restore it"
         ) from None
     return values
+
+
+def joined_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """run.json and those of shards as one. The first one's facts count where they differ."""
+    found = [part for part in parts if part]
+    facts: dict[str, Any] = {}
+    environments: dict[str, Any] = {}
+    sessions: list[Any] = []
+    for part in found:
+        facts = part | facts
+        environments |= part["environments"] if isinstance(part.get("environments"), dict) else {}
+        own = part.get("sessions")
+        sessions += [one for one in (own if isinstance(own, list) else ()) if one not in sessions]
+    facts["created"] = min((str(part["created"]) for part in found if "created" in part), default="")
+    sessions.sort(key=lambda one: str(one.get("started", "")) if isinstance(one, dict) else "")
+    return facts | {"state": "running", "environments": environments, "sessions": sessions}
 
 
 def read_run_if_valid(path: Path) -> dict[str, Any]:

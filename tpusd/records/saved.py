@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig, config_values, make_config, saved_config
+from tpusd.config.typed import flatten
 from tpusd.config.yaml_files import parse_yaml
-from tpusd.errors import UserError, show_path
+from tpusd.errors import UserError, show, show_path
 from tpusd.records.directory import check_run_directory
 from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
@@ -98,3 +100,29 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     for part in parts[:-1]:
         target, source = target.setdefault(part, {}), source[part]  # a group that is saved only if it is set
     target[parts[-1]] = source[parts[-1]]
+
+
+def refuse_other_run(path: Path, there: SavedConfig, asked: SavedConfig, *, advice: str) -> None:
+    """Raises UserError where the run directory `path` has the config of another run than `asked`.
+
+    there: the config that it has.
+    advice: what to do then.
+    """
+    old, new = (dict(flatten(_compared(config))) for config in (there, asked))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise UserError(f"{name}={show(new.get(name))}: {show_path(path)} has {show(old.get(name))}; {advice}")
+    rows = zip_longest(there.prompts.rows, asked.prompts.rows)
+    for number, (before, after) in enumerate(rows, asked.first_row):
+        if before != after:
+            texts = ["nothing" if row is None else show(row.prompt) for row in (after, before)]
+            raise UserError(f"prompts: row {number} is {texts[0]}, and in {show_path(path)} {texts[1]}; {advice}")
+
+
+def _compared(config: SavedConfig) -> dict[str, Any]:
+    """What is the same in all shards of a run, except its rows."""
+    values = config_values(config)
+    for name in (*CHANGEABLE_ON_RESUME, "output", "prompts"):
+        del values[name]
+    values["model"] = {name: value for name, value in values["model"].items() if name != "sha256"}
+    return values

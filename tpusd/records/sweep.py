@@ -18,7 +18,8 @@ from tpusd import storage
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.typed import read
 from tpusd.errors import UserError, show, show_path
-from tpusd.records.layout import MANIFEST, MAX_SWEEP_BYTES, SWEEP
+from tpusd.records.layout import MAX_SWEEP_BYTES, SWEEP
+from tpusd.records.parts import has_lines
 
 VERSION = 1
 MAX_NAME = 80  # characters of a run's name
@@ -94,6 +95,14 @@ def write_sweep(path: Path, sweep: Sweep) -> None:
     storage.write_file(path / SWEEP, data)
 
 
+def refuse_other_sweep(path: Path, there: Sweep, asked: Sweep) -> None:
+    """Raises UserError where the directory `path` that shards share has another sweep than `asked`."""
+    if [(run.name, run.digest) for run in there.runs] != [(run.name, run.digest) for run in asked.runs]:
+        raise UserError(
+            f"{show_path(path)}: holds a sweep of other runs; give all shards one command, or another output"
+        )
+
+
 def run_name(number: int, at: Mapping[str, str]) -> str:
     """A directory's name: number and swept values. Long text, such as a prompt, never reaches it."""
     words = [
@@ -112,6 +121,4 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     """(name, directory) of the run at `path`, or of each run of the sweep there that has images."""
     if not is_sweep(path):
         return [("", path)]
-    return [
-        (run.name, path / run.name) for run in read_sweep(path).runs if storage.file_size(path / run.name / MANIFEST)
-    ]
+    return [(run.name, path / run.name) for run in read_sweep(path).runs if has_lines(path / run.name)]

@@ -16,7 +16,7 @@ from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_confi
 from tpusd.errors import UserError, show
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_numbers, row_of
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
@@ -114,7 +114,8 @@ def _check_rows(config: SavedConfig, checkpoint: "Checkpoint", table: Callable[[
     """
     faults: list[str] = []
     seen: set[object] = set()
-    for number, row in enumerate(config.prompts.rows, config.first_row):
+    for number in planned(config).rows:
+        row = row_of(config, number)
         for value in ((row.height, row.width), row.num_inference_steps):
             if value in seen or value in ((None, None), None):
                 continue
@@ -146,7 +147,9 @@ def count_tokens(
 ) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
     """Token count of every text of the run, and the warnings; with on_truncate=error long texts are refused."""
     texts: dict[str, str] = {}  # text -> where it comes first
-    for number, row in enumerate(rows, config.first_row):
+    numbers = row_numbers(config, len(rows))
+    rows = [rows[number - config.first_row] for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
         texts.setdefault(row.prompt, f"prompt of row {number}")
         if row.negative_prompt is not None:
             texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")

@@ -72,6 +72,10 @@ def reproduce(
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
     config = override(replace(saved, output=None), overrides)
+    if config.shard is not None:
+        raise UserError(
+            f"shard={show(config.shard)}: reproduce makes all images that it compares; use --image or --sample"
+        )
     if config.images is None or images is not None:
         config = replace(config, images=images)
     if config.dry_run:
@@ -120,7 +124,7 @@ def _chosen(
     path: Path, saved: SavedConfig, names: Sequence[str] | None, sample: int | None
 ) -> dict[tuple[int, int], ImageRecord]:
     """The records of the images to make again, in order. Lines that are not valid are skipped. Raises UserError."""
-    read = map(ImageRecord.from_line, manifest_lines(path))
+    read = (ImageRecord.from_line(line) for _, _, line in manifest_lines(path))
     there = {record.key: record for record in read if record is not None}
     records = {key: there[key] for key in planned(saved) if key in there}
     if not records:

@@ -12,7 +12,7 @@ from tpusd.errors import UserError
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
 from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
 
-NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output")  # runs that differ only in these are the same run
+NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output", "shard")  # runs that differ only in these are the same run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
+    if len({config.shard for config in configs}) > 1:
+        raise UserError("shard: a process makes one shard of all runs of a sweep; give one value")
     given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
@@ -53,9 +55,10 @@ def plan_sweep(
             continue
         seen.add(digest)
         at = {key: _unquoted(values[key]) if key in values else _value_of(compared, key) for key in keys}
-        known = old.get(digest) or by_words.get(frozenset(job.overrides))
+        known = old.get(digest) or by_words.get(frozenset(without_shard(job.overrides)))
         name = known.name if known else run_name(len(runs), at)
-        run = SweepRun(name=name, overrides=job.overrides, at=at, digest=digest, error=known.error if known else None)
+        own = without_shard(job.overrides)
+        run = SweepRun(name=name, overrides=own, at=at, digest=digest, error=known.error if known else None)
         runs[name] = run
         requests.append(RunRequest(run=run, config=dataclasses.replace(config, output=None), job=job))
     complete = tuple(
@@ -66,7 +69,12 @@ def plan_sweep(
         key: tuple(dict.fromkeys(run.at[key] for run in [*(request.run for request in requests), *complete]))
         for key in keys
     }
-    return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), requests
+    return Sweep(overrides=without_shard(overrides), axes=axes, runs=complete), requests
+
+
+def without_shard(words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command that are the same for all shards."""
+    return tuple(word for word in words if _key(word) != "shard")
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:
