@@ -20,6 +20,7 @@ from tpusd.records.run_json import read_run
 from tpusd.records.shards import shared_files
 from tpusd.records.sweep import read_sweep
 from tpusd.records.validate import faults
+from tpusd.runs.reproduce import reproduce
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
@@ -194,6 +195,28 @@ def test_shards_with_other_weights_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="its files have changed"):
         shard(path, "2/2")
     assert len(list(read_manifest(path))) == 5
+
+
+def test_weights_that_differ_between_shards_at_work_are_refused_before_an_image_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+
+    class Meanwhile(StandInPipeline):
+        def generate(self, specs, tables, *, on_step=None):
+            with monkeypatch.context() as patch:
+                patch.setattr("support.runs.SHA256", {"unet/weights.safetensors": "1" * 64})
+                shard(path, "2/2")
+            return super().generate(specs, tables, on_step=on_step)
+
+    with pytest.raises(UserError, match="has other files here than for the shards before"):
+        shard(path, "1/2", pipeline=Meanwhile())
+    assert len(list(read_manifest(path))) == 4
+
+
+def test_reproduce_makes_all_that_it_compares(tmp_path):
+    path = tmp_path / "run"
+    shard(path, None)
+    with pytest.raises(UserError, match=r"shard=1/2: reproduce makes all"):
+        reproduce(path, ["shard=1/2", f"output={tmp_path / 'again'}"], prepare=prepare, load=None)
 
 
 def test_page_of_an_unfinished_set_of_shards(tmp_path):

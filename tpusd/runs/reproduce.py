@@ -74,7 +74,7 @@ def reproduce(
     config = override(replace(saved, output=None), overrides)
     if config.shard is not None:
         raise UserError(
-            f"shard={show(config.shard)}: reproduce makes all images that it compares; use --image or --sample"
+            f"shard={show(config.shard)}: reproduce makes all images that it compares; use --images or --sample"
         )
     if config.images is None or images is not None:
         config = replace(config, images=images)
