@@ -215,17 +215,20 @@ class RunConfig:
     ] = None
     rows: Annotated[
         str | None,
+        SavedIfSet(),
         Advice("in YAML, put it in quotes"),
         Help("`START:STOP`: only the rows START to STOP - 1, which keep their numbers, names and images"),
     ] = None
     limit: Annotated[
         int | None,
+        SavedIfSet(),
         Interval(ge=1, le=MAX_ROWS),
         Advice("null makes all rows"),
         Help("only so many rows, the first of the set or of `rows`; `resume=` with a larger one makes more"),
     ] = None
     shard: Annotated[
         str | None,
+        SavedIfSet(),
         Help(
             "`i/n`: this process makes part i of n, in the `output` that all parts share or in one of its own. `auto`: "
             "as the scheduler numbers it; `auto/n` where that does not say n"
@@ -299,10 +302,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
 def config_values(config: RunConfig) -> dict[str, Any]:
     """The inverse of make_config: dicts, lists and scalars that YAML and JSON can hold."""
     values: dict[str, Any] = plain(config)
-    return {name: value for name, value in values.items() if value is not None or name not in _ONLY_WHERE_SET}
-
-
-_ONLY_WHERE_SET = ("rows", "limit", "shard")  # so that a config.yaml without them stays as it was
+    return values
 
 
 def field_names() -> list[str]:

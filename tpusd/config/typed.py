@@ -8,7 +8,6 @@ first fault, so a hostile value costs no more than it takes to find that fault. 
 
 import dataclasses
 import functools
-import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -261,8 +260,6 @@ def _read_scalar(kind: object, notes: tuple[object, ...], value: object, where: 
     if isinstance(value, int | float) and not _in_range(notes, value):
         own = next((note.text for note in notes if isinstance(note, Advice)), advice)
         _refuse(where, value, f"must be {range_rule(notes)}", _nearest(notes, value, where) or own)
-    if type(value) is float and not math.isfinite(value):
-        _refuse(where, value, "must be a finite number", advice)
     if type(value) is not int or kind is int:
         return value
     try:
