@@ -195,8 +195,9 @@ _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
 _NO_ADAPTERS = (
-    "tpusd reads no LoRA, embedding or other VAE; give a checkpoint that has them merged: model=local model.path=DIR"
+    "tpusd reads no embedding and no other VAE; give a checkpoint that has it merged: model=local model.path=DIR"
 )
+_LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
 _CLIP_SKIP = "tpusd takes the text encoder's layer that the model was trained with"
 # Name elsewhere -> why there is no such field.
 ABSENT: Mapping[str, str] = {
@@ -214,8 +215,8 @@ ABSENT: Mapping[str, str] = {
     "gpu": _ALL_DEVICES,
     "gpus": _ALL_DEVICES,
     "tpu": _ALL_DEVICES,
-    "lora": _NO_ADAPTERS,
-    "loras": _NO_ADAPTERS,
+    "lora": _LORA,
+    "lora_scale": "a LoRA's scale is loras.0.scale",
     "vae": _NO_ADAPTERS,
     "embedding": _NO_ADAPTERS,
     "clip_skip": _CLIP_SKIP,

@@ -79,6 +79,11 @@ class Advice:
     text: str
 
 
+@dataclass(frozen=True)
+class OnlyIfSet:
+    """`plain` leaves the field out where it has its default, as for a field that earlier releases did not have."""
+
+
 def read(cls: type[_T], values: object, *, where: str = "", advice: str = "") -> _T:
     """Checks plain values and builds dataclass `cls` from them.
 
@@ -144,10 +149,19 @@ def plain(value: object) -> Any:
     if isinstance(value, ReadsItself):
         return plain(value.to_values())
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(own)
+            for field in dataclasses.fields(value)
+            if (own := getattr(value, field.name)) != field_default(field)
+            or not _is_only_if_set(type(value), field.name)
+        }
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_only_if_set(cls: type, name: str) -> bool:
+    return any(isinstance(note, OnlyIfSet) for note in split_hint(field_hints(cls)[name])[1])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -70,11 +70,13 @@ class BatchProvenance:
     environment: as `describe_environment` gives it.
     programs: name -> sha256 of the compiled programs.
     checkpoint: as `describe_checkpoint` gives it, with the sha256 of each file.
+    loras: where each comes from, and its sha256.
     """
 
     environment: Mapping[str, Any]
     programs: Mapping[str, str]
     checkpoint: Mapping[str, Any]
+    loras: Sequence[Mapping[str, Any]] = ()
 
     @property
     def weights(self) -> str:
@@ -83,9 +85,17 @@ class BatchProvenance:
         return weights
 
 
-def describe_environment(devices: Sequence[Device], batch_size_per_device: int, weights: str) -> dict[str, Any]:
-    """What decides a pixel, or its last bit, besides the recipe. weights: `weights_digest` of the checkpoint."""
-    return {
+def describe_environment(
+    devices: Sequence[Device], batch_size_per_device: int, weights: str, loras: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What decides a pixel, or its last bit, besides the recipe.
+
+    devices: of the executor.
+    batch_size_per_device: images.
+    weights: `weights_digest` of the checkpoint.
+    loras: the sha256 of each LoRA; without one there is no such field.
+    """
+    described = {
         "versions": versions(),
         "key_derivation": KEY_DERIVATION,
         "weights": weights,
@@ -94,6 +104,7 @@ def describe_environment(devices: Sequence[Device], batch_size_per_device: int, 
         "flags": flags(),
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
+    return described | ({"loras": list(loras)} if loras else {})
 
 
 def environment_id(environment: Mapping[str, Any]) -> str:

@@ -124,8 +124,8 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
         raise UserError("images: the run was made with others or with all; name those too, or start a new run")
     may_differ = {*CHANGEABLE_ON_RESUME, "prompts", "num_images_per_prompt", "images"}
     old, new = config_values(before), config_values(after)
-    for name in sorted(old.keys() - may_differ):
-        _refuse_other(name, old[name], new[name])
+    for name in sorted((old.keys() | new.keys()) - may_differ):
+        _refuse_other(name, old.get(name, []), new.get(name, []))  # a list without entries is left out
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
     return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
 

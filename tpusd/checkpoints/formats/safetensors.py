@@ -20,6 +20,7 @@ from tpusd.errors import UserError, show, show_path
 MAX_HEADER_BYTES = 16 << 20  # SDXL's UNet, 1680 tensors, takes 0.2 MB
 MAX_INDEX_BYTES = 16 << 20
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+FLOATS = ("float64", "float32", "float16", "bfloat16")  # types that weights may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class _OpenFile(Protocol):
 
     def get_tensor(self, name: str) -> np.ndarray: ...
 
+    def metadata(self) -> dict[str, str] | None: ...
+
 
 class Safetensors:
     """One safetensors file, or the shards that an index names."""
@@ -72,6 +75,8 @@ class Safetensors:
         self.files = files
         self._open = {file: _open_safetensors(file) for file in files}
         self.tensors: dict[str, TensorInfo] = {}
+        # Of the headers: what trainers say of a file.
+        self.metadata = {key: text for handle in self._open.values() for key, text in (handle.metadata() or {}).items()}
         for file, handle in self._open.items():
             for name in handle.keys():
                 if name in self.tensors:
