@@ -22,6 +22,7 @@ from tpusd.errors import UserError, show
 
 _ROOM = 1 << 22  # values that a tensor may have however small its weight is: ranks of small layers may be large
 _TIMES = 4  # a tensor has at most so many times the values of its weight; and so has the file those of the model
+_MAX_NAME = 160  # characters of a stored name in an error line
 _FULL = next(kind for kind in KINDS if kind.name == "full")
 
 
@@ -58,7 +59,7 @@ class Lora:
         for role, name in difference.tensors.items():
             tensor = tensors[role] = self.source.read(name)
             if not np.isfinite(tensor.astype(np.float32)).all():
-                raise UserError(f"{self.file.where}: {show(name)} has NaN or infinity; get the file again")
+                raise UserError(f"{self.file.where}: {show(name, _MAX_NAME)} has NaN or infinity; get the file again")
         return tensors
 
 
@@ -203,7 +204,7 @@ def _scaled(
     if rank is not None and stored is not None:
         factor = float(source.read(stored).astype(np.float64).reshape(())) / rank
         if not math.isfinite(factor):
-            raise UserError(f"{where}: {show(stored)} has NaN or infinity; get the file again")
+            raise UserError(f"{where}: {show(stored, _MAX_NAME)} has NaN or infinity; get the file again")
     elif rank is not None:
         factor = scaling.factor(difference.part, _path(difference.parameter), rank)
     return Difference(
@@ -216,4 +217,4 @@ def _path(parameter: Parameter) -> str:
 
 
 def _shown(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return f"{show(name)} {show(shapes[name])}"
+    return f"{show(name, _MAX_NAME)} {show(shapes[name])}"
