@@ -17,6 +17,7 @@ import numpy as np  # noqa: E402
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
 from diffusers.training_utils import _collate_lora_metadata  # noqa: E402
 from diffusers.utils import convert_state_dict_to_diffusers  # noqa: E402
+from lycoris.functional import loha as loha_functional  # noqa: E402
 from lycoris.functional import lokr as lokr_functional  # noqa: E402
 from lycoris.modules.full import FullModule  # noqa: E402
 from lycoris.modules.locon import LoConModule  # noqa: E402
@@ -24,6 +25,7 @@ from lycoris.modules.loha import LohaModule  # noqa: E402
 from lycoris.modules.lokr import LokrModule  # noqa: E402
 from lycoris.modules.norms import NormModule  # noqa: E402
 from peft import LoraConfig, inject_adapter_in_model  # noqa: E402
+from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: E402
 from peft.utils import get_peft_model_state_dict  # noqa: E402
 from support.checkpoints import tiny  # noqa: E402
 from support.loras import checkpoint, layers, merged, opened_lora, random, weight_shapes, write  # noqa: E402
@@ -76,7 +78,7 @@ def torch_weights(pipeline):
     return found
 
 
-def assert_merged(ours, theirs, layout, *, changed=None):
+def assert_merged(ours, theirs, layout):
     """ours: what we changed. theirs: all weights of the reference, whose changed ones must be those of ours."""
     before = plain(layout)
     differing = {key for key, value in theirs.items() if key in before and not np.array_equal(value, before[key])}
@@ -91,13 +93,11 @@ def assert_close(ours, theirs, what):
     assert error < RELATIVE, (what, error)
 
 
-def peft_file(directory, layout, *, dora=False, alpha=6, rank=4, text=True):
-    """A file that diffusers and peft write themselves, and the pipeline that has the LoRA."""
+def with_peft(layout, *, dora=False, alpha=6, rank=4, text=True):
+    """A pipeline with a random LoRA in peft's layers."""
     pipeline = torch_pipeline(layout)
     generator = torch.Generator().manual_seed(7)
-    parts = {"unet": ATTENTION} | ({part: TEXT for part in text_parts(layout)} if text else {})
-    state, metadata = {}, {}
-    for part, targets in parts.items():
+    for part, targets in ({"unet": ATTENTION} | ({name: TEXT for name in text_parts(layout)} if text else {})).items():
         network = getattr(pipeline, part)
         own = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=dora)
         inject_adapter_in_model(own, network)
@@ -106,11 +106,41 @@ def peft_file(directory, layout, *, dora=False, alpha=6, rank=4, text=True):
             if "lora_" in name:
                 drawn = torch.randn(parameter.shape, generator=generator) * 0.2
                 parameter.data = parameter.data * (1 + drawn) if "magnitude" in name else drawn
-        state[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
-        metadata[part] = network
-    more = _collate_lora_metadata(metadata)
-    type(pipeline).save_lora_weights(str(directory), **state, **more)
+    return pipeline
+
+
+def networks_of(pipeline):
+    named = {part: getattr(pipeline, part, None) for part in ("unet", "text_encoder", "text_encoder_2")}
+    return {part: network for part, network in named.items() if getattr(network, "peft_config", None)}
+
+
+def save(pipeline, directory):
+    """The file that diffusers and peft write of it."""
+    networks = networks_of(pipeline)
+    states = {
+        f"{part}_lora_layers": convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+        for part, network in networks.items()
+    }
+    type(pipeline).save_lora_weights(str(directory), **states, **_collate_lora_metadata(networks))
     return directory / "pytorch_lora_weights.safetensors"
+
+
+def peft_layers(pipeline):
+    for part, network in networks_of(pipeline).items():
+        for name, module in network.named_modules():
+            if isinstance(module, BaseTunerLayer):
+                prefix = "" if part == "unet" or name.startswith("text_model.") else "text_model."
+                yield (part, f"{prefix}{name}.weight"), module
+
+
+def merged_by_peft(pipeline, scale=1.0):
+    """(part, name) -> weight of every layer that has a LoRA."""
+    found = {}
+    for key, module in peft_layers(pipeline):
+        module.set_scale("default", scale)
+        module.merge()
+        found[key] = module.get_base_layer().weight.detach().numpy()
+    return found
 
 
 def fused(layout, file, scale=1.0):
@@ -121,17 +151,24 @@ def fused(layout, file, scale=1.0):
     return torch_weights(pipeline)
 
 
+def assert_same_weights(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert_close(value, theirs[key], key)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("alpha", [6, 4])
-def test_files_of_diffusers_merge_as_in_diffusers(tmp_path, layout, alpha):
-    file = peft_file(tmp_path, layout, alpha=alpha)
-    assert_merged(merged(file, layout, scale=0.7), fused(layout, file, 0.7), layout)
+def test_files_of_diffusers_merge_as_in_peft(tmp_path, layout):
+    pipeline = with_peft(layout)
+    file = save(pipeline, tmp_path)
+    assert_same_weights(merged(file, layout, scale=0.7), merged_by_peft(pipeline, 0.7))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_dora_of_peft_merges_as_in_peft(tmp_path, layout):
-    file = peft_file(tmp_path, layout, dora=True, text=False)
-    assert_merged(merged(file, layout), fused(layout, file), layout)
+    pipeline = with_peft(layout, dora=True)
+    file = save(pipeline, tmp_path)
+    assert_same_weights(merged(file, layout), merged_by_peft(pipeline))
 
 
 def factors(layout, part, paths):
@@ -221,14 +258,18 @@ def some_layers(layout):
 
 
 def lycoris_file(path, layout, kind):
-    """A file of one of LyCORIS' modules for each layer; and (part, name) -> weight as LyCORIS merges it."""
+    """A file of one of LyCORIS' modules for each layer; and (part, name) -> weight as LyCORIS merges it.
+
+    `get_diff_weight` of LoHa and LoKr in lycoris-lora 4.1.3 applies alpha / rank twice, and its `forward` and its
+    functions apply it once. So here it is 1 for these.
+    """
     cls, options = KINDS[kind]
     tensors, theirs = {}, {}
     generator = torch.Generator().manual_seed(3)
     unet = torch_pipeline(layout).unet
     for name in some_layers(layout):
         layer = unet.get_submodule(name)
-        module = cls("x", layer, multiplier=1.0, lora_dim=2, alpha=2 if "lokr" in kind else 3, **options)
+        module = cls("x", layer, multiplier=1.0, lora_dim=2, alpha=3 if cls is LoConModule else 2, **options)
         with torch.no_grad():
             for own, parameter in module.named_parameters():
                 drawn = torch.randn(parameter.shape, generator=generator) * 0.3
@@ -248,10 +289,7 @@ def lycoris_file(path, layout, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_lycoris_merge_as_in_lycoris(tmp_path, layout, kind):
     file, theirs = lycoris_file(tmp_path / f"{kind}.safetensors", layout, kind)
-    ours = merged(file, layout)
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        assert_close(value, theirs[key], (kind, key))
+    assert_same_weights(merged(file, layout), theirs)
 
 
 def test_norms_of_lycoris_merge_as_in_lycoris(tmp_path):
@@ -272,7 +310,6 @@ def test_norms_of_lycoris_merge_as_in_lycoris(tmp_path):
 
 @pytest.mark.parametrize("both", [False, True])
 def test_alpha_of_lokr_is_that_of_lycoris_functions(tmp_path, both):
-    """`LokrModule.get_diff_weight` of lycoris-lora 4.1.3 applies alpha / rank twice; its functions apply it once."""
     path = "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.2"
     o, i = weight_shapes("sd1", "unet")[path]
     w1 = random(2, 4) if not both else None
@@ -287,6 +324,19 @@ def test_alpha_of_lokr_is_that_of_lycoris_functions(tmp_path, both):
     assert_close(ours, plain("sd1")["unet", f"{path}.weight"] + delta, path)
 
 
+def test_alpha_of_loha_is_that_of_lycoris_functions(tmp_path):
+    path = "down_blocks.0.resnets.0.conv1"
+    o, i, h, w = weight_shapes("sd1", "unet")[path]
+    names = ("hada_w1_b", "hada_w1_a", "hada_w2_b", "hada_w2_a")
+    arrays = [random(*shape, seed=n) for n, shape in enumerate([(2, i * h * w), (o, 2)] * 2)]
+    given = {f"lora_unet_{path.replace('.', '_')}.{name}": t for name, t in zip(names, arrays, strict=True)}
+    given[f"lora_unet_{path.replace('.', '_')}.alpha"] = np.float32(5)
+    tensors = [*map(torch.from_numpy, arrays), None, None]
+    delta = loha_functional.diff_weight(*tensors, gamma=torch.tensor(5 / 2)).numpy().reshape(o, i, h, w)
+    ours = merged(write(tmp_path / "loha.safetensors", given))["unet", f"{path}.weight"]
+    assert_close(ours, plain("sd1")["unet", f"{path}.weight"] + delta, path)
+
+
 SIZE, STEPS, GUIDANCE = 64, 6, 3.0
 TEXTS = ("a red fox", "blurry, dark")
 
@@ -294,10 +344,10 @@ TEXTS = ("a red fox", "blurry, dark")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_are_those_of_diffusers(tmp_path, layout):
     """The reference runs its layers beside the LoRA's; it does not merge them."""
-    file = peft_file(tmp_path, layout, alpha=4)
     image_keys = np.stack([keys.image_key(0, 0, 0)])
     noise = np.asarray(keys.initial_latents(image_keys, (4, SIZE // 8, SIZE // 8))).transpose(0, 3, 1, 2).copy()
-    pipeline = torch_pipeline(layout)
+    pipeline = with_peft(layout)
+    file = save(pipeline, tmp_path)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
 
     def reference():
@@ -307,9 +357,13 @@ def test_images_are_those_of_diffusers(tmp_path, layout):
                 num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np",
             ).images[0]  # fmt: skip
 
+    def scale_by(scale):
+        for _, module in peft_layers(pipeline):
+            module.set_scale("default", scale)
+
+    scale_by(0.0)
     without = reference()
-    pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
-    pipeline.set_adapters(pipeline.get_active_adapters(), 0.8)
+    scale_by(0.8)
     theirs = reference()
     assert np.abs(theirs - without).mean() > 0.02
     settings = SamplerSettings(name="ddim", num_inference_steps=STEPS)

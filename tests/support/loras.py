@@ -63,21 +63,32 @@ def merged(path, layout="sd1", *, scale=1.0, text_encoder_scale=None):
 
 
 def values(layout, loras):
-    opened_checkpoint, devices = checkpoint(layout), Devices(jax.devices()[:1])
-    base = {part: base_weights(layout, part) for part in opened_checkpoint.parts}
-    parts = MergedWeights(opened_checkpoint, devices, lambda part: base[part]).parts(loras)
+    """As `merged`, of several LoRAs with their scales."""
+    found = {}
+    parameters_of = {part: parameters(checkpoint(layout).abstract(part)) for part in checkpoint(layout).parts}
+    for (part, path), array in merged_arrays(layout, loras).items():
+        name, parameter = next((n, p) for n, p in parameters_of[part].items() if p.path == path)
+        found[part, name] = parameter.to_torch(np.asarray(array))
+    return found
+
+
+def merged_arrays(layout, loras, *, devices=1, dtype="float32"):
+    """(part, path of a parameter) -> its merged value on the devices, of those that the LoRAs change."""
+    on = Devices(jax.devices()[:devices])
+
+    def base(part):
+        return jax.device_put(base_weights(layout, part, dtype), on.replicated)
+
+    parts = MergedWeights(checkpoint(layout), on, base).parts(loras)
     changed = {(d.part, d.parameter.path) for scaled in loras for d in scaled.lora.differences}
     found = {}
     for part in {part for part, _ in changed}:
-        model = opened_checkpoint.abstract(part)
-        structure = jax.tree.structure(nnx.state(model, nnx.Param))
+        structure = jax.tree.structure(nnx.state(checkpoint(layout).abstract(part), nnx.Param))
         flat = dict(nnx.to_flat_state(jax.tree.unflatten(structure, parts(part))))
-        for name, parameter in parameters(model).items():
-            if (part, parameter.path) in changed:
-                found[part, name] = parameter.to_torch(np.asarray(flat[parameter.path].get_value()))
+        found |= {(part, path): flat[path].get_value() for own, path in changed if own == part}
     return found
 
 
 @functools.cache
-def base_weights(layout, part):
-    return leaves(load_weights(checkpoint(layout), part, param_dtype=np.float32))
+def base_weights(layout, part, dtype="float32"):
+    return leaves(load_weights(checkpoint(layout), part, param_dtype=dtype))

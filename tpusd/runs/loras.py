@@ -29,7 +29,7 @@ def open_loras(loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Che
 
 def open_loras_once() -> OpenLoras:
     """As `open_loras`, for runs of which several name the same file for the same model: it is opened once."""
-    opened: dict[tuple[ModelConfig, LoraConfig], "Lora"] = {}
+    opened: dict[tuple[ModelConfig, LoraConfig], Lora] = {}
 
     def open_all(loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint", /) -> tuple["Lora", ...]:
         for number, lora in enumerate(loras):

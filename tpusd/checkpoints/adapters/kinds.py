@@ -58,7 +58,7 @@ def _lora(t: Tensors, shape: Shape) -> jax.Array:
 
 
 def _loha(t: Tensors, shape: Shape) -> jax.Array:
-    """The product, value by value, of two of low rank (Hyeon-Woo et al. 2021), each with its own t for Tucker's form."""
+    """The product, value by value, of two of low rank (Hyeon-Woo et al. 2021), each with a core t in Tucker's form."""
 
     def half(number: int) -> jax.Array:
         a, b = t[f"hada_w{number}_a"], t[f"hada_w{number}_b"]

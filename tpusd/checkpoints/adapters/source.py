@@ -1,4 +1,4 @@
-"""Where a LoRA's file is: on the disk, or on the Hugging Face Hub -> a file of this machine. Knows nothing of its content."""
+"""Where a LoRA's file is: on the disk, or on the Hugging Face Hub -> a file of this machine. Knows no content."""
 
 import functools
 import hashlib
