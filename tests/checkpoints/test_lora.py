@@ -29,7 +29,10 @@ def pair(name, path=TO_Q, *, layout="sd1", part="unet", up="lora_up.weight", dow
     """The two tensors of a layer under a name."""
     shape = weight_shapes(layout, part)[path]
     ones = (1,) * (len(shape) - 2)
-    return {f"{name}{dot}{up}": random(shape[0], rank, *ones, seed=1), f"{name}{dot}{down}": random(rank, *shape[1:], seed=2)}
+    return {
+        f"{name}{dot}{up}": random(shape[0], rank, *ones, seed=1),
+        f"{name}{dot}{down}": random(rank, *shape[1:], seed=2),
+    }
 
 
 def error(path, layout="sd1"):
@@ -45,7 +48,9 @@ NAMES = {
     "kohya": pair(TO_Q_KOHYA),
     "kohya, LDM's names": pair("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q"),
     "peft": pair(f"base_model.model.{TO_Q}", up="lora_B.weight", down="lora_A.weight"),
-    "peft, with its adapter's name": pair(f"base_model.model.{TO_Q}", up="lora_B.default.weight", down="lora_A.default.weight"),
+    "peft, with its adapter's name": pair(
+        f"base_model.model.{TO_Q}", up="lora_B.default.weight", down="lora_A.default.weight"
+    ),
     "diffusers": pair(f"unet.{TO_Q}", up="lora_B.weight", down="lora_A.weight"),
     "diffusers, of 2023": pair(f"unet.{TO_Q}", up="lora.up.weight", down="lora.down.weight"),
     "diffusers, its processors": pair(
@@ -165,7 +170,10 @@ def test_several_loras_add_up(tmp_path):
     second = opened_lora(write(tmp_path / "b.safetensors", pair(TO_Q_KOHYA, rank=2)))
 
     def made(*scales):
-        scaled = [ScaledLora(lora=lora, scale=s, text_encoder_scale=s) for lora, s in zip((first, second), scales, strict=True)]
+        scaled = [
+            ScaledLora(lora=lora, scale=s, text_encoder_scale=s)
+            for lora, s in zip((first, second), scales, strict=True)
+        ]
         return values("sd1", scaled)["unet", f"{TO_Q}.weight"]
 
     base = made(0.0, 0.0)
@@ -203,7 +211,10 @@ def test_a_lora_of_another_base_is_refused_and_its_base_is_named(tmp_path):
     ("tensors", "said"),
     [
         ({"x.lora_up.weight": random(2, 2), "x.lora_down.weight": random(2, 2)}, "2 for which the model has no layer"),
-        (NAMES["kohya"] | {f"{TO_Q_KOHYA}.oft_blocks": random(2, 2)}, "1 for which the model has no layer: .*oft_blocks"),
+        (
+            NAMES["kohya"] | {f"{TO_Q_KOHYA}.oft_blocks": random(2, 2)},
+            "1 for which the model has no layer: .*oft_blocks",
+        ),
         ({f"{TO_Q_KOHYA}.lora_up.weight": random(16, 2)}, "incomplete"),
         (NAMES["kohya"] | {f"{TO_Q_KOHYA}.hada_w1_a": random(2, 2)}, "incomplete, or of a kind"),
         ({f"{TO_Q_KOHYA}.alpha": np.float32(1)}, "incomplete"),
@@ -253,7 +264,13 @@ def test_a_rank_of_a_billion_costs_nothing(tmp_path):
 
 def test_hostile_metadata_is_one_line(tmp_path):
     for number, text in enumerate(
-        ["[" * 100_000, "5", '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": {"(a+)+$": 1}}']
+        [
+            "[" * 100_000,
+            "5",
+            '{"unet.lora_alpha": "x"}',
+            '{"unet.lora_alpha": NaN}',
+            '{"unet.alpha_pattern": {"(a+)+$": 1}}',
+        ]
     ):
         line = error(write(tmp_path / f"{number}.safetensors", NAMES["diffusers"], {"lora_adapter_metadata": text}))
         assert "save the file again" in line or "is not read" in line

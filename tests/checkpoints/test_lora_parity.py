@@ -277,7 +277,9 @@ def lycoris_file(path, layout, kind):
             stored = dict(module.state_dict()) if cls is not FullModule else None
             if stored is None:
                 stored = {"diff": module.weight.detach()} | ({} if module.bias is None else {"diff_b": module.bias})
-            weight, bias = module.get_merged_weight(shape=layer.weight.shape) if cls is not FullModule else module.make_weight()
+            weight, bias = (
+                module.get_merged_weight(shape=layer.weight.shape) if cls is not FullModule else module.make_weight()
+            )
         tensors |= {f"lora_unet_{name.replace('.', '_')}.{end}": t.detach().numpy() for end, t in stored.items()}
         theirs["unet", f"{name}.weight"] = weight.detach().numpy()
         if bias is not None:

@@ -93,7 +93,10 @@ def test_differences_are_added_in_float32_whatever_the_weights_are(tmp_path):
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     small = write(
         tmp_path / "small.safetensors",
-        {f"unet.{path}.lora_B.weight": np.full((16, 1), 2**-6, np.float32), f"unet.{path}.lora_A.weight": random(1, 16)},
+        {
+            f"unet.{path}.lora_B.weight": np.full((16, 1), 2**-6, np.float32),
+            f"unet.{path}.lora_A.weight": random(1, 16),
+        },
     )
     lora = opened_lora(small)
     (once,) = merged_arrays("sd1", scaled(lora, 32.0), dtype="bfloat16").values()

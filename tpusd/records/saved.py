@@ -91,7 +91,7 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
 
 
 def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
-    """values[key] = composed[key], for a dotted field or a group. A path into a prompt set, or into a list, takes all of it."""
+    """values[key] = composed[key], for a dotted field or a group. A path into a list takes all of it."""
     parts = key.lstrip("+").split(".")
     if parts[0] in ("prompts", "loras"):
         parts = parts[:1]
