@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 from support.checkpoints import tiny
-from support.loras import checkpoint, layers, merged, opened_lora, random, weight_shapes, write
+from support.loras import checkpoint, layers, merged, opened_lora, random, values, weight_shapes, write
+from support.runs import config
 
 from tpusd.checkpoints import ModelSource
 from tpusd.checkpoints.adapters.aliases import layer_aliases
@@ -16,9 +17,9 @@ from tpusd.checkpoints.fill import parameters
 from tpusd.checkpoints.ldm_names import ldm_unet_names
 from tpusd.checkpoints.published import find_architecture
 from tpusd.config.adapters import LoraConfig
+from tpusd.engine.adapters import ScaledLora
 from tpusd.errors import UserError
 from tpusd.runs.loras import open_loras
-from support.runs import config
 
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 TO_Q_KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -155,17 +156,19 @@ def test_alpha_of_diffusers_metadata_counts(tmp_path):
         ({"text_encoder.lora_alpha": 6}, 1.0),
         ({}, 1.0),
     ]
-    for number, (values, factor) in enumerate(cases):
-        file = write(tmp_path / f"{number}.safetensors", name, {"lora_adapter_metadata": json.dumps(values)})
+    for number, (written, factor) in enumerate(cases):
+        file = write(tmp_path / f"{number}.safetensors", name, {"lora_adapter_metadata": json.dumps(written)})
         (difference,) = opened_lora(file).differences
-        assert difference.factor == pytest.approx(factor), values
+        assert difference.factor == pytest.approx(factor), written
+
+
+def test_a_file_of_peft_alone_says_that_its_alpha_is_elsewhere(tmp_path):
+    (note,) = opened_lora(write(tmp_path / "a.safetensors", NAMES["peft"])).notes
+    assert "adapter_config.json, which is not read" in note
+    assert not opened_lora(write(tmp_path / "b.safetensors", NAMES["kohya"])).notes
 
 
 def test_several_loras_add_up(tmp_path):
-    from support.loras import values
-
-    from tpusd.engine.adapters import ScaledLora
-
     first = opened_lora(write(tmp_path / "a.safetensors", NAMES["kohya"]))
     second = opened_lora(write(tmp_path / "b.safetensors", pair(TO_Q_KOHYA, rank=2)))
 

@@ -1,4 +1,4 @@
-"""LoRAs in the pipeline: what is compiled and read again, precision, devices, and images of several scales in a sweep."""
+"""LoRAs in the pipeline: what is compiled and read again, precision, devices, and a sweep over the scale."""
 
 import json
 

@@ -41,9 +41,10 @@ def open_loras_once() -> OpenLoras:
 
 
 def check_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
-    """Raises UserError where a file is not the one that the config asks for, or returns that as a warning."""
+    """What the user should know, a line each. Raises UserError where a file is not the one that the config asks for."""
     notes = []
     for number, (given, lora) in enumerate(zip(config.loras, loras, strict=True)):
+        notes += lora.notes
         if given.sha256 is None or given.sha256 == lora.file.sha256:
             continue
         changed = f"{lora.file.where}: has changed: sha256 {lora.file.sha256[:12]}..., not {show(given.sha256)[:12]}..."

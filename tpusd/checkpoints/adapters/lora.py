@@ -4,7 +4,7 @@ Reads names and shapes alone; `Lora.read` brings a layer's tensors into memory. 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,6 +52,7 @@ class Lora:
     source: Safetensors
     differences: tuple[Difference, ...]
     base: str | None  # the model that it was made for, where the file tells
+    notes: tuple[str, ...] = ()  # what the user should know, a line each
 
     def read(self, difference: Difference) -> dict[str, np.ndarray]:
         """Role -> tensor as the file holds it. Raises UserError for NaN and infinity."""
@@ -125,7 +126,17 @@ def open_lora(file: AdapterFile, architecture: Architecture, model_name: str) ->
     if not differences:
         raise UserError(f"{file.where}: changes no weight; it is not a LoRA")
     made = tuple(_scaled(each, source, shapes, scaling, file.where) for each in differences)
-    return Lora(file=file, source=source, differences=made, base=base)
+    return Lora(file=file, source=source, differences=made, base=base, notes=tuple(_notes(file, shapes, scaling)))
+
+
+def _notes(file: AdapterFile, names: Iterable[str], scaling: AdapterScaling) -> Iterator[str]:
+    names = list(names)
+    has_alpha = bool(scaling.values) or any(name.endswith(".alpha") for name in names)
+    if not has_alpha and any(name.startswith("base_model.") for name in names):
+        yield (
+            f"{file.where}: peft keeps alpha in adapter_config.json, which is not read: if lora_alpha and r differ "
+            "there, multiply the scales by lora_alpha / r"
+        )
 
 
 def _changed_parts(architecture: Architecture) -> tuple[str, ...]:
