@@ -96,8 +96,8 @@ class MergedWeights:
                 kinds=tuple(step.kind.name for step, _ in steps),
                 parameter=dataclasses.replace(parameter, path=()),
             )
-        for (part, index), is_finite in finite.items():
-            if not bool(np.asarray(is_finite)):
+        for (part, index), is_finite in jax.device_get(finite).items():
+            if not is_finite:
                 name, dtype = ".".join(map(str, wanted[part, index][0].path)), merged[part][index].dtype
                 raise UserError(
                     f"loras: the merged {part}.{name} has values that do not fit {dtype}; choose a smaller scale, or "
