@@ -21,7 +21,7 @@ from tpusd.checkpoints.formats.safetensors import FLOATS, Safetensors
 from tpusd.errors import UserError, show
 
 _ROOM = 1 << 22  # values that a tensor may have however small its weight is: ranks of small layers may be large
-_TIMES = 4  # a tensor has at most so many times the values of its weight; and so has the file those of the model
+_TIMES = 4  # a tensor has at most as many times the values of its weight, and the file those of the model
 _MAX_NAME = 160  # characters of a stored name in an error line
 _FULL = next(kind for kind in KINDS if kind.name == "full")
 
