@@ -110,7 +110,7 @@ def test_seconds_of_a_run_are_its_own(tmp_path):
     assert 0 <= session["seconds"]["first_batch"] <= session["seconds"]["generate"] < 60
 
     class Compiling(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, *, loras=(), on_step=None):
             self.seconds = {"compile": self.seconds["compile"] + 1000.0, "weights": 0.0}
             return super().generate(specs, tables, on_step=on_step)
 
@@ -195,7 +195,7 @@ def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
         return write(self, name, data)
 
     class Pipeline(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, *, loras=(), on_step=None):
             if self.batches:
                 second_started.set()
             return super().generate(specs, tables, on_step=on_step)

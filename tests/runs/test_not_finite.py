@@ -29,7 +29,7 @@ class Overflowing(StandInPipeline):
         super().__init__()
         self.bad = bad
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, *, loras=(), on_step=None):
         made = super().generate(specs, tables, on_step=on_step)
         for spec, image in zip(specs, made, strict=True):
             image.not_finite = PLACE if (spec.row, spec.copy) in self.bad else None

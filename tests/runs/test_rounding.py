@@ -134,7 +134,7 @@ class Altered:
         self.pipeline, self.changes = pipeline, changes
         self.fingerprints, self.seconds = pipeline.fingerprints, pipeline.seconds
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, *, loras=(), on_step=None):
         specs = [dataclasses.replace(spec, **self.changes) for spec in specs]
         return self.pipeline.generate(specs, tables, on_step=on_step)
 

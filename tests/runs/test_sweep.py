@@ -171,7 +171,7 @@ def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, 
 class Fussy(StandInPipeline):
     """Fails at every batch with an image of guidance 7.5."""
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, *, loras=(), on_step=None):
         if any(spec.guidance_scale == 7.5 for spec in specs):
             raise RuntimeError("INTERNAL: a fault of the program")
         return super().generate(specs, tables, on_step=on_step)
@@ -291,7 +291,7 @@ class Stopping(StandInPipeline):
 
     after, begun = 0, 0
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, *, loras=(), on_step=None):
         if type(self).begun == type(self).after:
             raise KeyboardInterrupt
         type(self).begun += 1
