@@ -195,9 +195,17 @@ def _make_shared(path: Path, mark: str) -> None:
     storage.make_parents(path, [])
     with contextlib.suppress(FileExistsError):
         storage.make_directory(path)
-    if not {mark, SHARDS} & set(storage.list_directory(path)):
-        refuse_taken(path)
+    if not _is_shared(path, mark):
+        try:
+            refuse_taken(path)
+        except UserError:
+            if not _is_shared(path, mark):  # unless another shard has made it since
+                raise
     _make_shards_folder(path)
+
+
+def _is_shared(path: Path, mark: str) -> bool:
+    return not {mark, SHARDS}.isdisjoint(storage.list_directory(path))
 
 
 def _make_shards_folder(path: Path) -> None:
