@@ -2,7 +2,7 @@
 
 OUT ends as the directory that one process would have made: images byte for byte, and the manifest in the order of the
 plan. The others stay as they are. The same command again continues a merge that was stopped. Exit status: 0 the run is
-complete, 1 images are missing, 2 a directory is none of this run.
+complete, 1 images are missing, 2 a directory is not of this run.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m tpusd.merge",
         description="Joins the run directories that shards made on separate disks, or their sweeps'.",
-        epilog="Exit status: 0 the run is complete, 1 images are missing, 2 a directory is none of this run.",
+        epilog="Exit status: 0 the run is complete, 1 images are missing, 2 a directory is not of this run.",
     )
     parser.add_argument("out", type=path_argument, metavar="OUT", help="a new directory, or one of the same run")
     parser.add_argument("directories", nargs="+", type=path_argument, metavar="DIR", help="what the shards made")

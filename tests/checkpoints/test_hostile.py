@@ -292,7 +292,7 @@ FP8 = FIRST | {f"{LAYER}.weight": ("F8_E4M3", [4, 4], 16)}
     ids=lambda value: "" if value is None else str(len(value)),
 )
 def test_single_files_of_strangers_are_one_line(tmp_path, tensors, metadata, config):
-    """Headers that promise too much, a scale of another size, JSON that is none, and very many odd names."""
+    """Headers that promise too much, a scale of another size, text that is not JSON, and very many odd names."""
     header, start = {} if metadata is None else {"__metadata__": metadata}, 0
     for name, (dtype, shape, size) in tensors.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}

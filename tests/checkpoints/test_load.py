@@ -35,6 +35,7 @@ def renamed(rename):
     return change
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_every_layout_is_filled_with_the_values_in_the_files(layout):

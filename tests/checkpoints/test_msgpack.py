@@ -57,6 +57,7 @@ def as_flax(root, dtype=np.float32):
         (root / checkpoint.weights[part].name).unlink()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
 def test_flax_files_fill_like_safetensors(tmp_path, dtype):

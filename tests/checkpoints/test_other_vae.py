@@ -36,6 +36,8 @@ def original_vae(root, prefix):
     return {prefix + vae_name(name, 4): value for name, value in load_file(root / VAE).items()}
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "folder", "file", "file with a prefix", "diffusers file", "checkpoint"])
 def test_every_form_gives_the_same_weights(tmp_path, other, form):
     path = tmp_path / "vae.safetensors"

@@ -50,6 +50,7 @@ def write_raw(tensors: dict[str, np.ndarray], file: Path, metadata=None) -> Path
     return file
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", [{}, {"with_level": False, "linear_projection": True, "extra_layer": False}])
@@ -64,6 +65,7 @@ def test_every_layout_has_the_weights_of_its_directory(tmp_path, layout, options
         np.testing.assert_array_equal(ours(["a b"]).input_ids, theirs(["a b"]).input_ids)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pictures_are_those_of_the_directory(tmp_path, layout):

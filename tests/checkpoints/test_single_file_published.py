@@ -61,6 +61,7 @@ def header(model, **more):
     return SimpleNamespace(tensors=infos, files=(file,), metadata={})
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_parameter_is_filled_once_and_nothing_is_left(model):

@@ -121,6 +121,7 @@ def usual(spec):
     return made(spec)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SET)
 def test_settings_of_others_change_neither_a_program_nor_its_results(spec, usual, name):

@@ -72,6 +72,7 @@ HOSTILE = {  # suffix, pieces of a file of so many bytes, what the error says
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompt_files_end_in_a_line(tmp_path, name):

@@ -48,6 +48,8 @@ print(*readings, len(manifest(sys.argv[1])))
 """
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_memory_stays_flat_while_20000_images_stream_by(tmp_path):
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
     path = memory / f"tpusd-memory-{os.getpid()}"

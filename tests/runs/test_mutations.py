@@ -25,6 +25,8 @@ def all_subjects(tmp_path_factory, one_device):
     return subjects(tmp_path_factory.mktemp("subjects"))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_no_changed_value_gives_a_traceback(all_subjects, tmp_path):
     cases = chosen(all_subjects, SAMPLE, SEED)
     known = {mutation: subject for subject in all_subjects for mutation in subject.mutations() if mutation in KNOWN}

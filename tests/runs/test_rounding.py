@@ -161,6 +161,7 @@ def test_rounding_is_told_from_another_recipe(original, load, tmp_path, capsys):
     assert not same and verdicts == ["different", "different"] and not examined
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("override", ["seed=1", "sampler.num_inference_steps=21", "guidance_scale=4.01"])

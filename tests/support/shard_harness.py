@@ -113,7 +113,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--shards", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="of the times and the victims")
-    parser.add_argument("--mean", type=float, default=0.4, help="seconds between kills")
+    parser.add_argument("--mean", type=float, default=0.1, help="seconds between kills")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     generator, kills, failures = random.Random(arguments.seed), 0, []

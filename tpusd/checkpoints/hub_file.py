@@ -24,36 +24,18 @@ def hub_file(repo: str, file: str, revision: str | None, field: str) -> HubFile:
     field: the group of the config's fields that name it, such as `model` for model.repo, model.revision and model.file.
     """
     import huggingface_hub  # a second to import
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     where = f"{field}.repo={show(repo)}"
-    if str(constants.HF_HUB_CACHE).startswith("~"):
-        raise UserError(
-            f"{where}: downloads are kept in the user's home, and this user has none; set HF_HOME=DIRECTORY"
-        )
+    check_cache(where)
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
     if pinned and (found := _cached(repo, file, revision)) is not None:
         return found
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-    except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
-        raise UserError(
-            f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, then log in with: hf auth login"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.DisabledRepoError):
-        raise UserError(
-            f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(
-            f"{field}.revision={show(revision)}: {show(repo)} has no such branch, tag or commit; "
-            f"see https://huggingface.co/{show(repo)}/commits"
-        ) from None
-    except errors.HFValidationError as error:
-        raise UserError(
-            f"{where}: not the name of a repository ({show(str(error), 160)}); it must be owner/name"
-        ) from None
     except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
+        if (refused := refusal(error, repo, revision, field)) is not None:
+            raise refused from None
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise UserError(
                 f"{field}.file={show(file)}: {show(repo)} has no such file; "
@@ -67,6 +49,42 @@ def hub_file(repo: str, file: str, revision: str | None, field: str) -> HubFile:
         log.warning("%s: the Hub cannot be reached; using the cached commit %s", repo, found.commit)
         return found
     return _of_snapshot(path, file)
+
+
+def check_cache(where: str) -> None:
+    """Raises UserError, whose line begins with `where`, for a user without a home and without another place."""
+    from huggingface_hub import constants
+
+    if str(constants.HF_HUB_CACHE).startswith("~"):
+        raise UserError(
+            f"{where}: downloads are kept in the user's home, and this user has none; set HF_HOME=DIRECTORY"
+        )
+
+
+def refusal(error: Exception, repo: str, revision: str | None, field: str) -> UserError | None:
+    """What the user can do where the Hub refuses a repository or its revision; None for any other error.
+
+    field: as in `hub_file`.
+    """
+    from huggingface_hub import errors
+
+    where = f"{field}.repo={show(repo)}"
+    if isinstance(error, errors.GatedRepoError):  # a subclass of RepositoryNotFoundError: must come first
+        return UserError(
+            f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, then log in with: hf auth login"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError | errors.DisabledRepoError):
+        return UserError(
+            f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UserError(
+            f"{field}.revision={show(revision)}: {show(repo)} has no such branch, tag or commit; "
+            f"see https://huggingface.co/{show(repo)}/commits"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return UserError(f"{where}: not the name of a repository ({show(str(error), 160)}); it must be owner/name")
+    return None
 
 
 def _cached(repo: str, file: str, revision: str | None) -> HubFile | None:

@@ -1,6 +1,6 @@
 """What a .safetensors file is, by the names and shapes of its tensors: a whole checkpoint, or something else.
 
-Knows no contents, and no network of ours.
+Knows no contents, and none of our networks.
 """
 
 import re
@@ -22,7 +22,7 @@ class Kind:
 
 
 _OTHER = "choose a file of Stable Diffusion 1, 2 or XL"
-_ADAPTER = "a LoRA changes a checkpoint, and is none itself; " + _OTHER
+_ADAPTER = "a LoRA changes a checkpoint, and is not one itself; " + _OTHER
 # A pattern of which some tensor's name has a part -> what the file is. The first that is found decides.
 _BY_NAME: tuple[tuple[str, Kind], ...] = (
     (

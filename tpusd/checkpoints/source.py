@@ -15,7 +15,7 @@ from tpusd.checkpoints import model_index, tokenizer
 from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
-from tpusd.checkpoints.hub_file import HubFile, hub_file
+from tpusd.checkpoints.hub_file import HubFile, check_cache, hub_file, refusal
 from tpusd.config.schema import OtherVAE
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
@@ -132,7 +132,7 @@ def resolve_source(source: CheckpointSource, *, only_cached: bool = False) -> Re
 
 
 def is_single_file(source: CheckpointSource) -> bool:
-    """Whether the source is one file. Raises UserError for a field that only single files have, if it is none."""
+    """Whether the source is one file. Raises UserError for a directory with a field of single files."""
     if source.file is not None or (source.path is not None and Path(source.path).expanduser().is_file()):
         return True
     for field, advice in (
@@ -294,15 +294,12 @@ def _local(path: str) -> Directory:
 def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
     """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
     import huggingface_hub  # a second to import
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     repo, revision = source.repo, source.revision
     assert repo is not None
     where = f"model.repo={show(repo)}"
-    if str(constants.HF_HUB_CACHE).startswith("~"):
-        raise UserError(
-            f"{where}: downloads are kept in the user's home, and this user has none; set HF_HOME=DIRECTORY"
-        )
+    check_cache(where)
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
             return found
@@ -310,30 +307,11 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
             raise Unreachable(f"{where}: is not in the cache of the Hub")
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
-        except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
-            raise UserError(
-                f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, "
-                "then log in with: hf auth login"
-            ) from None
-        except (errors.RepositoryNotFoundError, errors.DisabledRepoError):
-            if (known := PUBLISHED.get(repo)) is not None and known.removed:
-                copy = known.copies[0]
-                raise Gone(
-                    f"{where}: its owner removed it; a mirror is model.repo={copy.repo} model.revision={copy.commit}"
-                ) from None
-            raise Gone(
-                f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
-            ) from None
-        except errors.RevisionNotFoundError:
-            raise UserError(
-                f"model.revision={show(revision)}: {show(repo)} has no such branch, tag or commit; "
-                f"see https://huggingface.co/{show(repo)}/commits"
-            ) from None
-        except errors.HFValidationError as error:
-            raise UserError(
-                f"{where}: not the name of a repository ({show(str(error), 160)}); it must be owner/name"
-            ) from None
         except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
+            if (refused := refusal(error, repo, revision, "model")) is not None:
+                gone = (errors.RepositoryNotFoundError, errors.DisabledRepoError)
+                is_gone = isinstance(error, gone) and not isinstance(error, errors.GatedRepoError)
+                raise (_gone(repo, refused) if is_gone else refused) from None
             return _offline(source, where, error)
         names = [file.rfilename for file in info.siblings or ()]
         if model_index.FILE not in names:
@@ -356,6 +334,14 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
         raise UserError(
             f"{where}: the download failed ({type(error).__name__}: {show(str(error), 160)}); run again to continue"
         ) from None
+
+
+def _gone(repo: str, refused: UserError) -> Gone:
+    """Of a repository that is not there: with its mirror, where its owner is known to have removed it."""
+    if (known := PUBLISHED.get(repo)) is None or not known.removed:
+        return Gone(str(refused))
+    mirror = f"model.repo={known.copies[0].repo} model.revision={known.copies[0].commit}"
+    return Gone(f"model.repo={show(repo)}: its owner removed it; a mirror is {mirror}")
 
 
 def _cached(source: CheckpointSource, where: str) -> Resolved | None:

@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tpusd.config.choices import config_files
 from tpusd.config.yaml_files import NotYaml, check_yaml, parse_yaml
@@ -51,7 +50,7 @@ def read_config_file(file: Path, where: str) -> bytes:
     return data
 
 
-def _check_names(values: Any, where: str) -> None:
+def _check_names(values: object, where: str) -> None:
     """Refuses a defaults list that names a file outside of its directory, and a search path."""
     if not isinstance(values, dict):
         return
@@ -67,7 +66,7 @@ def _check_names(values: Any, where: str) -> None:
                 )
 
 
-def _names(entry: Any) -> Iterator[Any]:
+def _names(entry: object) -> Iterator[object]:
     """The names in an entry of a defaults list: `x`, `{group: x}` or `{group: [x, y]}`."""
     if not isinstance(entry, dict):
         yield entry

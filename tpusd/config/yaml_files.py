@@ -129,7 +129,7 @@ def _events(data: bytes | BinaryIO, where: str, max_values: int) -> Iterator[Any
         yield event
 
 
-def _weight(event: Any, opened: list[_Open], names: set[str]) -> int:
+def _weight(event: object, opened: list[_Open], names: set[str]) -> int:
     """As how many values a node counts: a group as two, because it takes that much memory; a name only once."""
     if isinstance(event, yaml.ScalarEvent) and opened and opened[-1].is_group and opened[-1].room % 2 == 0:
         known = event.value in names
@@ -162,7 +162,7 @@ class _Builder:
         self._names: dict[Any, Any] = {}  # of fields, each kept once
         self._documents = 0
 
-    def add(self, event: Any) -> None:
+    def add(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.ScalarEvent):
             self._put(_scalar(event), event.anchor)
         elif isinstance(event, yaml.CollectionStartEvent):
@@ -182,7 +182,7 @@ class _Builder:
             if self._documents > 1:
                 raise yaml.YAMLError("there is more than one document")
 
-    def _put(self, value: Any, anchor: str | None) -> None:
+    def _put(self, value: object, anchor: str | None) -> None:
         """A whole value, where it belongs."""
         if anchor is not None:
             self._anchors[anchor] = value
@@ -206,7 +206,7 @@ class _Builder:
             into.has_key = False
 
 
-def _scalar(event: Any) -> Any:
+def _scalar(event: yaml.ScalarEvent) -> Any:
     tag = _tag_of(event)
     if tag == f"{_TAG}str":
         return event.value
@@ -217,7 +217,7 @@ def _scalar(event: Any) -> Any:
     return yaml.SafeLoader.yaml_constructors[tag](_CONSTRUCTOR, yaml.ScalarNode(tag, event.value))
 
 
-def _tag_of(event: Any) -> str:
+def _tag_of(event: yaml.ScalarEvent) -> str:
     """Of a scalar: its own, or what its text looks like."""
     if event.tag not in (None, "!"):
         return str(event.tag)

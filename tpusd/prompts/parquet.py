@@ -117,7 +117,7 @@ def _holds_bytes(kind: "pyarrow.DataType") -> bool:
     return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value of a column as JSON can hold it: dates and decimal numbers are text."""
     if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
         return str(value)

@@ -6,14 +6,14 @@ A shard's lines and its run.json are files of its own, until they are joined wit
 Where two lines are of one image, the part's line counts, because it is the newer one.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tpusd import storage
+from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.shards import MAX_SHARDS, Shard
-from tpusd.records.layout import MANIFEST, MAX_LINE_BYTES, SHARDS
+from tpusd.records.layout import MANIFEST, MAX_LINE_BYTES, MAX_LINE_VALUES, SHARDS
 
 _NAME = re.compile(r"([1-9]\d{0,5})-of-([1-9]\d{0,5})")
 LINES, FACTS, LOG = ".jsonl", ".json", ".log"  # suffixes of a shard's files
@@ -71,8 +71,8 @@ def lines_of(path: Path, name: str) -> Iterator[tuple[str, int, bytes]]:
 
 def _image_of(line: bytes) -> str | None:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = parse_json(line, max_values=MAX_LINE_VALUES)
+    except JsonError:
         return None
     name = values.get("file_name") if isinstance(values, dict) else None
     return name if isinstance(name, str) else None

@@ -92,14 +92,7 @@ class ShardDir(RunDir):
         """
         _check_config(path, config)  # before anything is made
         with os_errors_as_user_errors(path, CHOOSE_ANOTHER):
-            storage.make_parents(path, [])
-            with contextlib.suppress(FileExistsError):
-                storage.make_directory(path)
-            if not {CONFIG, SHARDS} & set(storage.list_directory(path)):
-                refuse_taken(path)
-            with contextlib.suppress(FileExistsError):
-                storage.make_directory(path / SHARDS)
-            check_folders(path)
+            _make_shared(path, CONFIG)
             with shared_files(path):
                 _refuse_other_count(path, stripe)
                 for name in (IMAGES, HYDRA):
@@ -194,19 +187,39 @@ class ShardDir(RunDir):
         return key is not None and self.stripe.has(*key)
 
 
+def _make_shared(path: Path, mark: str) -> None:
+    """The directory that shards share, unless it is there. Raises UserError where it is something else, and OSError.
+
+    mark: the file by which it is known.
+    """
+    storage.make_parents(path, [])
+    with contextlib.suppress(FileExistsError):
+        storage.make_directory(path)
+    if not _is_shared(path, mark):
+        try:
+            refuse_taken(path)
+        except UserError:
+            if not _is_shared(path, mark):  # unless another shard has made it since
+                raise
+    _make_shards_folder(path)
+
+
+def _is_shared(path: Path, mark: str) -> bool:
+    return not {mark, SHARDS}.isdisjoint(storage.list_directory(path))
+
+
+def _make_shards_folder(path: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        storage.make_directory(path / SHARDS)
+    check_folders(path)
+
+
 def join_sweep(path: Path, sweep: Sweep) -> Path:
     """The directory of a sweep that shards share; makes it if this shard is the first. Raises UserError."""
     with os_errors_as_user_errors(path, CHOOSE_ANOTHER):
         if is_sweep(path):
             refuse_other_sweep(path, read_sweep(path), sweep)
-        storage.make_parents(path, [])
-        with contextlib.suppress(FileExistsError):
-            storage.make_directory(path)
-        if not {SWEEP, SHARDS} & set(storage.list_directory(path)):
-            refuse_taken(path)
-        with contextlib.suppress(FileExistsError):
-            storage.make_directory(path / SHARDS)
-        check_folders(path)
+        _make_shared(path, SWEEP)
         with shared_files(path):
             if is_sweep(path):
                 refuse_other_sweep(path, read_sweep(path), sweep)
@@ -220,9 +233,7 @@ def locked_shard(path: Path, shard: Shard) -> Iterator[Callable[[str], None]]:
     """Holds the locks of one shard of the sweep at `path`; yields what writes a line of its log. Raises UserError."""
     with contextlib.ExitStack() as stack:
         with os_errors_as_user_errors(path, MAKE_ROOM):
-            with contextlib.suppress(FileExistsError):
-                storage.make_directory(path / SHARDS)
-            check_folders(path)
+            _make_shards_folder(path)
             whole = LineFile(path / SWEEP_LOG)
             stack.callback(close_quietly, whole)
             if not whole.lock(shared=True):

@@ -1,4 +1,4 @@
-"""One network of a single file, as tensors that have our names: the original's are looked up in a table of ours.
+"""One network of a single file, as tensors that have our names: a table says which name of the original is which.
 
 OpenCLIP keeps query, key and value in one tensor, and its projection transposed; both are taken apart here.
 """
@@ -41,11 +41,11 @@ class OriginalTensors:
 
     file: all of it.
     original: where the network is.
-    names: every parameter of ours, by its PyTorch name.
+    names: all our parameters, by their PyTorch names.
     where: the file, as an error begins with it.
     ema: the averaged copy of the UNet, in place of the UNet.
 
-    Tensors under the prefix that have no name of ours keep their own, so that they are found to be unknown.
+    Tensors under the prefix that are not in our table keep their names, so that they are found to be unknown.
     """
 
     layout = "torch"
@@ -80,7 +80,7 @@ class OriginalTensors:
 
     def _add(self, stored: str, name: str, ours: dict[str, list[str]], original: OriginalNames) -> None:
         whole = _View(stored=stored)
-        views = {stored: whole}  # unknown: no parameter of ours has such a name
+        views = {stored: whole}  # unknown: none of our parameters has such a name
         shape = self._file.tensors[stored].shape
         if original.naming == "clip":
             views = {name: whole}
@@ -124,7 +124,7 @@ def _by_original(original: OriginalNames, names: list[str]) -> dict[str, list[st
 
 
 def _beside_layers(name: str, ours: dict[str, list[str]]) -> str | None:
-    """Where a tensor of OpenCLIP goes that has no parameter of ours; empty: nowhere; None: it is unknown.
+    """Where a tensor of OpenCLIP goes that none of our parameters takes; empty: nowhere; None: it is unknown.
 
     SD 2.x takes the text before the last layer, so the layer after ours has no use. Without a projection in our model,
     the component ignores `text_projection` by its name.
