@@ -226,7 +226,7 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
         raise UserError(f"{line}: no such field or group{field_advice(key, [*fields, *choices])}")
     if key in ("model.name", "precision.name", "sampler.name"):
         group = key.removesuffix(".name")
-        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={text.partition('=')[2]}")
+        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={show(text.partition('=')[2])}")
     if override.is_sweep_override():
         if not multirun:
             raise UserError(f"{line}: has several values; add -m to make a run for each{one_value(key, text)}")
