@@ -42,7 +42,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # the reference's own deprecations are not ours
 ]
-LAYOUTS = ("sd1", "sd2", "sdxl")
+SD2, SDXL = (pytest.param(layout, marks=pytest.mark.long) for layout in ("sd2", "sdxl"))
+LAYOUTS = ("sd1", SD2, SDXL)
 MAX, MEAN = 5e-3, 1e-4  # of pixels in 0..1, as in tests/engine/test_images_parity.py
 RELATIVE = 1e-6
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"]
@@ -204,7 +205,7 @@ def kohya_tensors(layout):
     return tensors
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["sd1", SD2, "sdxl"])
 def test_kohyas_names_merge_as_in_diffusers(tmp_path, layout):
     file = write(tmp_path / "kohya.safetensors", kohya_tensors(layout))
     assert_merged(merged(file, layout, scale=0.6), fused(layout, file, 0.6), layout)
@@ -343,7 +344,7 @@ SIZE, STEPS, GUIDANCE = 64, 6, 3.0
 TEXTS = ("a red fox", "blurry, dark")
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["sd1", SD2, "sdxl"])
 def test_images_are_those_of_diffusers(tmp_path, layout):
     """The reference runs its layers beside the LoRA's; it does not merge them."""
     image_keys = np.stack([keys.image_key(0, 0, 0)])
