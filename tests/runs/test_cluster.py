@@ -62,12 +62,12 @@ class Deadly(StandInPipeline):
         super().__init__()
         self.images, self.hosts = images, None
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         if any((spec.row, spec.copy) in self.images for spec in specs):
             (name,) = [name for name in self.hosts.workers if self.hosts.pipelines[self.hosts.place_of[name]] is self]
             self.hosts.kill(name, "exit detail")
             time.sleep(0.05)
-        return super().generate(specs, tables, on_step=on_step)
+        return super().generate(specs, tables, **options)
 
 
 def deadly(images, places=2):
@@ -110,11 +110,11 @@ def _with_devices(hello, number):
 
 def test_images_of_workers_that_end_are_made_by_others_and_none_twice(tmp_path, on):
     class Slow(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             time.sleep(0.005)
             if len(self.batches) == 2:
                 hosts.kill(next(iter(hosts.workers)))
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     hosts = on(FakeHosts(2, pipelines={"host 0": Slow(), "host 1": Slow()}))
     there = start(tmp_path / "cluster", "executor=ray")
@@ -183,7 +183,7 @@ def test_batch_that_fails_on_one_worker_is_made_by_another(tmp_path, on):
 
 def test_run_that_fails_everywhere_fails_as_on_one_machine(tmp_path, on):
     class Broken(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             raise UserError("model: does not fit")
 
     on(FakeHosts(2, pipelines={"host 0": Broken(), "host 1": Broken()}))
@@ -195,8 +195,8 @@ def test_run_that_fails_everywhere_fails_as_on_one_machine(tmp_path, on):
 
 def test_images_with_nan_are_left_out_as_on_one_machine(tmp_path, on):
     class Overflowing(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
-            made = super().generate(specs, tables, on_step=on_step)
+        def generate(self, specs, tables, **options):
+            made = super().generate(specs, tables, **options)
             for spec, image in zip(specs, made, strict=True):
                 image.not_finite = NotFinite(program="decode") if (spec.row, spec.copy) == (1, 1) else None
             return made

@@ -8,6 +8,7 @@ import numpy as np
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
+from tpusd.config.typed import plain
 from tpusd.plan.specs import ImageSpec
 from tpusd.recipes.files import encode_image
 from tpusd.records.provenance import KEY_DERIVATION
@@ -30,9 +31,10 @@ def picture_file(config: RunConfig, described: Mapping[str, Any], spec: ImageSpe
 
 def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
-    return {
+    loras = {"lora_settings": [dataclasses.asdict(lora) for lora in config.loras]} if config.loras else {}
+    return loras | {
         "sampler_settings": dataclasses.asdict(spec.sampler),
-        "model_settings": dataclasses.asdict(config.model),
+        "model_settings": plain(config.model),
         "precision_settings": dataclasses.asdict(config.precision),
         "image_format": config.image_format,
         "image_quality": config.image_quality,
