@@ -1,11 +1,14 @@
 """The driver of a cluster, on workers in threads: what it writes is what a local run writes, whatever ends."""
 
 import dataclasses
+import json
 import time
 from types import SimpleNamespace
 
 import pytest
+from support.checkpoints import tiny
 from support.cluster import FakeHosts, open_stand_in, with_versions
+from support.loras import random, write
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
 from tpusd.config.schema import config_values
@@ -16,12 +19,15 @@ from tpusd.records.provenance import versions
 from tpusd.records.saved import read_config, read_saved
 from tpusd.runs.executors import ray
 from tpusd.runs.executors.cluster import refusal
+from tpusd.runs.loras import open_loras
+from tpusd.runs.prepare import open_model
 from tpusd.runs.resume import resume_run
 from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.runs.start import start_run
 from tpusd.runs.sweep import start_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+LAYER = "unet.mid_block.attentions.0.proj_in"
 WORDS = (INLINE, "num_images_per_prompt=5", "batch_size_per_device=2")
 
 
@@ -128,7 +134,7 @@ def test_images_that_end_three_workers_are_named_and_the_rest_is_made(tmp_path, 
         start(path, "executor=ray")
     assert len(manifest(path)) == 13 and "00001-002" not in {line["file_name"][7:16] for line in manifest(path)}
     assert "set aside" in (path / "run.log").read_text() and "set aside" in capsys.readouterr().err
-    assert hosts.started <= 5
+    assert hosts.started <= 6  # two, one for each that it ended, and one more where another batch was blamed first
     on(FakeHosts(1))
     resume_run(path, prepare=prepare)
     assert files(path) == files(start(tmp_path / "local"))
@@ -172,6 +178,73 @@ def test_worker_with_other_weights_is_refused_and_nothing_of_it_is_written(tmp_p
     there = start(tmp_path / "run", "executor=ray")
     assert files(there) == files(start(tmp_path / "local"))
     assert "has other files: sha256" in capsys.readouterr().err
+
+
+@pytest.fixture
+def with_lora(tmp_path):
+    """The words of a run with a LoRA, and its file."""
+    file = write(
+        tmp_path / "style.safetensors",
+        {f"{LAYER}.lora_B.weight": random(32, 2, 1, 1), f"{LAYER}.lora_A.weight": random(2, 32, 1, 1)},
+    )
+    return [
+        *("model=local", f"model.path={tiny()}", "prompts=inline", "prompts.rows=[{prompt: a fox}, {prompt: a dog}]"),
+        *("num_images_per_prompt=4", "sampler.num_inference_steps=2", f"loras=[{{path: {file}, scale: 0.5}}]"),
+    ], file
+
+
+def test_loras_reach_the_workers(tmp_path, on, with_lora):
+    words, file = with_lora
+    made = []
+
+    class Noting(StandInPipeline):
+        def generate(self, specs, tables, *, loras=(), on_step=None):
+            made.extend((one.lora.file.path, one.scale) for one in loras)
+            return super().generate(specs, tables, on_step=on_step)
+
+    on(FakeHosts(2, pipelines={"host 0": Noting(), "host 1": Noting()}, open_model=lambda _, model: open_model(model)))
+    for name, more in (("local", []), ("cluster", ["executor=ray"])):
+        start_run(config(*words, *more, f"output={tmp_path / name}"), load=lambda *_, **__: Noting())
+    assert len(manifest(tmp_path / "cluster")) == 8 and set(made) == {(file, 0.5)}
+    assert files(tmp_path / "cluster") == files(tmp_path / "local")
+    facts = [json.loads((tmp_path / name / "run.json").read_bytes()) for name in ("cluster", "local")]
+    assert facts[0]["loras"] == facts[1]["loras"]
+
+
+@pytest.mark.parametrize("change", ["is gone", "is another"])
+def test_worker_without_the_file_of_a_lora_is_refused_and_the_others_make_the_run(
+    tmp_path, on, with_lora, capsys, change
+):
+    words, file = with_lora
+
+    def open_there(place, loras, model, checkpoint):
+        if "0" not in place:
+            return open_loras(loras, model, checkpoint)
+        if change == "is gone":
+            loras = [dataclasses.replace(loras[0], path=str(tmp_path / "gone.safetensors"))]
+        opened = open_loras(loras, model, checkpoint)
+        return [dataclasses.replace(opened[0], file=SimpleNamespace(where=opened[0].file.where, sha256="1" * 64))]
+
+    on(FakeHosts(2, open_model=lambda _, model: open_model(model), open_loras=open_there))
+    for name, more in (("local", []), ("cluster", ["executor=ray"])):
+        start_run(config(*words, *more, f"output={tmp_path / name}"), load=lambda *_, **__: StandInPipeline())
+    assert files(tmp_path / "cluster") == files(tmp_path / "local")
+    line = {
+        "is gone": "loras[0].path=",
+        "is another": f"loras[0].path={file}: is another file than the driver's: sha256 111111111111..., not ",
+    }[change]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "worker on " in said and line in said and "every host" in said
+
+
+def test_no_worker_with_the_checkpoint_is_one_line_and_leaves_nothing(tmp_path, on):
+    def open_nowhere(place, model):
+        raise UserError("model.path=/there: does not exist")
+
+    on(FakeHosts(2, open_model=open_nowhere))
+    with pytest.raises(UserError, match="no worker is left; the last one: worker on .*: model.path=/there: does not"):
+        start(tmp_path / "run", "executor=ray")
+    assert not (tmp_path / "run").exists()
 
 
 def test_batch_that_fails_on_one_worker_is_made_by_another(tmp_path, on):

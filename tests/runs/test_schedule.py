@@ -99,6 +99,18 @@ def test_batch_that_may_end_a_worker_is_made_with_no_other_behind_it():
     assert plan.feed(A, 0.0) == []
 
 
+def test_batch_behind_the_one_that_is_blamed_is_made_alone_too():
+    """The first may be made already, and its result lost with the worker: then the second ended it."""
+    plan = schedule(9, A, B)
+    first, second = plan.feed(A, 0.0) + plan.feed(A, 0.0)
+    plan.lose(A)
+    assert plan.feed(B, 0.0) == [first] and plan.feed(B, 0.0) == []
+    plan.made(B, first.number, 1.0, 0.0)
+    assert plan.feed(B, 0.0) == [second] and plan.feed(B, 0.0) == [] and (first.losses, second.losses) == (1, 0)
+    plan.lose(B)
+    assert second.losses == 1
+
+
 def test_worker_that_is_refused_blames_no_batch():
     plan = schedule(3, A)
     for _ in range(MAX_LOSSES + 2):

@@ -10,6 +10,7 @@ import numpy as np
 from support.runs import StandInPipeline, stand_in_checkpoint
 from tpusd.runs.executors.cluster import Ended, Finished, Joined
 from tpusd.runs.executors.worker import Worker
+from tpusd.runs.loras import open_loras as open_loras_here
 from tpusd.samplers.rows import COLUMNS, Table
 
 
@@ -29,12 +30,14 @@ class FakeHosts:
     pipelines: place -> what makes the images of its workers.
     hello: changes what a worker says of itself; gets the place and a Hello.
     open_model: place, model -> checkpoint.
+    open_loras: place and the arguments of tpusd.runs.loras.open_loras -> LoRAs.
     """
 
-    def __init__(self, number=2, *, pipelines=None, hello=lambda place, hello: hello, open_model=None):
+    def __init__(self, number=2, *, pipelines=None, hello=lambda place, hello: hello, open_model=None, open_loras=None):
         self.names = [f"host {place}" for place in range(number)]
         self.pipelines, self.change_hello = pipelines or {}, hello
         self.open_model = open_model or (lambda place, model: open_stand_in(model))
+        self.open_loras = open_loras or (lambda place, *arguments: open_loras_here(*arguments))
         self.workers, self.place_of, self.pending = {}, {}, []
         self.started, self.made, self.closed = 0, 0, False
 
@@ -52,7 +55,9 @@ class FakeHosts:
         name = f"worker {self.started}"
         pipeline = self.pipelines.get(place) or StandInPipeline()
         worker = Worker(
-            load=lambda *_, **__: pipeline, open_model=lambda model, place=place: self.open_model(place, model)
+            load=lambda *_, **__: pipeline,
+            open_model=lambda model: self.open_model(place, model),
+            open_loras=lambda *arguments: self.open_loras(place, *arguments),
         )
         self.workers[name], self.place_of[name] = worker, place
         self.pending.append(Joined(worker=name, hello=self.change_hello(place, worker.hello())))

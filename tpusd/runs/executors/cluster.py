@@ -262,6 +262,12 @@ class ClusterExecutor:
             for lost in schedule.lose(event.worker)
         ]
 
+    def _expel(self, worker: str, line: str, schedule: Schedule[Run]) -> None:
+        """Ends a worker that took part and cannot go on; others make what it has."""
+        member = self._members.pop(worker)
+        schedule.lose(worker, blame=False)
+        self._refuse(worker, member.place, f"worker on {member.hello.host}: {line}")
+
     def _refuse(self, worker: str, place: str, line: str) -> None:
         """Ends a worker for good, and starts no other in its place."""
         self._hosts.end(worker)
@@ -288,6 +294,9 @@ class ClusterExecutor:
         """What a worker's result means for the run; None: nothing."""
         if worker not in self._members:
             return None
+        if result.lacks:
+            self._expel(worker, result.lacks, schedule)
+            return None
         if result.images is None:
             failed = schedule.failed(worker, result.number)
             if failed is None:
@@ -301,13 +310,12 @@ class ClusterExecutor:
         prepared = task.batch.entries[0][0].prepared
         digest = self._digest(prepared)
         if result.provenance.weights != digest:
-            member = self._members.pop(worker)
-            schedule.lose(worker, blame=False)
-            line = (
-                f"model={show(prepared.config.model.name)}: worker on {member.hello.host} has other files: sha256 "
-                f"{result.provenance.weights[:12]}..., not {digest[:12]}...; give every host the same checkpoint"
+            self._expel(
+                worker,
+                f"model={show(prepared.config.model.name)}: has other files: sha256 "
+                f"{result.provenance.weights[:12]}..., not {digest[:12]}...; give every host the same checkpoint",
+                schedule,
             )
-            self._refuse(worker, member.place, line)
             return None
         seconds = result.seconds.get("generate", 0.0) - _once(result)
         batch = schedule.made(worker, result.number, seconds, self._hosts.now())

@@ -26,6 +26,7 @@ class Task(Generic[Run]):
     """A batch that is not made yet.
 
     losses: how many workers ended while they made it.
+    is_suspect: whether it may be why a worker ended: the next worker makes it with no other behind or before it.
     failed_on: the workers that raised an error for it.
     holders: the workers that have it.
     """
@@ -33,6 +34,7 @@ class Task(Generic[Run]):
     number: int
     batch: Batch[Run]
     losses: int = 0
+    is_suspect: bool = False
     failed_on: set[str] = field(default_factory=set)
     holders: set[str] = field(default_factory=set)
 
@@ -98,7 +100,7 @@ class Schedule(Generic[Run]):
     def feed(self, worker: str, now: float) -> list[Task[Run]]:
         """The next unit for a worker; empty where it has enough, or where nothing is left for it."""
         own = self._workers[worker]
-        if len(own.queue) > AHEAD or any(task.losses for task in own.queue):
+        if len(own.queue) > AHEAD or any(task.is_suspect for task in own.queue):
             return []
         unit = self._take_again(worker) or self._take_new(own)
         if not unit and not own.queue:
@@ -165,6 +167,7 @@ class Schedule(Generic[Run]):
         for place, task in enumerate([] if own is None else own.queue):
             task.holders.discard(worker)
             task.losses += place == 0 and blame
+            task.is_suspect |= place <= AHEAD and blame  # the first may be made, and its result lost with the worker
             if task.losses >= MAX_LOSSES:
                 self._tasks.pop(task.number, None)
                 self._release(task)
@@ -205,7 +208,7 @@ class Schedule(Generic[Run]):
         for task in self._again:
             if worker in task.failed_on and self._workers.keys() - task.failed_on:
                 continue
-            if task.losses and self._workers[worker].queue:
+            if task.is_suspect and self._workers[worker].queue:
                 continue
             self._again.remove(task)
             return [task]

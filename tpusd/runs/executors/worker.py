@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.engine.not_finite import NotFinite
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.plan.batches import Batch
 from tpusd.plan.specs import ImageSpec
 from tpusd.records.manifest import described_values
 from tpusd.records.provenance import BatchProvenance, describe_devices, versions
 from tpusd.runs.executors.base import EncodedImage, FailedBatch, MadeBatch, MadeImage
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.loras import OpenLoras, open_loras_once
 from tpusd.runs.pictures import picture_file
 from tpusd.runs.prepare import PreparedRun, open_model, table_of
 
@@ -68,6 +69,7 @@ class RemoteResult:
     seconds: by part, as in MadeBatch.
     error: what failed, in a line; is_user_error: whether that is a UserError.
     trace: the traceback of an error that is no UserError.
+    lacks: what the host lacks for this run, in a line; then the worker can make no batch of it.
     """
 
     number: int
@@ -77,6 +79,11 @@ class RemoteResult:
     error: str = ""
     is_user_error: bool = False
     trace: str = ""
+    lacks: str = ""
+
+
+class _Lacking(Exception):
+    """The host has not what the run needs."""
 
 
 class _Stopped(BaseException):
@@ -113,10 +120,12 @@ class Worker:
         *,
         load: LoadPipeline = load_pipeline,
         open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
+        open_loras: OpenLoras | None = None,
     ):
+        """open_loras: None: `open_loras_once`."""
         self._watcher = _StepWatcher()
         self._local = LocalExecutor(self._watcher, load=load)
-        self._open_model = functools.cache(open_model)
+        self._open_model, self._open_loras = functools.cache(open_model), open_loras or open_loras_once()
         self._runs: dict[SavedConfig, _RemoteRun] = {}
         self._queue: deque[RemoteBatch] = deque()
         self._finished: deque[Future[RemoteResult]] = deque()
@@ -221,12 +230,30 @@ class Worker:
         if config not in self._runs:
             if len(self._runs) >= HELD_CONFIGS:
                 self._runs.clear()
-            checkpoint = self._open_model(config.model)
-            prepared = PreparedRun(
-                config=config, checkpoint=checkpoint, tokens={}, table=table_of(checkpoint), warnings=()
-            )
-            self._runs[config] = _RemoteRun(prepared=prepared)
+            self._runs[config] = _RemoteRun(prepared=self._prepared(config))
         return self._runs[config]
+
+    def _prepared(self, config: SavedConfig) -> PreparedRun:
+        """The run with the files of this host, which the driver has checked on its own. Raises _Lacking."""
+        try:
+            checkpoint = self._open_model(config.model)
+            loras = self._open_loras(config.loras, config.model, checkpoint)
+        except UserError as error:
+            raise _Lacking(f"{error}; every host needs the files that the driver has, at the same path") from None
+        for given, lora in zip(config.loras, loras, strict=True):
+            if lora.file.sha256 != given.sha256:
+                raise _Lacking(
+                    f"{lora.file.where}: is another file than the driver's: sha256 {lora.file.sha256[:12]}..., not "
+                    f"{show(given.sha256)[:12]}...; give every host the same file"
+                )
+        return PreparedRun(
+            config=config,
+            checkpoint=checkpoint,
+            tokens={},
+            table=table_of(checkpoint),
+            warnings=(),
+            loras=loras,
+        )
 
 
 def _of_size(entries: tuple[tuple[_RemoteRun, ImageSpec], ...], size: int) -> Iterator[Batch[_RemoteRun]]:
@@ -259,6 +286,8 @@ def _encode(
 
 
 def _failure(number: int, error: BaseException) -> RemoteResult:
+    if isinstance(error, _Lacking):
+        return RemoteResult(number=number, lacks=str(error))
     if isinstance(error, UserError):
         return RemoteResult(number=number, error=str(error), is_user_error=True)
     line = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
