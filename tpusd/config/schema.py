@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, MultipleOf
 
 from tpusd.config.limits import MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.typed import Advice, Help, plain, read, split_hint
+from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
 DType = Literal["bfloat16", "float16", "float32"]
+Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,34 @@ class RunConfig:
     sampler: Annotated[SamplerSettings, Help("the sampler and its options")]
     prompts: Annotated[PromptsConfig, Help("the prompt set")]
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
+    noise: Annotated[
+        Noise,
+        SavedIfSet(),
+        Help(
+            "what draws noise from a seed: `torch_cpu` and `torch_cuda` draw as PyTorch does on a CPU and on an NVIDIA "
+            "GPU, so that a seed of another program gives its picture here"
+        ),
+    ] = "threefry"
+    noise_batch_size: Annotated[
+        int,
+        Interval(ge=1, le=MAX_COPIES),
+        Advice("1 draws each copy from a seed of its own"),
+        SavedIfSet(),
+        Help(
+            "copies that PyTorch draws at once from one seed, as the other program's batch; the copies after them are "
+            "drawn from the next seed"
+        ),
+    ] = 1
+    noise_threads: Annotated[
+        int | None,
+        Interval(ge=256, le=2**24),
+        MultipleOf(256),
+        SavedIfSet(),
+        Help(
+            "threads that the other program's GPU runs at once, for `torch_cuda`; null: at least one for each number "
+            "of a draw"
+        ),
+    ] = None
     num_images_per_prompt: Annotated[
         int, Interval(ge=1, le=MAX_COPIES), Advice("use more rows or another seed"), Help("copies of every row")
     ] = 1
@@ -268,8 +297,21 @@ def _check(config: RunConfig) -> None:
             f"guidance_interval={show(list(interval))}: must be two fractions from 0 to 1, the smaller one first; "
             "[0, 1] is all steps"
         )
+    _check_noise(config)
     _check_model(config.model)
     _check_prompts(config.prompts)
+
+
+def _check_noise(config: RunConfig) -> None:
+    if config.noise_batch_size != 1 and config.noise == "threefry":
+        raise UserError(
+            f"noise_batch_size={config.noise_batch_size}: is for noise=torch_cpu and noise=torch_cuda; choose one of "
+            "them or remove noise_batch_size"
+        )
+    if config.noise_threads is not None and config.noise != "torch_cuda":
+        raise UserError(
+            f"noise_threads={config.noise_threads}: is for noise=torch_cuda; add it or remove noise_threads"
+        )
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:

@@ -22,11 +22,12 @@ from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.drawn_noise import ROWS_AT_ONCE, DrawnNoise
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import Conditioning, ProgramName
-from tpusd.plan.batches import guided_of, guided_pieces
+from tpusd.plan.batches import guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
@@ -134,15 +135,15 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
-        specs: with guidance for the same model calls.
+        specs: all of one `kind_of`.
         tables: one for each spec.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        (guided,) = {guided_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        ((guided, given_noise),) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
         pieces = guided_pieces(guided, max(map(len, tables)))
-        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces})
+        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces}, given_noise)
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
@@ -195,7 +196,13 @@ class Pipeline:
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
-        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+        _, h, w, c = self._blueprint.state.x.shape
+        drawn = DrawnNoise(specs, tables, (c, h, w)) if specs[0].noise.is_torch else None
+        keys = put(
+            np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+            if drawn is None
+            else drawn.without_steps()
+        )
         arguments = put(
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
@@ -203,7 +210,6 @@ class Pipeline:
                     [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
                 ),
                 np.array([table.init_scale for table in tables], np.float32),
-                keys,
             )
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
@@ -213,9 +219,12 @@ class Pipeline:
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
+            if drawn is not None and drawn.has_steps:
+                stop = min(stop, stops[-1] + ROWS_AT_ONCE)
+                keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -235,14 +244,19 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
 
-    def _compiled(self, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
+    def _compiled(self, guided: Collection[bool], given_noise: bool) -> tuple[Program, Mapping[bool, Program], Program]:
         """The programs, compiled side by side where they are not there yet.
 
         guided: whether denoising has guidance; both where guidance begins or ends on the way.
+        given_noise: whether the host draws the noise.
         """
-        denoise = {has_it: "denoise" if has_it else "denoise_unguided" for has_it in guided}
+        ending = "_given_noise" if given_noise else ""
+        denoise = {has_it: ("denoise" if has_it else "denoise_unguided") + ending for has_it in guided}
         sources: dict[str, Callable[[], ProgramSpec]] = {
-            **{name: functools.partial(self._blueprint.denoise, guided=has_it) for has_it, name in denoise.items()},
+            **{
+                name: functools.partial(self._blueprint.denoise, guided=has_it, given_noise=given_noise)
+                for has_it, name in denoise.items()
+            },
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
         }

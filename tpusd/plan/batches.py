@@ -17,6 +17,7 @@ from tpusd.plan.specs import ImageSize, ImageSpec
 Run = TypeVar("Run")
 Item = TypeVar("Item")
 Guided = bool | range  # which model calls have guidance: all, none, or these
+Kind = tuple[Guided, bool]  # what images of one batch agree in: guidance, and whether their noise is PyTorch's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class ProgramKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Run]):
-    """Images to make together: with guidance for the same model calls. entries: (the image's run, its spec)."""
+    """Images to make together, all of one `kind_of`. entries: (the image's run, its spec)."""
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -56,8 +57,13 @@ class Batch(Generic[Run]):
                 start = stop
 
 
-def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
+    return guided_of(spec, num_calls), spec.noise.is_torch
+
+
+def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+    """Which model calls have guidance. num_calls: of the image."""
     calls = spec.guided_calls(num_calls)
     return bool(calls) if len(calls) in (0, num_calls) else calls
 
@@ -97,25 +103,25 @@ def pack(
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    waiting: dict[tuple[Guided, int], list[tuple[Run, ImageSpec]]] = {}
+    waiting: dict[tuple[Kind, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = (guided_of(spec, calls), calls)
+        kind = (kind_of(spec, calls), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
             yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for guided in dict.fromkeys(guided for guided, _ in waiting):
-        lengths = sorted(calls for own, calls in waiting if own == guided)
-        rest = [entry for calls in lengths for entry in waiting[guided, calls]]
+    for common in dict.fromkeys(common for common, _ in waiting):
+        lengths = sorted(calls for own, calls in waiting if own == common)
+        rest = [entry for calls in lengths for entry in waiting[common, calls]]
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
 def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
-    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, and its size
+    kinds: (what images of one batch have in common, number of model calls) of each image: `kind_of`, and its size
         where there are several.
     size: images of a full batch.
     """
@@ -127,9 +133,13 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     return full + sum(-(-number // size) for number in left_over.values())
 
 
-def num_programs(guided: Iterable[Guided]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both."""
-    needed = {has_it for own in set(guided) for has_it in ((own,) if isinstance(own, bool) else (True, False))}
+def num_programs(kinds: Iterable[Kind]) -> int:
+    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise."""
+    needed = {
+        (has_it, is_torch)
+        for own, is_torch in set(kinds)
+        for has_it in ((own,) if isinstance(own, bool) else (True, False))
+    }
     return 2 + len(needed)
 
 

@@ -22,6 +22,9 @@ PIXEL_FIELDS = (
     "guidance_rescale",
     "guidance_interval",
     "guidance_schedule",
+    "noise",
+    "noise_batch_size",
+    "noise_threads",
     "negative_prompt",
     "height",
     "width",
@@ -41,7 +44,7 @@ def config_overrides(config: RunConfig) -> list[str]:
     for group in STAND_INS:
         own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
         lines += _differences(group, own, base[group])
-    differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
+    differing = [name for name in PIXEL_FIELDS if name == "seed" or values.get(name, base[name]) != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
 

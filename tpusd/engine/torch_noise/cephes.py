@@ -23,7 +23,7 @@ def fused(a: np.ndarray, b: np.ndarray | np.float32, c: np.ndarray | np.float32)
     The product is exact in float64. The sum may be rounded there to a value halfway between two of float32, which hides
     on which side of it the sum lies; it is moved there.
     """
-    product, c = a.astype(np.float64) * np.float64(1) * b, np.asarray(c, np.float64)
+    product, c = a.astype(np.float64) * np.asarray(b, np.float64), np.asarray(c, np.float64)
     total = product + c
     halfway = (total.view(np.uint64) & _LAST_BITS) == _HALFWAY
     if halfway.any():
@@ -31,7 +31,8 @@ def fused(a: np.ndarray, b: np.ndarray | np.float32, c: np.ndarray | np.float32)
         error = (product - (total - rounded_off)) + (c - rounded_off)
         nudged = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
         total = np.where(halfway & (error != 0), nudged, total)
-    return total.astype(F)
+    rounded: np.ndarray = total.astype(F)
+    return rounded
 
 
 def log(x: np.ndarray) -> np.ndarray:

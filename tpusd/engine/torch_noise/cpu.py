@@ -18,7 +18,7 @@ class CPUGenerator:
 
     def __init__(self, seed: int):
         self._bits = np.random.MT19937()
-        self._bits._legacy_seeding(seed & 0xFFFFFFFF)  # type: ignore[attr-defined]
+        self._bits._legacy_seeding(seed & 0xFFFFFFFF)
         self._spare: float | None = None  # of the pair that the scalar path draws
 
     def randn(self, size: int) -> np.ndarray:
