@@ -1,8 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls and these are equally many, they fill batches together, whichever run they
-are of.
+where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
+together, whichever run they are of.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
 Guided = bool | range  # which model calls have guidance: all, none, or these
-Kind = tuple[Guided, bool]  # what images of one batch agree in: guidance, and whether their noise is PyTorch's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,15 @@ class ProgramKey:
     height: int
     width: int
     batch_size_per_device: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What the images of one batch have in common. given_noise: the host draws their noise."""
+
+    guided: Guided
+    given_noise: bool
+    loras: tuple[AppliedLora, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +68,7 @@ class Batch(Generic[Run]):
 
 def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
-    return guided_of(spec, num_calls), spec.noise.is_torch
+    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras)
 
 
 def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
@@ -136,9 +145,9 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise."""
     needed = {
-        (has_it, is_torch)
-        for own, is_torch in set(kinds)
-        for has_it in ((own,) if isinstance(own, bool) else (True, False))
+        (has_it, kind.given_noise)
+        for kind in set(kinds)
+        for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
     return 2 + len(needed)
 
