@@ -7,7 +7,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.errors import show
-from tpusd.plan.batches import count_batches, grouped, guided_of, num_programs, program_key, weights_key
+from tpusd.plan.batches import count_batches, grouped, kind_of, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
@@ -106,11 +106,11 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int | No
     config = group[0][0].prepared.config
     height, width = group[0][1]
     kinds = [
-        ((guided_of(spec, one.prepared.num_calls(spec)), spec.loras), one.prepared.num_calls(spec))
+        (kind_of(spec, one.prepared.num_calls(spec)), one.prepared.num_calls(spec))
         for one, image_size in group
         for spec in one.specs(image_size)
     ]
-    programs = num_programs(guided for (guided, _), _ in kinds)
+    programs = num_programs(kind for kind, _ in kinds)
     if num_devices is None:
         batches = f"batches of {config.batch_size_per_device} for each device of a worker"
     else:
