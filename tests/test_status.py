@@ -40,10 +40,10 @@ def test_a_run_at_work_stopped_silent_and_finished(tmp_path, capsys):
     path, seen = tmp_path / "run", []
 
     class Watched(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             seen.append(run_status(path, time.time()))
             time.sleep(0.01)  # so that images have different times
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     with pytest.raises(KeyboardInterrupt):
         shard(path, None, pipeline=Watched(6, KeyboardInterrupt()))

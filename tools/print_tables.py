@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
+from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
@@ -117,8 +118,9 @@ def sampler_options_table() -> str:
         hint, meaning = split_hint(known[option].hint)[0], known[option].help
         having = [sampler for sampler in samplers().values() if option in sampler.defaults]
         by_values: dict[str, list[str]] = {}
+        taken = split_hint(typing.get_args(hint)[0])[0]
         for sampler in having:
-            by_values.setdefault(_values(sampler, option, split_hint(typing.get_args(hint)[0])[0]), []).append(sampler.name)
+            by_values.setdefault(_values(sampler, option, taken), []).append(sampler.name)
         usual = max(by_values, key=lambda text: len(by_values[text]))
         values = [f"{_names(who)}: {text}" for text, who in by_values.items() if text != usual]
         values.append(f"others: {usual}" if values else usual)
@@ -169,6 +171,12 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
+def lora_options_table() -> str:
+    """A row for each field of a LoRA."""
+    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(LoraConfig)]
+    return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
+
+
 def _default(option: Option) -> str:
     """A default as YAML writes it; empty for a field that the group's file sets."""
     if option.default is dataclasses.MISSING:
@@ -182,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "lora-options": lora_options_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,

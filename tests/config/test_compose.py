@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tpusd.config.choices import conf_directory, group_choices
@@ -95,6 +95,7 @@ KEYS = st.one_of(
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=2), st.booleans())
+@example([("model.name", "a\nb")], False)
 def test_any_command_line_gives_runs_or_one_line(overrides, multirun):
     try:
         argv = [f"{key}={value}" for key, value in overrides if not key.startswith("-")]

@@ -33,7 +33,7 @@ readings = []
 class Pipeline:
     seconds, fingerprints, made = {}, {}, 0
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         self.made += len(specs)
         if self.made in (2_000, 20_000):
             gc.collect()

@@ -134,9 +134,9 @@ class Altered:
         self.pipeline, self.changes = pipeline, changes
         self.fingerprints, self.seconds = pipeline.fingerprints, pipeline.seconds
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         specs = [dataclasses.replace(spec, **self.changes) for spec in specs]
-        return self.pipeline.generate(specs, tables, on_step=on_step)
+        return self.pipeline.generate(specs, tables, **options)
 
 
 def reproduced(path, output, load, *overrides, **changes):

@@ -169,13 +169,13 @@ def test_locks_keep_a_second_process_and_the_whole_run_off(tmp_path):
     path = tmp_path / "run"
 
     class Meanwhile(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             for act in (lambda: shard(path, "1/3"), lambda: RunDir.open(path)):
                 with pytest.raises(UserError, match="another process is working on this") as error:
                     act()
                 refused.append(str(error.value))
             shard(path, "2/3")
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     refused = []
     shard(path, "1/3", pipeline=Meanwhile())
@@ -216,11 +216,11 @@ def test_weights_that_differ_between_shards_at_work_are_refused_before_an_image_
     path = tmp_path / "run"
 
     class Meanwhile(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             with monkeypatch.context() as patch:
                 patch.setattr("support.runs.SHA256", {"unet/weights.safetensors": "1" * 64})
                 shard(path, "2/2")
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     with pytest.raises(UserError, match="has other files here than for the shards before"):
         shard(path, "1/2", pipeline=Meanwhile())

@@ -39,9 +39,9 @@ LIMIT = 60.0  # seconds for one run
 class Slow(StandInPipeline):
     """Takes some milliseconds for an image, so that kills meet every part of a run."""
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         time.sleep(0.02)
-        return super().generate(specs, tables, on_step=on_step)
+        return super().generate(specs, tables, **options)
 
 
 def started(path: Path, which: str | None) -> int:

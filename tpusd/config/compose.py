@@ -38,7 +38,8 @@ from tpusd.process.arguments import Parser
 
 VERSION_BASE = "1.3"
 MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
-_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=")  # fields that a prompt set of the user need not name
+_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=", "loras.")  # fields that a group of the user need not name
+_IN_A_LIST = re.compile(r"(prompts\.rows|loras)\.")
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -220,12 +221,12 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
     if key.split(".")[0].split("/")[0] == "hydra":
         raise UserError(f"{line}: Hydra's own settings are not used; the run directory is set with output=DIR")
     fields = field_names()
-    known = key in choices or key in fields or key.startswith("prompts.rows.")
+    known = key in choices or key in fields or _IN_A_LIST.match(key) is not None
     if not known:
         raise UserError(f"{line}: no such field or group{field_advice(key, [*fields, *choices])}")
     if key in ("model.name", "precision.name", "sampler.name"):
         group = key.removesuffix(".name")
-        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={text.partition('=')[2]}")
+        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={show(text.partition('=')[2])}")
     if override.is_sweep_override():
         if not multirun:
             raise UserError(f"{line}: has several values; add -m to make a run for each{one_value(key, text)}")

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, Len
 
+from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
@@ -22,6 +23,7 @@ from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
+MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
 
 
@@ -120,6 +122,12 @@ class RunConfig:
     precision: Annotated[PrecisionConfig, Help("how weights are stored, and what the layers compute in")]
     sampler: Annotated[SamplerSettings, Help("the sampler and its options")]
     prompts: Annotated[PromptsConfig, Help("the prompt set")]
+    loras: Annotated[
+        tuple[LoraConfig, ...],
+        Len(0, MAX_LORAS),
+        SavedIfSet(),
+        Help("LoRAs, merged into the weights in this order: `[{path: FILE.safetensors, scale: 0.8}]`"),
+    ] = ()
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
     num_images_per_prompt: Annotated[
         int, Interval(ge=1, le=MAX_COPIES), Advice("use more rows or another seed"), Help("copies of every row")
@@ -296,7 +304,8 @@ def _with_paths(config: RunConfig) -> RunConfig:
         prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
     if output is not None:
         output = expanded_path(output, "output")
-    return dataclasses.replace(config, model=model, prompts=prompts, output=output)
+    loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
+    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output)
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
@@ -342,6 +351,8 @@ def _check(config: RunConfig) -> None:
     if config.shard is not None:
         check_shard(config.shard)
     _check_model(config.model)
+    for i, lora in enumerate(config.loras):
+        check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from tpusd.checkpoints import Checkpoint, fill, match_weights
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
+from tpusd.engine.adapters import MergedWeights, ScaledLora
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.jax_settings import with_usual_settings
@@ -86,6 +87,7 @@ class Pipeline:
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
         self._programs: dict[str, Program] = {}
+        self._part: Callable[[str], Weights] = weights.part  # of the batch that is made: part -> its weights
         self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before
         self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
@@ -133,19 +135,24 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         *,
+        loras: Sequence[ScaledLora] = (),
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
         specs: with guidance for the same model calls.
         tables: one for each spec.
+        loras: merged into the weights in this order; those of all specs.
         on_step: on_step(done, total) reports rows of the longest table.
-        Raises UserError where the weights do not fit the model.
+        Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
         (guided,) = {guided_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
         pieces = guided_pieces(guided, max(map(len, tables)))
         encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces})
+        began = time.monotonic()
+        self._part = self._weights.merged.parts(loras)
+        self.seconds["weights"] += time.monotonic() - began
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
@@ -236,7 +243,7 @@ class Pipeline:
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
-        return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
+        return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
     def _compiled(self, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
         """The programs, compiled side by side where they are not there yet.
@@ -272,13 +279,19 @@ class _WeightsInReading:
 
     fit: done when every stored tensor has its parameter, by name and shape.
     parts: part -> its parameters.
+    merged: the same with LoRAs.
     """
 
     def __init__(self, checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices):
         self.fit: Future[None] = Future()
         self.parts: dict[str, Future[Weights]] = {part: Future() for part in checkpoint.parts}
+        self.merged = MergedWeights(checkpoint, devices, self.part)
         self._checkpoint, self._precision, self._devices = checkpoint, precision, devices
         threading.Thread(target=self._read, name="weights", daemon=True).start()
+
+    def part(self, name: str) -> Weights:
+        """One part's parameters, as soon as they are on the devices."""
+        return self.parts[name].result()
 
     @with_usual_settings
     def _read(self) -> None:

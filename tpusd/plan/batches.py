@@ -1,8 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls and these are equally many, they fill batches together, whichever run they
-are of.
+where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
+together, whichever run they are of.
 """
 
 import dataclasses
@@ -39,7 +39,10 @@ class ProgramKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Run]):
-    """Images to make together: with guidance for the same model calls. entries: (the image's run, its spec)."""
+    """Images to make together: with guidance for the same model calls, and with the same LoRAs.
+
+    entries: (the image's run, its spec).
+    """
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -97,26 +100,26 @@ def pack(
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    waiting: dict[tuple[Guided, int], list[tuple[Run, ImageSpec]]] = {}
+    waiting: dict[tuple[Hashable, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = (guided_of(spec, calls), calls)
+        kind = ((guided_of(spec, calls), spec.loras), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
             yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for guided in dict.fromkeys(guided for guided, _ in waiting):
-        lengths = sorted(calls for own, calls in waiting if own == guided)
-        rest = [entry for calls in lengths for entry in waiting[guided, calls]]
+    for common in dict.fromkeys(common for common, _ in waiting):
+        lengths = sorted(calls for own, calls in waiting if own == common)
+        rest = [entry for calls in lengths for entry in waiting[common, calls]]
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
 def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
-    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, and its size
-        where there are several.
+    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, the LoRAs, and
+        its size where there are several.
     size: images of a full batch.
     """
     left_over: Counter[Hashable] = Counter()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpusd.config.adapters import AppliedLora, applied
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
@@ -48,6 +49,7 @@ class ImageSpec:
     sampler: SamplerSettings
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
+    loras: tuple[AppliedLora, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
 
     def guided_calls(self, num_calls: int) -> range:
@@ -178,6 +180,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         height=height,
         width=width,
         sampler=_sampler_of(config, row),
+        loras=applied(config.loras),
         extra=row.extra,
     )
 

@@ -42,6 +42,8 @@ def config_overrides(config: RunConfig) -> list[str]:
     for group in STAND_INS:
         own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
         lines += _differences(group, own, base[group])
+    if config.loras:
+        lines.append(f"loras={hydra_value([_named(lora) for lora in values['loras']])}")
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -54,6 +56,11 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
     own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
     lines = [f"prompts.rows=[{hydra_value(own)}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
+
+
+def _named(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a LoRA that are set, without the lock on its file."""
+    return {name: value for name, value in lora.items() if value is not None and name != "sha256"}
 
 
 def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

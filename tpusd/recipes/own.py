@@ -50,6 +50,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "model": recipe["model_settings"],
             "precision": recipe["precision_settings"],
             "sampler": recipe["sampler_settings"],
+            "loras": recipe.get("lora_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
         }
         if row["seed"] is not None:

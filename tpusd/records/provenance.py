@@ -71,11 +71,13 @@ class BatchProvenance:
     environment: as `describe_environment` gives it.
     programs: name -> sha256 of the compiled programs.
     checkpoint: as `describe_checkpoint` gives it, with the sha256 of each file.
+    loras: where each comes from, and its sha256.
     """
 
     environment: Mapping[str, Any]
     programs: Mapping[str, str]
     checkpoint: Mapping[str, Any]
+    loras: Sequence[Mapping[str, Any]] = ()
 
     @property
     def weights(self) -> str:
@@ -85,7 +87,11 @@ class BatchProvenance:
 
 
 def describe_environment(
-    devices: Sequence[Device], batch_size_per_device: int, weights: str, settings: Mapping[str, Any] | None = None
+    devices: Sequence[Device],
+    batch_size_per_device: int,
+    weights: str,
+    settings: Mapping[str, Any] | None = None,
+    loras: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What decides a pixel, or its last bit, besides the recipe.
 
@@ -93,6 +99,7 @@ def describe_environment(
     batch_size_per_device: images.
     weights: `weights_digest` of the checkpoint.
     settings: of JAX, those that do not have their usual values.
+    loras: the sha256 of each LoRA; without one there is no such field.
     """
     environment = {
         "versions": versions(),
@@ -103,7 +110,8 @@ def describe_environment(
         "flags": flags(),
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
-    return environment | ({"settings": dict(settings)} if settings else {})
+    own = {"settings": dict(settings or {}), "loras": list(loras)}
+    return environment | {name: value for name, value in own.items() if value}
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

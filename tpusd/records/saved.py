@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
+from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import RunConfig, SavedConfig, config_values, make_config, saved_config
 from tpusd.config.typed import flatten
 from tpusd.config.yaml_files import parse_yaml
@@ -82,6 +83,8 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
         for group in GROUPS
         if group not in given and getattr(saved, group).name in group_choices().get(group, ())
     ]
+    if saved.loras and any(name.startswith("loras.") for name in given):
+        chosen.append(f"loras={hydra_value(config_values(saved)['loras'])}")
     jobs = compose_jobs([*chosen, *argv])
     assert jobs is not None, argv
     (job,) = jobs
@@ -92,9 +95,9 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
 
 
 def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
-    """values[key] = composed[key], for a dotted field or a group. A path into a prompt set takes the whole set."""
+    """values[key] = composed[key], for a dotted field or a group. A path into a list takes all of it."""
     parts = key.lstrip("+").split(".")
-    if parts[0] == "prompts":
+    if parts[0] in ("prompts", "loras"):
         parts = parts[:1]
     target, source = values, composed
     for part in parts[:-1]:

@@ -20,9 +20,11 @@ from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_num
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
+from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
+    from tpusd.checkpoints.adapters import Lora
     from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.samplers.rows import Table
 
@@ -41,6 +43,7 @@ class PreparedRun:
     tokens: text -> (number of tokens before truncation, whether it was truncated).
     table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
+    loras: opened, in the order of config.loras.
     """
 
     config: SavedConfig
@@ -48,6 +51,7 @@ class PreparedRun:
     tokens: Mapping[str, tuple[int, bool]]
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
+    loras: tuple["Lora", ...] = ()
 
     def num_calls(self, spec: ImageSpec) -> int:
         """Model calls that an image takes."""
@@ -74,10 +78,16 @@ def open_model(model: ModelConfig) -> "Checkpoint":
     return open_checkpoint(model)
 
 
-def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Checkpoint"] = open_model) -> PreparedRun:
+def prepare_run(
+    config: RunConfig,
+    *,
+    open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
+    open_loras: OpenLoras = open_loras,
+) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
+    open_loras: the same for LoRAs.
     """
     check_loggers(config.loggers)
     rows = read_rows(config.prompts)
@@ -86,7 +96,9 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     checkpoint.family.check(config)
     height, width = image_size(config, checkpoint)
 
-    saved = config_to_save(config, rows, checkpoint, height, width)
+    loras = open_loras(config.loras, model, checkpoint)
+    lora_notes = check_loras(config, loras)
+    saved = config_to_save(config, rows, checkpoint, height, width, loras)
 
     @functools.lru_cache(MAX_TABLES)
     def table(settings: SamplerSettings, height: int, width: int) -> "Table":
@@ -95,7 +107,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     table(config.sampler, height, width)  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings: table(settings, height, width))
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    notes = [*_size_notes(saved), *column_notes(rows)]
+    notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
@@ -104,6 +116,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
         tokens=tokens,
         table=lambda spec: table(spec.sampler, spec.height, spec.width),
         warnings=warnings,
+        loras=loras,
     )
 
 
@@ -200,9 +213,19 @@ def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
 
 
 def config_to_save(
-    config: RunConfig, rows: tuple[Row, ...], checkpoint: "Checkpoint", height: int, width: int
+    config: RunConfig,
+    rows: tuple[Row, ...],
+    checkpoint: "Checkpoint",
+    height: int,
+    width: int,
+    loras: Sequence["Lora"] = (),
 ) -> SavedConfig:
-    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path."""
+    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path, LoRAs' sums.
+
+    rows: all rows of the prompt set.
+    height, width: pixels.
+    loras: opened, in the order of config.loras.
+    """
     model = config.model
     if model.repo is not None:
         is_copy = checkpoint.identity.repo != model.repo  # run.json says which; the config stays as it was asked for
@@ -216,4 +239,7 @@ def config_to_save(
     elif model.vae.repo is not None:
         model = replace(model, vae=replace(model.vae, revision=checkpoint.identity.vae_commit))
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
-    return saved_config(replace(config, model=model), rows=rows, height=height, width=width, prompts_name=name)
+    own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
+    return saved_config(
+        replace(config, model=model, loras=own), rows=rows, height=height, width=width, prompts_name=name
+    )

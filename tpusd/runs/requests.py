@@ -115,7 +115,10 @@ def _value_of(values: Mapping[str, Any], key: str) -> str:
     """A field's value where the command line did not set it; a group's is its name."""
     found: Any = values
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, list):
+            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
+        else:
+            found = found.get(part) if isinstance(found, Mapping) else None
     if isinstance(found, Mapping):
         found = found.get("name")
     return (

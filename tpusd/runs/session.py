@@ -167,7 +167,7 @@ class RunSession:
                 model = dataclasses.replace(self._config.model, sha256=provenance.weights)
                 self._config = dataclasses.replace(self._config, model=model)
                 opened.run_dir.write_weights(config_values(self._config))
-            opened.run_json.note(checkpoint=provenance.checkpoint)
+            opened.run_json.note(checkpoint=provenance.checkpoint, **_loras(provenance))
             self._weights_checked = True
         earlier = list(opened.run_json.facts["environments"].items())
         environment = opened.run_json.note_environment(provenance.environment, provenance.programs)
@@ -276,6 +276,11 @@ class RunSession:
     def _open_now(self) -> _Opened:
         assert self._opened is not None, f"{self.name} is not open"
         return self._opened
+
+
+def _loras(provenance: BatchProvenance) -> dict[str, Any]:
+    """A run without LoRAs has no such fact."""
+    return {"loras": list(provenance.loras)} if provenance.loras else {}
 
 
 def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:

@@ -34,6 +34,7 @@ from tpusd.records.shards import ShardDir, join_sweep, locked_shard, shared_file
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
@@ -229,7 +230,7 @@ def _result(session: RunSession) -> RunResult:
 
 
 def prepare_with_shared_checkpoints() -> Prepare:
-    return functools.partial(prepare_run, open_model=functools.cache(open_model))
+    return functools.partial(prepare_run, open_model=functools.cache(open_model), open_loras=open_loras_once())
 
 
 def _refuse_taken(path: Path) -> None:

@@ -25,6 +25,7 @@ _DTYPES = {
     "U8": "uint8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2")  # safetensors' own reader for NumPy does not have them
+FLOATS = ("float64", "float32", "float16", "bfloat16", *FLOAT8)  # types that weights may have
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,13 @@ from tpusd.records.provenance import (
     hash_checkpoint,
 )
 from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher
+from tpusd.runs.loras import describe_loras, scaled
 from tpusd.runs.prepare import PreparedRun
 
 if TYPE_CHECKING:
     import jax
 
+    from tpusd.engine.adapters import ScaledLora
     from tpusd.engine.pipeline import Pipeline
 
 
@@ -42,7 +44,12 @@ class PipelineLike(Protocol):
     @property
     def seconds(self) -> Mapping[str, float]: ...
     def generate(
-        self, specs: Sequence[ImageSpec], tables: Sequence[Any], *, on_step: OnStep | None = None
+        self,
+        specs: Sequence[ImageSpec],
+        tables: Sequence[Any],
+        *,
+        loras: "Sequence[ScaledLora]" = (),
+        on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
 
 
@@ -144,7 +151,8 @@ class LocalExecutor:
         if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
-        images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
+        loras = scaled(prepared.config, prepared.loras)
+        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
@@ -183,7 +191,10 @@ class LocalExecutor:
         size = prepared.config.batch_size_per_device
         settings = noted_settings()
         return BatchProvenance(
-            environment=describe_environment(self._devices, size, weights_digest(sha256), settings),
+            environment=describe_environment(
+                self._devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
+            ),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
+            loras=describe_loras(prepared.loras),
         )
