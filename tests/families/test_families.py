@@ -62,7 +62,7 @@ def test_what_has_no_effect_on_a_unet_that_reads_the_guidance_is_named(tmp_path)
     edit(path / "unet/config.json", time_cond_proj_dim=256)
     assert notes(path) == []
     assert notes(path, "negative_prompt=dark", "guidance_rescale=0.5")[0].startswith(
-        "negative_prompt and guidance_rescale: no effect, because this UNet reads the guidance scale (time_cond_proj_dim"
+        "negative_prompt and guidance_rescale: no effect, because this UNet reads the guidance scale (time_cond_"
     )
     (note,) = notes(path, 'prompts.rows=[{prompt: "a", negative_prompt: "b"}]')
     assert note.startswith("negative_prompt: no effect")

@@ -271,7 +271,7 @@ class LatentDiffusion(Family):
             return unet(x, t, *conditioning)
         b = x.shape[0]
         if unet.config.time_cond_proj_dim is not None:
-            prompts = jax.tree.map(lambda both: both[b:], conditioning)
+            prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
             return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale))
         out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
         return classifier_free_guidance(
