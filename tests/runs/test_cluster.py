@@ -17,14 +17,16 @@ from tpusd.errors import UserError
 from tpusd.process.exit import exit_status
 from tpusd.records.provenance import versions
 from tpusd.records.saved import read_config, read_saved
+from tpusd.records.validate import faults
 from tpusd.runs.executors import ray
 from tpusd.runs.executors.cluster import refusal
 from tpusd.runs.loras import open_loras
 from tpusd.runs.prepare import open_model
+from tpusd.runs.reproduce import reproduce
 from tpusd.runs.resume import resume_run
 from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.runs.start import start_run
-from tpusd.runs.sweep import start_sweep
+from tpusd.runs.sweep import resume_sweep, start_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 LAYER = "unet.mid_block.attentions.0.proj_in"
@@ -101,6 +103,50 @@ def test_sweep_fills_batches_across_runs_and_makes_what_a_local_one_makes(tmp_pa
         found = sorted(path.name for path in (tmp_path / "local").iterdir() if path.is_dir())
         name = next(one for one in found if one.endswith(run[-1]))
         assert files(tmp_path / "cluster" / name) == files(tmp_path / "local" / name)
+
+
+def test_shards_that_each_use_the_cluster_end_with_the_run_of_one_process(tmp_path, on):
+    """Also where one of them makes its images here."""
+    for which, place in (("1/3", "ray"), ("2/3", "local"), ("3/3", "ray")):
+        on(FakeHosts(2))
+        start(tmp_path / "run", f"executor={place}", f"shard={which}")
+    assert files(tmp_path / "run") == files(start(tmp_path / "local")) and list(faults(tmp_path / "run")) == []
+
+
+def test_reproduce_makes_the_images_here_or_on_the_cluster_that_is_named(tmp_path, on):
+    hosts = on(FakeHosts(2))
+    path = start(tmp_path / "run", "executor=ray", "executor.num_workers=2")
+    for name, words in (("here", []), ("cluster", ["executor=ray"])):
+        hosts = on(FakeHosts(2))
+        words = [f"output={tmp_path / name}", *words]
+        assert reproduce(path, words, prepare=prepare, load=lambda *_, **__: StandInPipeline())
+        assert json.loads((tmp_path / name / "comparison.json").read_text())["counts"] == {"identical": 15}
+        assert hosts.started == (2 if name == "cluster" else 0)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_sweep_on_a_cluster_without_what_it_asks_for_leaves_nothing(tmp_path, monkeypatch, is_there):
+    def connect(config):
+        raise UserError("executor.resources_per_worker={TPU: 4}: no host of the cluster has that")
+
+    monkeypatch.setattr(ray, "check_cluster", lambda address: None)
+    monkeypatch.setattr(ray.RayHosts, "connect", connect)
+    path = tmp_path / "new" / "sweep"
+    if is_there:
+        path.mkdir(parents=True)
+    with pytest.raises(UserError, match="no host of the cluster has that"):
+        start_sweep(["-m", *WORDS, "seed=0,1", "executor=ray", f"output={path}"], prepare=prepare)
+    assert list(tmp_path.rglob("*")) == ([path.parent, path] if is_there else [])
+
+
+def test_sweep_that_loses_all_workers_after_an_image_stays_and_is_resumed(tmp_path, on):
+    on(deadly({(row, copy) for row in range(3) for copy in range(5)} - {(0, 0)}, places=1))
+    words = ["-m", *WORDS, "batch_size_per_device=1", "seed=0,1", "executor=ray", f"output={tmp_path / 'sweep'}"]
+    with pytest.raises(UserError, match="no worker is left"):
+        start_sweep(words, prepare=prepare)
+    on(FakeHosts(2))
+    assert resume_sweep(tmp_path / "sweep", [], prepare=prepare) == 0
+    assert [len(manifest(run)) for run in sorted(tmp_path.glob("sweep/0*"))] == [15, 15]
 
 
 def test_worker_with_fewer_devices_makes_the_batches_in_parts(tmp_path, on, monkeypatch):
