@@ -159,9 +159,9 @@ def make_sweep(
     for line in _table(results):
         say(line)
     num_failed = sum(result.error is not None for result in results)
-    made, seconds = sum(result.num_made for result in results), time.monotonic() - started
+    num_made, seconds = sum(result.num_made for result in results), time.monotonic() - started
     say(
-        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, {count(made, 'image')} in "
+        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, {count(num_made, 'image')} in "
         f"{seconds:.1f} s"
         f"{f', {num_failed} failed' if num_failed else ''}; {see}"
     )
