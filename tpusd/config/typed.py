@@ -73,6 +73,11 @@ class Help:
 
 
 @dataclass(frozen=True)
+class SavedIfSet:
+    """A field that `plain` leaves out while it has its default, so that configs without it stay as they were."""
+
+
+@dataclass(frozen=True)
 class Advice:
     """What to do when a value is out of its range: the end of the error line."""
 
@@ -143,11 +148,17 @@ def plain(value: object) -> Any:
     """The inverse of `read`: dataclasses, tuples and mappings as the dicts, lists and scalars of YAML and JSON."""
     if isinstance(value, ReadsItself):
         return plain(value.to_values())
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = (field for field in dataclasses.fields(value) if not _left_out(value, field))
+        return {field.name: plain(getattr(value, field.name)) for field in shown}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _left_out(value: DataclassInstance, field: dataclasses.Field[Any]) -> bool:
+    notes = split_hint(field_hints(type(value)).get(field.name))[1]
+    return SavedIfSet() in notes and getattr(value, field.name) == field_default(field)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "prompts.path")
+SOURCES = ("model.path", "prompts.path", "image", "mask")
 PATHS = (*SOURCES, "output")
 
 

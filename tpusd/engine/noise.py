@@ -13,6 +13,9 @@ import numpy as np
 from tpusd.config.limits import MAX_COPIES, MAX_ROWS, MAX_SEED
 
 IMPL = "threefry2x32"
+# What is folded into an image's key beside 1 + k for the noise of step k, which is far below these.
+PICTURE = 1 << 16  # for the sample of a picture's latents
+MASKED_PICTURE = PICTURE + 1  # the same of the picture without its masked part
 
 
 def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np.ndarray:
@@ -35,9 +38,14 @@ def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
 
 def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
     """The noise of step k of a stochastic sampler: (b, h, w, c) float32 from fold_in(key, 1 + k), channel-first too."""
+    return folded_noise(keys, 1 + k, shape)
+
+
+def folded_noise(keys: jax.Array, index: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
+    """Standard normal (b, h, w, c) float32 from fold_in(key, index), channel-first too."""
 
     def fold(key: jax.Array) -> jax.Array:
-        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), index))
 
     noise: jax.Array = _normal(jax.vmap(fold)(keys), shape)
     return noise

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,11 +26,13 @@ from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import Conditioning, ProgramName
-from tpusd.plan.batches import guided_of, guided_pieces
+from tpusd.inputs.arrays import Input
+from tpusd.plan.batches import guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
 
+UNGUIDED = "_unguided"  # the end of a program's name
 PIECE_SECONDS = 0.5  # of a call of the denoiser, where progress is reported; at least a row of the table
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
 
@@ -66,6 +68,14 @@ class _Calls(NamedTuple):
     uncond: Conditioning | None
 
 
+class _EncodedPicture(NamedTuple):
+    """picture: on the devices. digests (b,2), finite (b,): on the host."""
+
+    picture: programs.Picture
+    digests: np.ndarray
+    finite: np.ndarray
+
+
 class Pipeline:
     """One checkpoint at one precision and size on some devices. `load` makes one."""
 
@@ -81,6 +91,7 @@ class Pipeline:
         batch_size_per_device: int,
     ):
         self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
+        self._downscale = checkpoint.family.size_multiple(checkpoint.configs)
         self._blueprint = Blueprint(
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
@@ -130,45 +141,62 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         *,
+        inputs: Sequence[Input] | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
         specs: with guidance for the same model calls.
         tables: one for each spec.
+        inputs: one for each spec, where they start from pictures.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        (guided,) = {guided_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        ((guided, from_picture),) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        assert from_picture == (inputs is not None)
         pieces = guided_pieces(guided, max(map(len, tables)))
-        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces})
+        denoisers = {has_it: denoiser(has_it, from_picture) for _, has_it in pieces}
+        compiled = self._compiled(denoisers.values(), from_picture)
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
         if guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
-        encoded = {name: self._encode(encode, values) for name, values in texts.items()}
+        encoded = {name: self._encode(compiled["encode"], values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if guided else None
-        calls = [_Calls(own, denoise[has_guidance], uncond if has_guidance else None) for own, has_guidance in pieces]
-        state, trace = self._denoise(calls, cond, padded, padded_tables, on_step)
-        pixels, finite_pixels = gather(decode.call(self._weights_of("decode"), state.x))
+        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in padded])
+        start = None
+        if inputs is not None:
+            padded_inputs = [*inputs, *[inputs[-1]] * padding]
+            start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables, keys)
+        calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
+        picture = None if start is None else start.picture
+        state, trace = self._denoise(calls, cond, padded, padded_tables, keys, picture, on_step)
+        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
         text_digests = [gather(one.digests) for one in encoded.values()]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
             GeneratedImage(
-                pixels[i],
+                pixels[i] if inputs is None else inputs[i].pasted(pixels[i]),
                 {
                     "tokens": _text_digest(one.ids[i] for one in encoded.values()),
                     "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    **({} if start is None else {"picture": _hex(start.digests[i])}),
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
                         str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
                         for row in traced_rows(len(table))
                     },
                 },
-                _not_finite(table, bool(finite_texts[i]), int(trace.num_finite[i]), bool(finite_pixels[i])),
+                _not_finite(
+                    table,
+                    bool(finite_texts[i]),
+                    start is None or bool(start.finite[i]),
+                    int(trace.num_finite[i]),
+                    bool(finite_pixels[i]),
+                ),
             )
             for i, table in enumerate(tables)
         ]
@@ -179,33 +207,58 @@ class Pipeline:
         cond, digests, finite = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
         return _Encoded(cond, digests, finite, np.concatenate(tokens.input_ids, axis=1))
 
+    def _encode_picture(
+        self,
+        encode_picture: Program,
+        specs: Sequence[ImageSpec],
+        inputs: Sequence[Input],
+        tables: Sequence[Table],
+        keys: np.ndarray,
+    ) -> _EncodedPicture:
+        """What the images start from. All sequences are of a full batch, padding included."""
+        put = self._devices.put_split
+        pixels = np.stack([one.pixels for one in inputs])
+        latents, digests, finite = encode_picture.call(self._weights_of("encode_picture"), *put((pixels, keys)))
+        scale, masked, levels = put(
+            (
+                np.array([picture_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
+                np.stack([one.latent_mask(self._downscale) for one in inputs]),
+                np.stack([table.padded_levels() for table in tables]),
+            )
+        )
+        picture = programs.Picture(latents=latents, scale=scale, masked=masked, levels=levels)
+        return _EncodedPicture(picture, gather(digests), gather(finite))
+
     def _denoise(
         self,
         pieces: "Sequence[_Calls]",
         cond: Conditioning,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
+        keys: np.ndarray,
+        picture: programs.Picture | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[LoopState, programs.Trace]:
         """Runs the sampler: LoopState on the devices, and the host's Trace.
 
         pieces: all model calls, in order.
         cond: on the devices.
-        specs, tables: of a full batch, padding included.
+        specs, tables, keys: of a full batch, padding included.
+        picture: on the devices; None: the images start from noise alone.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
-        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
         arguments = put(
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
                 np.stack(
                     [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
                 ),
-                np.array([table.init_scale for table in tables], np.float32),
+                np.array([noise_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
                 keys,
             )
         )
+        more = () if picture is None else (picture,)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
@@ -215,7 +268,7 @@ class Pipeline:
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, *more
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -235,16 +288,21 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
 
-    def _compiled(self, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
-        """The programs, compiled side by side where they are not there yet.
+    def _compiled(self, denoisers: Iterable[str], from_picture: bool) -> Mapping[str, Program]:
+        """The programs by name, compiled side by side where they are not there yet.
 
-        guided: whether denoising has guidance; both where guidance begins or ends on the way.
+        denoisers: as `denoiser` names them; two where guidance begins or ends on the way.
         """
-        denoise = {has_it: "denoise" if has_it else "denoise_unguided" for has_it in guided}
         sources: dict[str, Callable[[], ProgramSpec]] = {
-            **{name: functools.partial(self._blueprint.denoise, guided=has_it) for has_it, name in denoise.items()},
+            **{
+                name: functools.partial(
+                    self._blueprint.denoise, guided=not name.endswith(UNGUIDED), from_picture=from_picture
+                )
+                for name in denoisers
+            },
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
+            **({"encode_picture": self._blueprint.encode_picture} if from_picture else {}),
         }
         missing = [name for name in sources if name not in self._programs]
         if missing:
@@ -256,8 +314,7 @@ class Pipeline:
             wait(self._weights.parts.values())
             self.seconds["compile"] += compiled_at - start
             self.seconds["weights"] += time.monotonic() - compiled_at
-        programs = self._programs
-        return programs["encode"], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
+        return self._programs
 
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
         return self._devices.compile(spec(), check=self._weights.fit.result)
@@ -294,10 +351,33 @@ class _WeightsInReading:
                 self.parts[part].set_exception(error)
 
 
-def _not_finite(table: Table, finite_texts: bool, num_finite: int, finite_pixels: bool) -> NotFinite | None:
+def denoiser(guided: bool, from_picture: bool) -> str:
+    """The name of a denoising program."""
+    return f"denoise{'_picture' if from_picture else ''}{'' if guided else UNGUIDED}"
+
+
+def picture_scale(spec: ImageSpec, table: Table) -> float:
+    """The factor on a picture's latents before the first row."""
+    assert spec.picture is not None and table.levels is not None
+    return 0.0 if spec.picture.starts_from_noise else float(table.levels[0, 0])
+
+
+def noise_scale(spec: ImageSpec, table: Table) -> float:
+    """The factor on the initial noise before the first row."""
+    if spec.picture is None or spec.picture.starts_from_noise:
+        return table.init_scale
+    assert table.levels is not None
+    return float(table.levels[0, 1])
+
+
+def _not_finite(
+    table: Table, finite_texts: bool, finite_picture: bool, num_finite: int, finite_pixels: bool
+) -> NotFinite | None:
     """Where an image is not finite first. num_finite: rows of its table after which its latents were finite."""
     if not finite_texts:
         return NotFinite(program="encode")
+    if not finite_picture:
+        return NotFinite(program="encode_picture")
     if num_finite < len(table):
         timestep = float(table.timesteps[num_finite])
         return NotFinite(program="denoise", call=num_finite + 1, num_calls=len(table), timestep=timestep)

@@ -17,6 +17,7 @@ from tpusd.plan.specs import ImageSize, ImageSpec
 Run = TypeVar("Run")
 Item = TypeVar("Item")
 Guided = bool | range  # which model calls have guidance: all, none, or these
+Kind = tuple[Guided, bool]  # and whether an image starts from a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,14 @@ class Batch(Generic[Run]):
 
 
 def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
-    """Images of one batch agree in this. num_calls: of the image."""
+    """The model calls of an image that have guidance. num_calls: of the image."""
     calls = spec.guided_calls(num_calls)
     return bool(calls) if len(calls) in (0, num_calls) else calls
+
+
+def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
+    """Images of one batch agree in this. num_calls: of the image."""
+    return guided_of(spec, num_calls), spec.picture is not None
 
 
 def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
@@ -97,25 +103,25 @@ def pack(
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    waiting: dict[tuple[Guided, int], list[tuple[Run, ImageSpec]]] = {}
+    waiting: dict[tuple[Kind, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = (guided_of(spec, calls), calls)
+        kind = (kind_of(spec, calls), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
             yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for guided in dict.fromkeys(guided for guided, _ in waiting):
-        lengths = sorted(calls for own, calls in waiting if own == guided)
-        rest = [entry for calls in lengths for entry in waiting[guided, calls]]
+    for of_batch in dict.fromkeys(own for own, _ in waiting):
+        lengths = sorted(calls for own, calls in waiting if own == of_batch)
+        rest = [entry for calls in lengths for entry in waiting[of_batch, calls]]
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
 def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
-    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, and its size
+    kinds: (what images of one batch have in common, number of model calls) of each image: `kind_of`, and its size
         where there are several.
     size: images of a full batch.
     """
@@ -127,10 +133,15 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     return full + sum(-(-number // size) for number in left_over.values())
 
 
-def num_programs(guided: Iterable[Guided]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both."""
-    needed = {has_it for own in set(guided) for has_it in ((own,) if isinstance(own, bool) else (True, False))}
-    return 2 + len(needed)
+def num_programs(kinds: Iterable[Kind]) -> int:
+    """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, from noise and
+    from pictures, and what encodes pictures."""
+    needed = {
+        (has_it, from_picture)
+        for guided, from_picture in set(kinds)
+        for has_it in ((guided,) if isinstance(guided, bool) else (True, False))
+    }
+    return 2 + len(needed) + any(from_picture for _, from_picture in needed)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -9,7 +9,7 @@ from typing import Any
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.schema import SavedConfig
+from tpusd.config.schema import Resize, SavedConfig
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
 
@@ -31,6 +31,35 @@ def parse_name(name: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureInput:
+    """The picture that an image starts from. Two are equal if they lead to the same pixels, wherever the files are.
+
+    image: the file.
+    image_sha256: of its bytes.
+    strength: the share of the steps that are made.
+    resize: how the picture gets the image's size.
+    mask: a file whose white part is made; None: all is made.
+    mask_sha256: of its bytes.
+    paste_back: whether the pixels that are not masked are the picture's own.
+    mask_feather: pixels within the mask over which the made pixels begin.
+    """
+
+    image: str = field(compare=False)
+    image_sha256: str | None
+    strength: float
+    resize: Resize
+    mask: str | None = field(default=None, compare=False)
+    mask_sha256: str | None = None
+    paste_back: bool = True
+    mask_feather: int = 0
+
+    @property
+    def starts_from_noise(self) -> bool:
+        """Whether nothing of the picture is in the first sample: with a mask and all steps, as in diffusers."""
+        return self.mask is not None and self.strength == 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSpec:
     """All that decides an image's pixels beside checkpoint and precision. Sizes in pixels."""
 
@@ -48,6 +77,7 @@ class ImageSpec:
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
+    picture: PictureInput | None = None  # None: starts from noise alone
 
     def guided_calls(self, num_calls: int) -> range:
         """The model calls that need classifier-free guidance, of `num_calls`."""
@@ -122,6 +152,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         width=width,
         sampler=_sampler_of(config, row),
         extra=row.extra,
+        picture=_picture_of(config, row),
     )
 
 
@@ -152,6 +183,21 @@ def _of_size(config: SavedConfig, size: ImageSize) -> Iterator[tuple[int, int]]:
 
 def _size_of(config: SavedConfig, row: Row) -> ImageSize:
     return config.height if row.height is None else row.height, config.width if row.width is None else row.width
+
+
+def _picture_of(config: SavedConfig, row: Row) -> PictureInput | None:
+    if row.image is None:
+        return None
+    return PictureInput(
+        image=row.image,
+        image_sha256=row.image_sha256,
+        strength=config.strength if row.strength is None else row.strength,
+        resize=config.resize,
+        mask=row.mask,
+        mask_sha256=row.mask_sha256,
+        paste_back=config.paste_back,
+        mask_feather=config.mask_feather,
+    )
 
 
 def _sampler_of(config: SavedConfig, row: Row) -> SamplerSettings:

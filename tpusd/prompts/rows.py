@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.meanings import meant_field
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
-from tpusd.config.schema import PromptsConfig, field_names
+from tpusd.config.schema import PromptsConfig, RunConfig, field_names
 from tpusd.errors import UserError, show, show_path
+from tpusd.inputs.rows import located, with_inputs
 from tpusd.prompts.files import read_file
 from tpusd.records.manifest import check_columns
 
@@ -18,7 +20,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
         check_columns(prompts.rows)
-        return _replaced(prompts.rows, prompts.replace or ())
+        return _replaced(tuple(located(row, Path()) for row in prompts.rows), prompts.replace or ())
     assert prompts.path is not None
     rows: list[Row] = []
     faults: list[str] = []
@@ -40,12 +42,17 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
             if _is_of_every_row(record, column):
                 break
         else:
-            rows.append(row)
+            rows.append(located(row, Path(prompts.path).parent))
     if faults:
         raise UserError(_listed(faults, prompts.path))
     if not rows:
         raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
     return _replaced(tuple(rows), prompts.replace or ())
+
+
+def run_rows(config: RunConfig) -> tuple[Row, ...]:
+    """All rows of a run's prompt set, with the run's picture and mask where they have none. Raises UserError."""
+    return with_inputs(read_rows(config.prompts), config)
 
 
 def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:

@@ -25,6 +25,10 @@ PIXEL_FIELDS = (
     "negative_prompt",
     "height",
     "width",
+    "strength",
+    "resize",
+    "paste_back",
+    "mask_feather",
     "image_format",
     "image_quality",
 )
@@ -41,6 +45,7 @@ def config_overrides(config: RunConfig) -> list[str]:
     for group in STAND_INS:
         own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
         lines += _differences(group, own, base[group])
+    values = {name: values.get(name, base[name]) for name in PIXEL_FIELDS}  # what is as usual may be left out
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 

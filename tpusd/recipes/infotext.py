@@ -43,6 +43,7 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
         "CFG scale": f"{max(1.0, recipe['guidance_scale']):g}",  # below 1 A1111 would not take the prompt alone
         "Seed": recipe["seed"],
         "Size": f"{recipe['width']}x{recipe['height']}",
+        **({} if recipe.get("strength") is None else {"Denoising strength": f"{recipe['strength']:g}"}),
         "Model": recipe["model"],
         "RNG": "JAX",
         "Version": f"tpusd {__version__}",

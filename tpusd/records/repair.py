@@ -28,7 +28,7 @@ from tpusd.records.layout import (
     RUN,
     THUMBNAILS,
 )
-from tpusd.records.manifest import ImageRecord, manifest_lines, recipe_values
+from tpusd.records.manifest import DECIDED_BY_CONFIG, ImageRecord, manifest_lines, recipe_values
 from tpusd.storage import os_errors_as_user_errors
 
 HASHED_BYTES = 256 << 20  # of images, the newest first, whose sha256 is checked too; `validate` checks all of them
@@ -145,7 +145,9 @@ def _whole_lines(path: Path, config: SavedConfig, notes: _Notes) -> tuple[dict[t
 
 def _check_recipe(path: Path, config: SavedConfig, number: int, record: ImageRecord) -> None:
     """The config that made the lines must be the one that will make the rest."""
-    for name, value in recipe_values(config, make_spec(config, *record.key)).items():
+    recipe = recipe_values(config, make_spec(config, *record.key))
+    for name in DECIDED_BY_CONFIG:
+        value = recipe.get(name)
         if getattr(record, name) != value:
             where = f"{show_path(path / MANIFEST)} line {number}"
             raise UserError(

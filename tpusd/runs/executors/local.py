@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
+from tpusd.inputs.arrays import Input
+from tpusd.inputs.reader import InputReader
 from tpusd.plan.batches import Batch, ProgramKey, WeightsKey, program_key
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
@@ -42,7 +44,12 @@ class PipelineLike(Protocol):
     @property
     def seconds(self) -> Mapping[str, float]: ...
     def generate(
-        self, specs: Sequence[ImageSpec], tables: Sequence[Any], *, on_step: OnStep | None = None
+        self,
+        specs: Sequence[ImageSpec],
+        tables: Sequence[Any],
+        *,
+        inputs: Sequence[Input] | None = None,
+        on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
 
 
@@ -85,6 +92,7 @@ class LocalExecutor:
         self._devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._inputs = InputReader()
         self._weights: WeightsKey | None = None  # which weights are on the devices
         self._hashes: Future[Mapping[str, str]] | None = None  # of the checkpoint that has them
         self._pipelines: dict[ProgramKey, PipelineLike | Exception] = {}  # an exception: it could not be loaded
@@ -94,6 +102,7 @@ class LocalExecutor:
 
     def __exit__(self, *exception: object) -> None:
         self._background.shutdown(wait=True)
+        self._inputs.close()
 
     def describe(self) -> str:
         return f"{len(self._devices)} {self._devices[0].device_kind} device{'' if len(self._devices) == 1 else 's'}"
@@ -102,7 +111,7 @@ class LocalExecutor:
         return len(self._devices) * config.batch_size_per_device
 
     def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
-        for batch in batches:
+        for batch in self._inputs.ahead(batches):
             signals.check()
             yield from self._make(batch)
 
@@ -142,7 +151,9 @@ class LocalExecutor:
         if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
-        images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step)
+        inputs = self._inputs.of(batch.specs)
+        more = {} if inputs is None else {"inputs": inputs}
+        images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step, **more)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
