@@ -268,12 +268,16 @@ def test_long_parameters_take_bounded_time_and_few_lines(tmp_path, text):
 
 def test_own_recipe_with_odd_fields_can_be_printed(tmp_path, run_path, capsys):
     own = json.loads(Image.open(run_path / "images" / "00000-000.png").text["tpusd"])
-    path = str(saved(tmp_path / "x.png", tpusd=json.dumps(own | {"\x1b[2J\ud800": "\ud800", "x" * 9999: float("inf")})))
+    path = str(saved(tmp_path / "x.png", tpusd=json.dumps(own | {"\x1b[2J\u202e": "\x1b", "x" * 9999: 1})))
     assert main([path]) == 0
     out = capsys.readouterr().out
-    assert "\x1b" not in out and "\\x1b[2J\\ud800" in out and max(map(len, out.splitlines())) < 11_000
+    assert "\x1b" not in out and "\\x1b[2J\\u202e" in out and max(map(len, out.splitlines())) < 11_000
     assert main([path, "--format=json"]) == 0
-    assert json.loads(capsys.readouterr().out)["recipe"]["\x1b[2J\ud800"] == "\ud800"
+    assert json.loads(capsys.readouterr().out)["recipe"]["\x1b[2J\u202e"] == "\x1b"
+    for odd in (float("inf"), "\ud800"):  # which no text can hold again
+        path = str(saved(tmp_path / "y.png", tpusd=json.dumps(own | {"x": odd})))
+        assert main([path]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_recipe_starts_without_jax():

@@ -35,8 +35,8 @@ class Drifting(StandInPipeline):
         super().__init__()
         self.drift, self.at = drift, at
 
-    def generate(self, specs, tables, *, on_step=None):
-        made = super().generate(specs, tables, on_step=on_step)
+    def generate(self, specs, tables, **options):
+        made = super().generate(specs, tables, **options)
         for spec, image in zip(specs, made, strict=True):
             if spec.row == 1:
                 image.pixels = np.clip(image.pixels.astype(int) + self.drift, 0, 255).astype(np.uint8)

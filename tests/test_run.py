@@ -110,9 +110,9 @@ def test_seconds_of_a_run_are_its_own(tmp_path):
     assert 0 <= session["seconds"]["first_batch"] <= session["seconds"]["generate"] < 60
 
     class Compiling(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             self.seconds = {"compile": self.seconds["compile"] + 1000.0, "weights": 0.0}
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     path = start_run(config(INLINE, f"output={tmp_path / 'more'}"), prepare=prepare, load=lambda *_: Compiling())
     (session,) = json.loads((path / "run.json").read_text())["sessions"]
@@ -195,10 +195,10 @@ def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
         return write(self, name, data)
 
     class Pipeline(StandInPipeline):
-        def generate(self, specs, tables, *, on_step=None):
+        def generate(self, specs, tables, **options):
             if self.batches:
                 second_started.set()
-            return super().generate(specs, tables, on_step=on_step)
+            return super().generate(specs, tables, **options)
 
     monkeypatch.setattr(RunDir, "write_image", slow_write)
     path, _, _ = generate(tmp_path, INLINE, pipeline=Pipeline())

@@ -22,7 +22,7 @@ from tpusd.checkpoints.formats.safetensors import Safetensors
 from tpusd.families.latent_diffusion import UNET_COMPONENT
 from tpusd.networks.abstract import abstract_model
 from tpusd.networks.unet import UNet2DConditionModel as OurUNet
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 
 REFERENCE = Path(__file__).parents[1] / "tpusd" / "assets" / "published"
 

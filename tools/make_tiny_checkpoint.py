@@ -22,7 +22,7 @@ from tpusd.families.sdxl import SDXL
 from tpusd.families.stable_diffusion import StableDiffusion
 from tpusd.networks.abstract import abstract_model
 from tpusd.networks.clip_text import CLIPTextConfig
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import VAEConfig
 
 LAYOUTS = ("sd1", "sd2", "sdxl")

@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
+from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
@@ -169,6 +170,12 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
+def lora_options_table() -> str:
+    """A row for each field of a LoRA."""
+    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(LoraConfig)]
+    return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
+
+
 def _default(option: Option) -> str:
     """A default as YAML writes it; empty for a field that the group's file sets."""
     if option.default is dataclasses.MISSING:
@@ -179,8 +186,10 @@ def _default(option: Option) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "run-options": run_options_table,
     "model-options": functools.partial(run_options_table, "model"),
+    "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "lora-options": lora_options_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,

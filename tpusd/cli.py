@@ -18,6 +18,9 @@ COMMANDS = {
     "validate": ("tpusd.validate", "checks that a run directory is whole: every line, file, hash and size"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
     "export": ("tpusd.export", "writes a run or a sweep as WebDataset shards or in GenEval's layout"),
+    "merge": ("tpusd.merge", "joins the run directories that shards made on separate disks"),
+    "status": ("tpusd.status", "says how far a run, a sweep or its shards are, at work or not"),
+    "inspect": ("tpusd.inspect", "says what a checkpoint, LoRA or embedding is, and whether a run would take it"),
     "recipe": ("tpusd.recipe", "shows a picture's recipe and the command that makes it again"),
 }
 WITH_FIELDS = ("run", "preflight", "reproduce")  # commands that take field=value

@@ -56,10 +56,11 @@ def _run(argv: Sequence[str], started: float) -> None:
         from tpusd.runs.dry_run import RunToShow, show_plan
         from tpusd.runs.prepare import prepare_run
         from tpusd.runs.start import start_run
+        from tpusd.runs.stripes import stripe_of
 
         config = make_config(job.values)
         if config.dry_run:
-            show_plan([RunToShow(name="", config=config)], prepare_run)
+            show_plan([RunToShow(name="", config=config, stripe=stripe_of(config))], prepare_run)
         else:
             start_run(config, hydra_files=job.hydra_files(), started=started)
 

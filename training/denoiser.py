@@ -18,7 +18,8 @@ from flax import nnx
 from PIL import Image
 
 from tpusd.networks.clip_text import CLIPTextModel
-from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.unet import UNet2DConditionModel
+from tpusd.networks.unet_config import UNetConfig
 from training import autoencoder, text_encoder
 from training.captions import draw_named, make_caption
 from training.exported import load_exported

@@ -162,6 +162,7 @@ def test_a_sweep_has_runs_axes_and_a_grid(run, tmp_path, one_device):
         tpusd.open_run(made.path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_changed_files_are_read_again(tmp_path, one_device):
     """The kept weights are those of the files: after a change, the next call reads them."""

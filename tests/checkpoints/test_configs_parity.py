@@ -15,7 +15,7 @@ from support.checkpoints import copy, edit, opened, tiny  # noqa: E402
 
 from tpusd.errors import UserError  # noqa: E402
 from tpusd.networks.clip_text import CLIPTextConfig  # noqa: E402
-from tpusd.networks.unet import UNetConfig  # noqa: E402
+from tpusd.networks.unet_config import UNetConfig  # noqa: E402
 from tpusd.networks.vae import VAEConfig  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -9,6 +9,7 @@ import tracemalloc
 import jax.numpy as jnp
 import pytest
 from support.checkpoints import UNET, copy, edit, error_of, hollow, opened, tiny
+from support.original_files import UNET as ORIGINAL_UNET
 
 from tpusd.checkpoints import load_weights
 
@@ -267,3 +268,43 @@ def test_broken_tokenizers_give_one_line_or_work(tmp_path, name, content):
         assert "\n" not in str(error) and "tokenizer" in str(error)
     else:
         assert ids.shape == (1, 77)
+
+
+FIRST = {f"{ORIGINAL_UNET}input_blocks.0.0.weight": ("F32", [16, 4, 3, 3], 16 * 4 * 9 * 4)}
+LAYER = f"{ORIGINAL_UNET}input_blocks.1.1.proj_in"
+FP8 = FIRST | {f"{LAYER}.weight": ("F8_E4M3", [4, 4], 16)}
+
+
+@pytest.mark.parametrize("config", [None, "tiny"])
+@pytest.mark.parametrize(
+    "tensors, metadata",
+    [
+        (FIRST, None),
+        (FIRST | {f"{ORIGINAL_UNET}x{i}": ("F32", [0], 0) for i in range(20_000)}, None),
+        (FIRST | {f"{ORIGINAL_UNET}huge": ("F32", [1 << 20, 1 << 12], 1 << 34)}, None),
+        (FP8 | {f"{LAYER}.scale_weight": ("F32", [1 << 20, 1], 1 << 22)}, None),
+        (FP8 | {f"{LAYER}.comfy_quant": ("U8", [1 << 24], 1 << 24)}, None),
+        (FP8 | {f"{LAYER}.comfy_quant": ("U8", [4], 4)}, None),
+        (FIRST, {"_quantization_metadata": "[" * 100_000}),
+        (FIRST, {"_quantization_metadata": '{"layers": {"x": {"format": ["a"]}}}'}),
+        (FIRST, {"modelspec.prediction_type": "v" * 100_000}),
+    ],
+    ids=lambda value: "" if value is None else str(len(value)),
+)
+def test_single_files_of_strangers_are_one_line(tmp_path, tensors, metadata, config):
+    """Headers that promise too much, a scale of another size, text that is not JSON, and very many odd names."""
+    header, start = {} if metadata is None else {"__metadata__": metadata}, 0
+    for name, (dtype, shape, size) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    text = json.dumps(header).encode()
+    with open(tmp_path / "x.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + start)
+    source = {} if config is None else {"config": str(tiny())}
+    line = error_of(
+        tmp_path / "x.safetensors",
+        lambda checkpoint: load_weights(checkpoint, "unet", param_dtype=jnp.float32),
+        **source,
+    )
+    assert len(line) < 3000

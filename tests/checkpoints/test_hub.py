@@ -11,9 +11,11 @@ import threading
 import huggingface_hub
 import pytest
 from support.checkpoints import tiny
+from support.original_files import write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
+from tpusd.config.schema import OtherVAE
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
@@ -398,3 +400,33 @@ def test_shards_of_the_chosen_variant_are_downloaded(hub):
     assert set(shards) == set(needed_files([*rest, *shards, *half], StableDiffusion(), None, "x")) - set(rest)
     half_rest = [n.replace(".safetensors", ".fp16.safetensors") for n in rest]
     assert set(half) == set(needed_files([*half_rest, *shards, *half], StableDiffusion(), "fp16", "x")) - set(half_rest)
+
+
+def test_one_file_of_a_repository_is_read_and_needs_no_network_again(hub, tmp_path, monkeypatch):
+    file = write_original(tiny(), tmp_path / "x.safetensors")
+    hub.files["folder/x.safetensors"] = file.read_bytes()
+    single = {"file": "folder/x.safetensors", "revision": COMMIT, "config": str(tiny())}
+    checkpoint = opened(**single)
+    assert (checkpoint.identity.repo, checkpoint.identity.commit) == (REPO, COMMIT)
+    assert checkpoint.identity.sha256["checkpoint.safetensors"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    hub.asked.clear()
+    hub.error = (500, "down")
+    assert opened(**single).identity.commit == COMMIT
+    assert hub.asked == []
+
+
+def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
+    vae = OtherVAE(repo=REPO, revision=COMMIT)
+    checkpoint = open_checkpoint(ModelSource(path=str(tiny()), vae=vae))
+    assert checkpoint.identity.vae_commit == COMMIT
+    assert not [path for path in hub.asked if "unet" in path]
+
+
+def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub, monkeypatch):
+    assert "model.file=y.safetensors: owner/name has no such file" in refusal(file="y.safetensors", revision=COMMIT)
+    hub.error = (403, "GatedRepo")
+    assert "gated; accept its terms" in refusal(file="x.safetensors")
+    hub.error = (401, "RepoNotFound")
+    assert "no such repository, or a private one" in refusal(file="x.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "the cache does not hold x.safetensors" in refusal(file="x.safetensors")

@@ -35,13 +35,14 @@ def renamed(rename):
     return change
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sd2", "sdxl"])
 def test_every_layout_is_filled_with_the_values_in_the_files(layout):
     checkpoint = opened(tiny(layout))
     assert checkpoint.family.name == ("sdxl" if layout == "sdxl" else "stable_diffusion")
     for part in checkpoint.parts:
-        stored = load_file(tiny(layout) / checkpoint.weights[part][1])
+        stored = load_file(tiny(layout) / checkpoint.weights[part].name)
         state = load_weights(checkpoint, part, param_dtype=jnp.float32)
         flat = dict(nnx.to_flat_state(state))
         wanted = parameters(checkpoint.abstract(part))
@@ -164,8 +165,8 @@ def test_the_variant_chooses_the_file(tmp_path):
     for name in (UNET, VAE, TEXT):
         half = {n: t.astype(np.float16) for n, t in load_file(root / name).items()}
         save_file(half, root / name.replace(".safetensors", ".fp16.safetensors"))
-    assert opened(root, variant="fp16").weights["unet"][1].endswith(".fp16.safetensors")
-    assert opened(root).weights["unet"][1] == UNET
+    assert opened(root, variant="fp16").weights["unet"].name.endswith(".fp16.safetensors")
+    assert opened(root).weights["unet"].name == UNET
     half = weights(root, "unet", jnp.float16, variant="fp16")
     assert_equal(half, weights(root, "unet", jnp.float16))
     assert "leave model.variant unset" in error_of(root, variant="fp32")
@@ -311,9 +312,12 @@ def test_missing_files_are_named(tmp_path):
 def test_what_is_not_a_diffusers_directory_is_told_so(tmp_path):
     assert "no such directory" in error_of(tmp_path / "nowhere")
     assert "no model_index.json" in error_of(tmp_path)
-    (tmp_path / "v1-5-pruned.safetensors").write_bytes(b"x")
+    (tmp_path / "v1-5-pruned.ckpt").write_bytes(b"x")
     assert "from_single_file" in error_of(tmp_path)
-    assert "from_single_file" in error_of(tmp_path / "v1-5-pruned.safetensors")
+    assert "from_single_file" in error_of(tmp_path / "v1-5-pruned.ckpt")
+    (tmp_path / "v1-5-pruned.safetensors").write_bytes(b"x")
+    assert "if a single file is meant, write model.path=" in error_of(tmp_path)
+    assert "too few for a safetensors file" in error_of(tmp_path / "v1-5-pruned.safetensors")
 
 
 def test_pickled_weights_are_never_opened(tmp_path):
@@ -340,7 +344,7 @@ def test_another_pipeline_class_is_refused(tmp_path):
     "part, changes, told",
     [
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
-        ("unet", {"mid_block_type": None}, "mid_block_type=None"),
+        ("unet", {"mid_block_type": "UNetMidBlock3D"}, "mid_block_type='UNetMidBlock3D'"),
         ("unet", {"some_new_option": 3}, "some_new_option=3"),
         ("unet", {"in_channels": 9}, "in_channels=9"),
         ("unet", {"cross_attention_dim": 31}, "cross_attention_dim=31"),

@@ -52,6 +52,8 @@ SCRIPT = """
 """
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("dtype, parameters_mib", [("float32", 320), ("bfloat16", 160)])
 def test_loading_takes_the_parameters_and_a_few_tensors_of_memory(tmp_path, dtype, parameters_mib):

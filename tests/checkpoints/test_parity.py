@@ -105,7 +105,7 @@ def test_pickles_of_the_reference_are_refused_with_the_way_out(tmp_path):
 def test_full_configs_of_the_reference_are_understood(tmp_path):
     """Newer writers spell out every option that they know; the published files leave most of them out."""
     UNet2DConditionModel.from_pretrained(str(tiny() / "unet")).save_pretrained(tmp_path / "unet")
-    from tpusd.networks.unet import UNetConfig
+    from tpusd.networks.unet_config import UNetConfig
 
     spelt_out = UNet2DConditionModel.load_config(str(tmp_path / "unet"))
     assert len(spelt_out) > 40

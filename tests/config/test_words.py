@@ -115,7 +115,7 @@ def test_prompts_that_cannot_be_meant_are_refused(words, line):
         (["--dry-run"], "write dry_run=true"),
         (["--fp16"], "write precision=fp16"),
         (["--no-such-thing"], "write fields as field=value"),
-        (["--lora", "x"], "tpusd reads no LoRA"),
+        (["--lora", "x"], "a LoRA is one of a list: loras="),
         (["init_image=x.png"], "makes images from text alone"),
         (["gpu=0"], "a run uses all devices"),
         (["model.name=sdxl"], "write model=sdxl"),
@@ -167,7 +167,7 @@ def test_files_and_directories_say_what_they_are_for(tmp_path):
         (tmp_path / name / file).touch()
     for name, line in (
         ("prompts.csv", "write prompts=file prompts.path="),
-        ("model.safetensors", "write model=local model.path=DIR"),
+        ("model.safetensors", "write model=local model.path="),
         ("notes.md", "write prompts=file prompts.path="),
         ("run", "write resume="),
         ("sweep", "write resume="),

@@ -91,6 +91,8 @@ def places(images):
     return [image.not_finite for image in images.values()]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_text_embedding_is_of_its_image_alone(root, pipe, sound):
     """The others of its batch are what they are beside a sound one. The second batch is padded with the bad prompt."""
     rows = ["a red fox", "q", "a moose", "a fox"]

@@ -35,6 +35,8 @@ def reference():
     return generate(pipeline(), prompts(*NINE), *STOCHASTIC, "seed=3")[5, 0]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "per_device", "more"),
     [(2, 1, []), (4, 1, []), (8, 1, []), (1, 3, []), (1, 3, ["num_images_per_prompt=2"])],
@@ -165,6 +167,8 @@ def test_at_guidance_one_the_unconditional_half_is_not_computed():
     assert np.abs(close.pixels.astype(int) - one.pixels).max() <= 1  # and it is what guidance tends to
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_outside_its_interval_guidance_has_no_effect():
     """An interval up to a call is a run with guidance until then: its trace there, and the unguided rest."""
     pipe = pipeline(per_device=2)
@@ -199,6 +203,8 @@ def test_negative_prompt_and_guidance_reach_the_pixels():
     assert len({hashlib.sha256(image.tobytes()).hexdigest() for image in images}) == len(images)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd2", "sdxl"])
 def test_other_layouts_generate(layout):
     pipe = pipeline(layout)
@@ -211,6 +217,8 @@ def test_other_layouts_generate(layout):
     assert same == (layout != "sdxl")  # SDXL takes zeros where no negative prompt is given
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_stays_near_float32(precision):
     exact = generate(pipeline(), prompts("a fox"), STEPS)[0, 0].pixels.astype(int)

@@ -26,6 +26,8 @@ def directory(request, tmp_path_factory):
     return Path(shutil.copytree(DATA, root, ignore=shutil.ignore_patterns(dropped)))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("case", META["cases"])
 def test_eight_copies_of_row_0_are_the_2022_programs_images(directory, case):
     steps, negative = META["cases"][case]

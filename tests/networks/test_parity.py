@@ -1,5 +1,7 @@
 """Each network against PyTorch diffusers and transformers: random weights of every layout through the loading path."""
 
+import dataclasses
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -24,8 +26,15 @@ LAYOUTS = ("sd1", "sd2", "sdxl")
 RELATIVE = 1e-4  # of the largest value
 
 
-def ours(layout, part):
+def ours(layout, part, clip_skip=0):
     checkpoint = open_checkpoint(ModelSource(path=str(tiny(layout))))
+    checkpoint = dataclasses.replace(
+        checkpoint,
+        configs={
+            **checkpoint.configs,
+            **({part: dataclasses.replace(checkpoint.configs[part], clip_skip=clip_skip)} if clip_skip else {}),
+        },
+    )
     graph, _ = nnx.split(checkpoint.abstract(part))
     state = load_weights(checkpoint, part, param_dtype=jnp.float32)
     return checkpoint, lambda call, *args: jax.jit(lambda s, *a: call(nnx.merge(graph, s), *a))(state, *args)
@@ -52,6 +61,28 @@ def test_text_encoder(layout, part):
         reference = model(torch.tensor(ids, dtype=torch.long), output_hidden_states=True)
     close(output.last_hidden_state, reference.last_hidden_state)
     close(output.penultimate_hidden_state, reference.hidden_states[-2])
+    close(output.pooled, reference.text_embeds if projected else reference.pooler_output)
+
+
+@pytest.mark.parametrize(
+    ("layout", "part"), [("sd1", "text_encoder"), ("sdxl", "text_encoder"), ("sdxl", "text_encoder_2")]
+)
+@pytest.mark.parametrize("clip_skip", [0, 1])
+def test_clip_skip_takes_the_states_of_earlier_layers(layout, part, clip_skip):
+    """As diffusers' pipelines: SD 1.x takes hidden_states[-(k + 1)] after the final norm, SDXL hidden_states[-(k + 2)]
+    as it is, and SDXL's pooled text is that of the whole encoder."""
+    checkpoint, run = ours(layout, part, clip_skip=clip_skip)
+    ids = checkpoint.tokenizers[part == "text_encoder_2"](["a red fox", "words " * 60]).input_ids
+    output = run(lambda model, ids: model(ids), jnp.asarray(ids))
+    projected = part == "text_encoder_2"
+    cls = CLIPTextModelWithProjection if projected else CLIPTextModel
+    model = cls.from_pretrained(str(tiny(layout) / part)).float().eval()
+    with torch.no_grad():
+        reference = model(torch.tensor(ids, dtype=torch.long), output_hidden_states=True)
+        states = reference.hidden_states
+        final_norm = next(m for name, m in model.named_modules() if name.endswith("final_layer_norm"))
+        close(output.last_hidden_state, final_norm(states[-(clip_skip + 1)]))
+    close(output.penultimate_hidden_state, states[-(clip_skip + 2)])
     close(output.pooled, reference.text_embeds if projected else reference.pooler_output)
 
 

@@ -3,7 +3,7 @@ from support.runs import saved
 
 from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.batches import count_batches, guided_of, guided_pieces, num_programs, pack
+from tpusd.plan.batches import Kind, count_batches, guided_of, guided_pieces, num_programs, pack
 from tpusd.plan.specs import make_specs, planned
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
@@ -128,9 +128,18 @@ def test_calls_are_cut_where_guidance_begins_and_ends():
 
 
 def test_programs_are_counted():
-    assert [num_programs(kinds) for kinds in ([True], [False, False], [True, False], [range(2)], [range(2), True])] == [
-        3, 3, 4, 4, 4
-    ]  # fmt: skip
+    def count(*guided, from_picture=()):
+        return num_programs([*map(Kind, guided), *(Kind(own, from_picture=True) for own in from_picture)])
+
+    assert [count(True), count(False, False), count(True, False), count(range(2)), count(range(2), True)] == [
+        3,
+        3,
+        4,
+        4,
+        4,
+    ]
+    assert count(from_picture=[True]) == 4  # with the encoder of pictures
+    assert count(True, from_picture=[True]) == 5 and count(True, from_picture=[True, False]) == 6
 
 
 def test_images_of_a_batch_have_guidance_for_the_same_calls():

@@ -327,6 +327,7 @@ def samplers(count):
     } | {"8": node("VAEDecode", samples=["100", 0])}  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [wide, chain, savers, samplers])
 def test_large_graph_takes_bounded_time_and_few_lines(make):

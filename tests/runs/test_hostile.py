@@ -40,7 +40,7 @@ CONFIGS = {
     "itself": (PROMPTS + "more: &more [*more]\n", "contains itself"),
     "number": ("name: 1" + ":00" * 100_000, "too many digits"),
     "nested": (PROMPTS + "more: " + "[" * 100 + "]" * 100, "nested over"),
-    "tag": (f"name: {CODE}\n", "cannot be composed"),
+    "tag": (f"name: {CODE}\n", "apply:pathlib.Path.touch makes no"),
     "target": (PROMPTS + "_target_: pathlib.Path.touch\n", "prompts._target_=pathlib.Path.touch: no such field"),
     "environment": (PROMPTS.replace("mine", "${oc.env:HOME}"), "config is data"),
     "interpolations": (PROMPTS.replace("mine", '"' + "${name}" * 1000 + '"'), "config is data"),

@@ -84,6 +84,8 @@ def state(folder: Path):
     }
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["run", "sweep"])
 def test_nothing_behind_a_link_is_read_or_changed(made, tmp_path, kind, command, monkeypatch):

@@ -33,7 +33,7 @@ readings = []
 class Pipeline:
     seconds, fingerprints, made = {}, {}, 0
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         self.made += len(specs)
         if self.made in (2_000, 20_000):
             gc.collect()
@@ -48,6 +48,8 @@ print(*readings, len(manifest(sys.argv[1])))
 """
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_memory_stays_flat_while_20000_images_stream_by(tmp_path):
     memory = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
     path = memory / f"tpusd-memory-{os.getpid()}"

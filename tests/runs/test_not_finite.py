@@ -29,8 +29,8 @@ class Overflowing(StandInPipeline):
         super().__init__()
         self.bad = bad
 
-    def generate(self, specs, tables, *, on_step=None):
-        made = super().generate(specs, tables, on_step=on_step)
+    def generate(self, specs, tables, **options):
+        made = super().generate(specs, tables, **options)
         for spec, image in zip(specs, made, strict=True):
             image.not_finite = PLACE if (spec.row, spec.copy) in self.bad else None
         return made

@@ -39,10 +39,10 @@ class OneSize(StandInPipeline):
         self.size = prepared.config.height, prepared.config.width
         self.fingerprints = {"decode": f"{prepared.config.height:032d}{prepared.config.width:032d}"}
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         assert all((spec.height, spec.width) == self.size for spec in specs)
         assert [len(table) for table in tables] == [spec.sampler.num_inference_steps for spec in specs]
-        return super().generate(specs, tables, on_step=on_step)
+        return super().generate(specs, tables, **options)
 
 
 def loading():

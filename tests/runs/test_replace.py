@@ -79,7 +79,7 @@ def test_files_and_sets_of_the_user_take_it_too(tmp_path):
         (['prompts.replace=[["an owl",""]]'], "prompts.replace: without an owl row 1 has no prompt"),
         (["-m", "prompts.replace=[[cat]]"], "must be a text and what takes its place"),
         (["-m", "prompts.replace=[[cat,2,3]]"], "must be text"),
-        (["-m", f"prompts.replace=[[cat{',x' * 999}],[snow{',y' * 999}]]"], "makes more than 100000 runs"),
+        (["-m", f"prompts.replace=[[cat{',x' * 999}],[snow{',y' * 999}]]"], "a sweep has at most 10000 runs"),
     ],
 )
 def test_what_cannot_be_replaced_is_one_line(words, expected):

@@ -80,6 +80,8 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
         (["num_images_per_prompt=1"], ["num_images_per_prompt=2"]),
         (['prompts.rows=[{prompt: "a red fox"}]', "num_images_per_prompt=2"], [INLINE]),
         (["images=[00001-001]", "num_images_per_prompt=2"], ["images=null"]),
+        (["limit=1", "num_images_per_prompt=2"], ["limit=null"]),
+        (["rows=1:2", "num_images_per_prompt=2"], ["rows=null"]),
     ],
 )
 def test_growing_is_resuming_and_makes_only_what_is_new(tmp_path, whole, start, growth):
@@ -112,6 +114,8 @@ def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
         (["num_images_per_prompt=1"], "num_images_per_prompt=1: the run was made with 2"),
         (["prompts.rows=[{prompt: a red fox}]"], "row 1 of the run, an owl, is removed"),
         (["prompts=landscapes"], "row 0 of the run, a red fox, is now a wide valley"),
+        (["limit=1"], "rows=null limit=1: the run has rows 0 to 2, and a run can only be extended"),
+        (["rows=1:"], "rows=1: limit=null: the run has rows 0 to 2"),
         (["images=[00000-000]"], "images: the run was made with others or with all"),
         (["output=x"], "output=x: the run was made with"),
         (["-m", "seed=1,2"], "-m: resume and reproduce work on one run"),

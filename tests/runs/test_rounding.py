@@ -134,9 +134,9 @@ class Altered:
         self.pipeline, self.changes = pipeline, changes
         self.fingerprints, self.seconds = pipeline.fingerprints, pipeline.seconds
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         specs = [dataclasses.replace(spec, **self.changes) for spec in specs]
-        return self.pipeline.generate(specs, tables, on_step=on_step)
+        return self.pipeline.generate(specs, tables, **options)
 
 
 def reproduced(path, output, load, *overrides, **changes):
@@ -161,6 +161,7 @@ def test_rounding_is_told_from_another_recipe(original, load, tmp_path, capsys):
     assert not same and verdicts == ["different", "different"] and not examined
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("override", ["seed=1", "sampler.num_inference_steps=21", "guidance_scale=4.01"])

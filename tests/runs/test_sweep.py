@@ -171,10 +171,10 @@ def test_real_sweep_reads_weights_once_and_compiles_each_program_once(tmp_path, 
 class Fussy(StandInPipeline):
     """Fails at every batch with an image of guidance 7.5."""
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         if any(spec.guidance_scale == 7.5 for spec in specs):
             raise RuntimeError("INTERNAL: a fault of the program")
-        return super().generate(specs, tables, on_step=on_step)
+        return super().generate(specs, tables, **options)
 
 
 def test_failing_run_is_told_and_the_others_go_on(tmp_path, whole, capsys):
@@ -291,11 +291,11 @@ class Stopping(StandInPipeline):
 
     after, begun = 0, 0
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, **options):
         if type(self).begun == type(self).after:
             raise KeyboardInterrupt
         type(self).begun += 1
-        return super().generate(specs, tables, on_step=on_step)
+        return super().generate(specs, tables, **options)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])

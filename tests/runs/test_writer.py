@@ -93,9 +93,7 @@ def ends(runs) -> bool:
 
 def test_an_image_that_is_not_what_it_should_be_fails_its_run_and_does_not_hang_the_command(tmp_path, monkeypatch):
     """A fault of the program in a thread: the main thread waits for the room of that image."""
-    monkeypatch.setattr(
-        StandInPipeline, "generate", lambda self, specs, tables, *, on_step=None: [object()] * len(specs)
-    )
+    monkeypatch.setattr(StandInPipeline, "generate", lambda self, specs, tables, **options: [object()] * len(specs))
     run = session(tmp_path / "run", "num_images_per_prompt=20")
     assert ends([run])
     assert isinstance(run.error, AttributeError)

@@ -45,7 +45,7 @@ def checkpoint(layout: str = "sd1", path: Path | None = None):
     return open_checkpoint(ModelSource(path=str(path or tiny(layout))))
 
 
-def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, on_step=None):
+def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, loras=(), on_step=None):
     """{(row, copy): GeneratedImage} of a run with these overrides."""
     made = config(*overrides)
     whole = saved_config(made, rows=read_rows(made.prompts), height=SIZE, width=SIZE)
@@ -55,7 +55,7 @@ def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | 
     for batch in pack(entries, pipe.batch_size, lambda run, spec: len(make_table(spec.sampler, scheduler_config))):
         specs = list(batch.specs)
         tables = [make_table(spec.sampler, scheduler_config) for spec in specs]
-        for spec, image in zip(specs, pipe.generate(specs, tables, on_step=on_step), strict=True):
+        for spec, image in zip(specs, pipe.generate(specs, tables, loras=loras, on_step=on_step), strict=True):
             images[spec.row, spec.copy] = image
     return images
 

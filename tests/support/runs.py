@@ -72,7 +72,7 @@ class StandInPipeline:
     def __init__(self, fails_at: int | None = None, error: BaseException | None = None):
         self.batches, self.fails_at, self.error = [], fails_at, error
 
-    def generate(self, specs, tables, *, on_step=None):
+    def generate(self, specs, tables, *, loras=(), on_step=None):
         assert len(tables) == len(specs)
         if len(self.batches) == self.fails_at:
             raise self.error

@@ -130,13 +130,12 @@ _kept = _KeptPipelines()
 
 def _state_of_files(prepared: "PreparedRun") -> Iterator[tuple[str, int, int]]:
     """What changes where a file of the checkpoint does: (path, bytes, time of the last change)."""
-    directory = prepared.checkpoint.directory
-    for name in prepared.checkpoint.identity.files:
+    for path in prepared.checkpoint.identity.paths.values():
         try:
-            status = (directory / name).stat()
+            status = path.stat()
         except OSError as error:
-            raise UserError(f"{show_path(directory / name)}: cannot be read: {error.strerror}") from None
-        yield str(directory / name), status.st_size, status.st_mtime_ns
+            raise UserError(f"{show_path(path)}: cannot be read: {error.strerror}") from None
+        yield str(path), status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What a checkpoint's configs say of its networks: enough to build them as shapes, without weights or tokenizers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self, TypeVar
 
 import jax.numpy as jnp
@@ -54,9 +54,9 @@ def read_architecture(directory: Directory) -> Architecture:
     family, index = read_family(directory)
     check_components(family, index, directory)
     configs = {
-        part: _read_config(component, index[part][1], part, directory) for part, component in family.components.items()
+        part: read_config(component, index[part][1], part, directory) for part, component in family.components.items()
     }
-    _check_agreement(family, configs, directory)
+    check_agreement(family, configs, show_path(directory.root))
     scheduler_values = directory.json(SCHEDULER_FILE, infinity=True)  # in lambda_min_clipped
     return Architecture(
         family=family,
@@ -67,8 +67,15 @@ def read_architecture(directory: Directory) -> Architecture:
     )
 
 
-def _read_config(component: Component, class_name: str, part: str, directory: Directory) -> NetworkConfig:
-    name = f"{part}/config.json"
+def with_scheduler(architecture: Architecture, changes: Mapping[str, Any]) -> Architecture:
+    """The architecture with other fields of its scheduler's file. changes: any JSON values, which must be valid."""
+    values = {**architecture.scheduler_values, **changes}
+    return replace(architecture, scheduler_values=values, scheduler_config=SchedulerConfig.from_dict(values))
+
+
+def read_config(component: Component, class_name: str, folder: str, directory: Directory) -> NetworkConfig:
+    """A network's config. class_name: of model_index.json. folder: empty for the directory itself. Raises UserError."""
+    name = f"{folder}/config.json".lstrip("/")
     values = dict(component.corrected(directory.json(name)))
     if component.library == "transformers":
         # The class decides the architecture; not every writer of the file has put it into `architectures`.
@@ -87,8 +94,11 @@ def _parsed(cls: type[C], values: Mapping[str, Any], name: str, directory: Direc
         ) from None
 
 
-def _check_agreement(family: Family, configs: Configs, directory: Directory) -> None:
-    """What one config says of another's network, and of the tokenizer's ids."""
+def check_agreement(family: Family, configs: Configs, where: str) -> None:
+    """What one config says of another's network, and of the tokenizer's ids.
+
+    Raises UserError that begins with `where`.
+    """
     agreements = [
         *family.agreements(configs),
         *(
@@ -99,6 +109,6 @@ def _check_agreement(family: Family, configs: Configs, directory: Directory) -> 
     for left, a, right, b in agreements:
         if a != b:
             raise UserError(
-                f"{show_path(directory.root)}: {left}={a} but {right}={b}: they must be equal; "
+                f"{where}: {left}={a} but {right}={b}: they must be equal; "
                 "this kind of model is not implemented, or the files of two checkpoints are mixed up"
             )

@@ -17,24 +17,24 @@ _SHARED_BLOB = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 class Directory:
-    """A checkpoint directory. Its files have relative names.
+    """A checkpoint directory. Its files have relative names. field: of the config, as an error names it.
 
     A link may not lead out of the directory, because a checkpoint could then name any file of this machine. The one
     exception is the layout of the Hugging Face cache: `models--x/snapshots/COMMIT/file -> models--x/blobs/ETAG`, and
     since huggingface_hub 2.4 from there to a store that all repositories share, `blobs/HH/HASH` beside `models--x`.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, field: str = "model.path") -> None:
         path = Path(root).expanduser()
         try:
             self.root = path.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links; ValueError: NUL in the name
             raise UserError(
-                f"model.path={show_path(root)}: no such directory; give the directory that has model_index.json"
+                f"{field}={show_path(root)}: no such directory; give the directory that has model_index.json"
             ) from None
         if not self.root.is_dir():
             raise UserError(
-                f"model.path={show_path(root)}: is not a directory; give the directory that has model_index.json"
+                f"{field}={show_path(root)}: is not a directory; give the directory that has model_index.json"
             )
         self._blobs: Path | None = None  # of the repository, in the Hugging Face cache
         snapshots = self.root.parent

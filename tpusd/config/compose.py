@@ -6,6 +6,7 @@ anywhere is safe to compose. Every fault is a UserError of one line.
 
 import argparse
 import itertools
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,27 +18,28 @@ import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd import __version__
 from tpusd.config.choices import conf_directory, group_choices
+from tpusd.config.config_dir import check_config_dir, read_config_file
 from tpusd.config.help import help_text
 from tpusd.config.meanings import choice_advice, field_advice, flag_advice, one_value, unreadable
 from tpusd.config.paths import expanded_path
 from tpusd.config.replace import REPLACE, swept_replacements
 from tpusd.config.schema import field_names
 from tpusd.config.words import expanded
-from tpusd.config.yaml_files import check_yaml, parse_yaml
-from tpusd.errors import UserError, show, show_path
+from tpusd.config.yaml_files import parse_yaml
+from tpusd.errors import UserError, show, suggest
 from tpusd.process.arguments import Parser
 
 VERSION_BASE = "1.3"
-MAX_JOBS = 100_000
-MAX_FILE_BYTES = 16 << 20  # of one YAML file
-_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=")  # fields that a prompt set of the user need not name
+MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
+_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=", "loras.")  # fields that a group of the user need not name
+_IN_A_LIST = re.compile(r"(prompts\.rows|loras)\.")
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -144,10 +146,12 @@ class _HydraParser(Parser):
 def _compose_all(arguments: argparse.Namespace) -> list[Job]:
     overrides = _parse_overrides([*_swept_by_experiment(arguments), *arguments.overrides])
     if arguments.config_dir is not None:
-        _check_files(Path(arguments.config_dir))
+        check_config_dir(Path(arguments.config_dir))
+    _check_config_name(arguments)
     choices = group_choices(arguments.config_dir)
     for override in overrides:
         _check_override(override, choices, arguments.multirun)
+    _check_number(overrides, choices, arguments.multirun)
     values = [_values(override, choices, arguments.multirun) for override in overrides]
     jobs = [tuple(job) for job in itertools.product(*values)]
     for job in jobs:
@@ -183,11 +187,7 @@ def _swept_by_experiment(arguments: argparse.Namespace) -> list[str]:
     if file is None or not name.isidentifier():
         return []  # no experiment, or an unknown one, which _check_choice refuses
     where = f"experiment={show(name)}"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: cannot be read: {error}") from None
-    values = parse_yaml(text.encode(), where)
+    values = parse_yaml(read_config_file(file, where), where)
     for part in ("hydra", "sweeper", "params"):
         values = values.get(part) if isinstance(values, dict) else None
     if values is None:
@@ -221,12 +221,12 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
     if key.split(".")[0].split("/")[0] == "hydra":
         raise UserError(f"{line}: Hydra's own settings are not used; the run directory is set with output=DIR")
     fields = field_names()
-    known = key in choices or key in fields or key.startswith("prompts.rows.")
+    known = key in choices or key in fields or _IN_A_LIST.match(key) is not None
     if not known:
         raise UserError(f"{line}: no such field or group{field_advice(key, [*fields, *choices])}")
     if key in ("model.name", "precision.name", "sampler.name"):
         group = key.removesuffix(".name")
-        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={text.partition('=')[2]}")
+        raise UserError(f"{line}: the choice of a {group} sets its name; write {group}={show(text.partition('=')[2])}")
     if override.is_sweep_override():
         if not multirun:
             raise UserError(f"{line}: has several values; add -m to make a run for each{one_value(key, text)}")
@@ -236,17 +236,41 @@ def _check_override(override: Override, choices: Mapping[str, list[str]], multir
             )
         if isinstance(override.value(), Glob) and key not in choices:
             raise UserError(f"{line}: glob chooses from a group, and {key} is a field; list the values")
-        if len(list(itertools.islice(_swept(override, choices), MAX_JOBS + 1))) > MAX_JOBS:
-            raise UserError(f"{line}: has more than {MAX_JOBS} values; sweep over fewer")
 
 
-def _values(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> list[str]:
+def _check_number(overrides: Sequence[Override], choices: Mapping[str, list[str]], multirun: bool) -> None:
+    """Refuses a sweep of too many runs, before any of them is composed. Raises UserError."""
+    numbers = [_num_values(one, choices, multirun) for one in overrides]
+    if math.prod(numbers) > MAX_RUNS:
+        swept = [one.input_line or "" for one, number in zip(overrides, numbers, strict=True) if number > 1]
+        words = show(" ".join(swept))
+        raise UserError(f"{words}: a sweep has at most {MAX_RUNS} runs; sweep over fewer, or make several")
+
+
+def _num_values(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> int:
+    """How many values a field has in a sweep; of very many, at least how many."""
+    value = override.value()
+    # Hydra makes a list of a shuffled range, so its numbers are counted in their order.
+    found = value.range() if isinstance(value, RangeSweep) else _values(override, choices, multirun)
+    return sum(1 for _ in itertools.islice(found, MAX_RUNS + 1))
+
+
+def _check_config_name(arguments: argparse.Namespace) -> None:
+    name = arguments.config_name
+    roots = [conf_directory()] + ([] if arguments.config_dir is None else [Path(arguments.config_dir)])
+    known = sorted({file.stem for root in roots for file in root.glob("*.yaml")})
+    if name is not None and name.removesuffix(".yaml") not in known:
+        near = suggest(name, known)
+        raise UserError(f"--config-name={show(name)}: no such config{near}; there are {', '.join(known)}")
+
+
+def _values(override: Override, choices: Mapping[str, list[str]], multirun: bool) -> Iterator[str]:
     """The words of a run for each value of a field."""
-    words = [override.input_line or ""]
+    words = iter([override.input_line or ""])
     if override.is_sweep_override():
-        words = [f"{override.get_key_element()}={value}" for value in _swept(override, choices)]
+        words = (f"{override.get_key_element()}={value}" for value in _swept(override, choices))
     if multirun and override.key_or_group == REPLACE:
-        words = [made for word in words for made in swept_replacements(word, MAX_JOBS)]
+        words = itertools.chain.from_iterable(swept_replacements(word, MAX_RUNS) for word in words)
     return words
 
 
@@ -271,21 +295,6 @@ def _check_choice(override: Override, choices: Mapping[str, list[str]]) -> None:
                 f"{group}={show(name)}: no such {group}{choice_advice(group, str(name), choices[group])}"
                 f"; the choices are {', '.join(choices[group])}"
             )
-
-
-def _check_files(root: Path) -> None:
-    """Refuses files that Hydra could not load in bounded time and memory, before it reads them. Raises UserError."""
-    for file in [*root.glob("*.yaml"), *root.glob("*/**/*.yaml")]:
-        where = f"--config-dir: {show_path(file)}"
-        if not file.is_file():
-            raise UserError(f"{where}: is not a file; remove it")
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; put long prompt sets in txt files")
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise UserError(f"{where}: cannot be read: {error.strerror}") from None
-        check_yaml(data, where)
 
 
 def _search_path(config_dir: str) -> str:

@@ -12,6 +12,7 @@ MAX_ROWS = 2**32 // MAX_COPIES
 MAX_STEPS = 1000
 MAX_SIZE = 8192  # pixels
 MAX_GUIDANCE = 1000.0
+MAX_CLIP_SKIP = 255  # layers; the largest text encoder has 32
 MAX_FEATHER = 1024  # pixels
 SIZE_STEP = 8  # pixels to one latent
 

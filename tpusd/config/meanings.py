@@ -10,7 +10,7 @@ from tpusd.config.schema import field_names, text_fields, true_or_false_fields
 from tpusd.config.synonyms import ABSENT, CHOICES, COMMAND_FIELDS, FIELDS
 from tpusd.errors import show, suggest
 
-COMMANDS = ("run", "preflight", "reproduce", "validate", "results", "export", "recipe")
+COMMANDS = ("run", "preflight", "reproduce", "validate", "results", "export", "merge", "status", "inspect", "recipe")
 _PROMPT_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _WITH_A_POINT = ("guidance_scale", "guidance_rescale", "sampler.eta")  # fields that people write with a decimal comma
@@ -189,8 +189,10 @@ def _for_path(path: Path, word: str) -> str | None:
             return _shell("prompts=file", f"prompts.path={word}")
         if path.suffix.lower() in _PICTURES:
             return f"python -m tpusd.recipe {show(shown)} (for the command that makes such a picture)"
-        if path.suffix.lower() in (".safetensors", ".ckpt"):
-            return f"model=local model.path=DIR for a directory in diffusers' layout; {show(shown)} is a single file"
+        if path.suffix.lower() == ".safetensors":
+            return _shell("model=local", f"model.path={word}")
+        if path.suffix.lower() == ".ckpt":
+            return f"model=local model.path=FILE for a .safetensors file; {show(shown)} is a pickle, which can run code"
         return _shell("prompts=file", f"prompts.path={word}") + ", if it holds prompts (txt, csv, tsv or jsonl)"
     if path.is_dir():
         if (path / "model_index.json").is_file():

@@ -29,7 +29,7 @@ def swept_replacements(word: str, most: int) -> list[str]:
     for texts in lists:
         number *= len(texts)
     if number > most:
-        raise UserError(f"{show(word)}: makes more than {most} runs; replace fewer words")
+        raise UserError(f"{show(word)}: a sweep has at most {most} runs; replace fewer words")
     every = itertools.product(*([(texts[0], text) for text in texts] for texts in lists))
     return [f"{REPLACE}={hydra_value([list(pair) for pair in pairs])}" for pairs in every]
 

@@ -28,9 +28,10 @@ _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture tha
 ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256)
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
+MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """One prompt. `None`: the run's own value holds. `extra`: further columns (any JSON), for the manifest alone."""
 
@@ -57,6 +58,16 @@ class Row:
         """The row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
         own = {name: getattr(self, name) for name in ROW_FIELDS if getattr(self, name) is not None}
         return own | dict(self.extra)
+
+    def num_values(self, names: set[str]) -> int:
+        """At least as many as the reader of a saved config counts.
+
+        names: those of the rows before it, which count once. Those of this row are added.
+        """
+        own = sum(getattr(self, name) is not None for name in ROW_FIELDS)
+        before = len(names)
+        names.update(self.extra)
+        return 2 + own + sum(map(_num_values, self.extra.values())) + len(names) - before
 
 
 def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", inline: bool = True) -> Row:
@@ -164,6 +175,7 @@ def _own_number(hint: object, kind: type[int] | type[float], value: object, wher
 def _json_value(place: str, name: str, value: _T) -> _T:
     """A further column, unchanged. It goes into JSON as it is; raises UserError for a value that JSON cannot hold."""
     try:
+        _num_values(value)
         json.dumps(value, allow_nan=False).encode()
         json.dumps(value, ensure_ascii=False).encode()
         json.dumps(name, ensure_ascii=False).encode()
@@ -172,3 +184,17 @@ def _json_value(place: str, name: str, value: _T) -> _T:
             f"{place}: {show(name)}={show(value)}: cannot be written to the manifest; use text or a number"
         ) from None
     return value
+
+
+def _num_values(value: object, depth: int = MAX_COLUMN_DEPTH) -> int:
+    """A list and a group count twice, because an empty one takes as much memory as two texts.
+
+    Raises ValueError where they are nested over `depth` deep.
+    """
+    if not isinstance(value, list | tuple | Mapping):
+        return 1
+    if not depth:
+        raise ValueError("is nested too deep")
+    items = value.values() if isinstance(value, Mapping) else value
+    names = len(value) if isinstance(value, Mapping) else 0
+    return 2 + names + sum(_num_values(item, depth - 1) for item in items)

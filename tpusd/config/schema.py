@@ -11,18 +11,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, Len
 
-from tpusd.config.limits import MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
+from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
-from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
+from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
+from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
+MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
 Resize = Literal["fill", "pad", "stretch", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherVAE:
+    """A VAE to use in place of the checkpoint's own: at most one of `path` and `repo`."""
+
+    path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
+    repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
+    revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
+    file: Annotated[str | None, Help("a .safetensors file in the repo; null: the repo is a directory of diffusers")] = (
+        None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +46,35 @@ class ModelConfig:
 
     name: Annotated[str, Help("the file in conf/model that it comes from")]
     asset: Annotated[str | None, Help("a checkpoint inside the package, by name")] = None
-    path: Annotated[str | None, Help("a directory in the layout of diffusers")] = None
+    path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
     revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
     variant: Annotated[str | None, Help("the variant of the weights' files, such as fp16")] = None
     # The digest is tpusd.checkpoints.weights_digest.
     sha256: Annotated[str | None, Help("one digest of all its files; a run refuses other files")] = None
     guidance_scale: Annotated[GuidanceScale, Help("what suits this model, where the run sets no other")] = 7.5
+    file: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("one .safetensors file of the repo, with all networks; null: the repo is a directory of diffusers"),
+    ] = None
+    config: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("the architecture of a single file: `sd15`, `sd21_base`, `sd21`, `sdxl`, or a directory of diffusers"),
+    ] = None
+    prediction_type: Annotated[
+        PredictionType | None, SavedIfSet(), Help("what a single file's model predicts, where the file does not say it")
+    ] = None
+    use_ema: Annotated[bool, SavedIfSet(), Help("reads a single file's averaged copy of the UNet")] = False
+    vae: Annotated[OtherVAE, SavedIfSet(), Help("another VAE than the checkpoint's own")] = OtherVAE()
+    clip_skip: Annotated[
+        int,
+        Interval(ge=0, le=MAX_CLIP_SKIP),
+        Advice("A1111's Clip skip less one"),
+        SavedIfSet(),
+        Help("layers of the text encoder to leave out at its end, as in diffusers: A1111's number less one"),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +103,14 @@ class PromptsConfig:
     rows: Annotated[tuple[Row, ...] | None, Help("the prompts themselves, a group of fields each")] = None
     path: Annotated[str | None, Help("a prompt file: txt, csv, tsv, jsonl, json or parquet")] = None
     column: Annotated[str | None, Help("the file's column that holds the prompts; null: `prompt`")] = None
-    on_empty: Annotated[Literal["error", "skip"], Help("`skip` leaves out the file's rows whose prompt is empty")] = (
-        "error"
-    )
+    on_empty: Annotated[
+        Literal["error", "skip"],
+        SavedIfSet(),
+        Help("`skip` leaves out the file's rows whose prompt is empty"),
+    ] = "error"
     replace: Annotated[
         tuple[tuple[str, ...], ...] | None,
+        SavedIfSet(),
         Help("`[[cat, dog]]` puts dog in the place of cat; with -m, `[[cat, dog, fox]]` makes a run for each"),
     ] = None
 
@@ -83,6 +123,12 @@ class RunConfig:
     precision: Annotated[PrecisionConfig, Help("how weights are stored, and what the layers compute in")]
     sampler: Annotated[SamplerSettings, Help("the sampler and its options")]
     prompts: Annotated[PromptsConfig, Help("the prompt set")]
+    loras: Annotated[
+        tuple[LoraConfig, ...],
+        Len(0, MAX_LORAS),
+        SavedIfSet(),
+        Help("LoRAs, merged into the weights in this order: `[{path: FILE.safetensors, scale: 0.8}]`"),
+    ] = ()
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
     num_images_per_prompt: Annotated[
         int, Interval(ge=1, le=MAX_COPIES), Advice("use more rows or another seed"), Help("copies of every row")
@@ -91,7 +137,10 @@ class RunConfig:
         int,
         Interval(ge=0, le=MAX_ROWS - 1),
         Advice("rows count from 0"),
-        Help("the number of the first row: for a part of a larger set in its own file, whose images stay the same"),
+        Help(
+            "the number that the first row gets: for a file with a part of a larger set, whose images stay the same. "
+            "`rows` and `limit` choose rows of a whole set, which keep their numbers"
+        ),
     ] = 0
     first_copy: Annotated[
         int,
@@ -114,6 +163,7 @@ class RunConfig:
     ] = 0.0
     guidance_interval: Annotated[
         tuple[float, ...],
+        SavedIfSet(),
         Help(
             "which steps have guidance, as fractions: from the first on, before the second (Kynkäänniemi et al. 2024). "
             "The others take the prompt alone, which is half the work"
@@ -121,6 +171,7 @@ class RunConfig:
     ] = (0.0, 1.0)
     guidance_schedule: Annotated[
         GuidanceSchedule,
+        SavedIfSet(),
         Help("how the scale's part beyond 1 grows over the steps, with the same mean (Wang et al. 2024)"),
     ] = "constant"
     negative_prompt: Annotated[
@@ -200,6 +251,27 @@ class RunConfig:
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
+    rows: Annotated[
+        str | None,
+        SavedIfSet(),
+        Advice("in YAML, put it in quotes"),
+        Help("`START:STOP`: only the rows START to STOP - 1, which keep their numbers, names and images"),
+    ] = None
+    limit: Annotated[
+        int | None,
+        SavedIfSet(),
+        Interval(ge=1, le=MAX_ROWS),
+        Advice("null makes all rows"),
+        Help("only so many rows, the first of the set or of `rows`; `resume=` with a larger one makes more"),
+    ] = None
+    shard: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help(
+            "`i/n`: this process makes part i of n, in the `output` that all parts share or in one of its own. `auto`: "
+            "as the scheduler numbers it; `auto/n` where that does not say n"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +299,7 @@ def saved_config(
     width: int,
     prompts_name: str | None = None,
 ) -> SavedConfig:
-    """`config` with its rows and its image size filled in.
+    """`config` with its rows and its image size filled in, and without `shard`: it is the config of all parts.
 
     rows: all rows of the prompt set.
     height, width: pixels.
@@ -236,7 +308,7 @@ def saved_config(
     assert config.guidance_scale is not None
     prompts = SavedPrompts(name=prompts_name or config.prompts.name, rows=rows)
     known = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width})
+    return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width, "shard": None})
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
@@ -257,11 +329,17 @@ def _with_paths(config: RunConfig) -> RunConfig:
     )
     if model.path is not None:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
+    if model.config is not None:
+        model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
+    if model.vae.path is not None:
+        vae = dataclasses.replace(model.vae, path=expanded_path(model.vae.path, "model.vae.path"))
+        model = dataclasses.replace(model, vae=vae)
     if prompts.path is not None:
         prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
     if output is not None:
         output = expanded_path(output, "output")
-    return dataclasses.replace(config, model=model, prompts=prompts, output=output, image=image, mask=mask)
+    loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
+    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask)
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
@@ -302,7 +380,13 @@ def _check(config: RunConfig) -> None:
             f"guidance_interval={show(list(interval))}: must be two fractions from 0 to 1, the smaller one first; "
             "[0, 1] is all steps"
         )
+    if config.rows is not None:
+        parse_rows(config.rows)
+    if config.shard is not None:
+        check_shard(config.shard)
     _check_model(config.model)
+    for i, lora in enumerate(config.loras):
+        check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
 
 
@@ -340,7 +424,7 @@ def _check_replace(lists: tuple[tuple[str, ...], ...] | None) -> None:
 def _check_model(model: ModelConfig) -> None:
     sources = [name for name in ("asset", "path", "repo") if getattr(model, name) is not None]
     if model.name == "local" and not sources:
-        raise UserError("model.path=null: model=local reads a directory; add model.path=DIR")
+        raise UserError("model.path=null: model=local reads a directory or a file; add model.path=DIR")
     if len(sources) != 1:
         given = " ".join(f"model.{name}={show(getattr(model, name))}" for name in sources) or "model.repo=null"
         raise UserError(
@@ -354,4 +438,27 @@ def _check_model(model: ModelConfig) -> None:
     if model.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.sha256):
         raise UserError(f"model.sha256={show(model.sha256)}: must be 64 hexadecimal digits, as a saved config.yaml has")
     if model.path is not None and not model.path.strip():
-        raise UserError("model.path='': must name a directory")
+        raise UserError("model.path='': must name a directory or a .safetensors file")
+    if model.file is not None and model.repo is None:
+        raise UserError(
+            f"model.file={show(model.file)}: is a file of model.repo; for a local one write model.path=FILE"
+        )
+    if model.file is not None and model.variant is not None:
+        raise UserError(f"model.variant={show(model.variant)}: is for directories; name the file with model.file alone")
+    _check_file_of_repo(model.file, "model.file")
+    vae = model.vae
+    if vae.path is not None and vae.repo is not None:
+        raise UserError(f"model.vae.path={show(vae.path)}: model.vae.repo is set too; leave one of the two out")
+    for name in ("revision", "file"):
+        if vae.repo is None and (value := getattr(vae, name)) is not None:
+            raise UserError(f"model.vae.{name}={show(value)}: is for a VAE from the Hub; set model.vae.repo")
+    _check_file_of_repo(vae.file, "model.vae.file")
+
+
+def _check_file_of_repo(file: str | None, field: str) -> None:
+    if file is None:
+        return
+    if not file.endswith(".safetensors"):
+        raise UserError(f"{field}={show(file)}: must be a .safetensors file; pickles (.ckpt, .pt) can run code")
+    if file.startswith("/") or "\\" in file or {"", ".", ".."} & set(file.split("/")):
+        raise UserError(f"{field}={show(file)}: must be a path inside the repository, such as model.safetensors")

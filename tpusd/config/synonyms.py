@@ -92,6 +92,8 @@ COMMAND_FIELDS: Mapping[str, str] = {
     "repo": "model.repo",
     "revision": "model.revision",
     "variant": "model.variant",
+    "vae": "model.vae.path",
+    "vae_path": "model.vae.path",
     "o": "output",
     "out": "output",
     "output_path": "output",
@@ -194,10 +196,9 @@ _TEXT_TO_IMAGE = "tpusd makes images from text alone; it takes no image, mask or
 _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
-_NO_ADAPTERS = (
-    "tpusd reads no LoRA, embedding or other VAE; give a checkpoint that has them merged: model=local model.path=DIR"
-)
-_CLIP_SKIP = "tpusd takes the text encoder's layer that the model was trained with"
+_NO_ADAPTERS = "tpusd reads no embedding; give a checkpoint that has it merged: model=local model.path=DIR"
+_LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
+_CLIP_SKIP = "write model.clip_skip=1 for A1111's Clip skip: 2; it counts as diffusers does, from 0"
 # Name elsewhere -> why there is no such field.
 ABSENT: Mapping[str, str] = {
     "image": _TEXT_TO_IMAGE,
@@ -214,9 +215,8 @@ ABSENT: Mapping[str, str] = {
     "gpu": _ALL_DEVICES,
     "gpus": _ALL_DEVICES,
     "tpu": _ALL_DEVICES,
-    "lora": _NO_ADAPTERS,
-    "loras": _NO_ADAPTERS,
-    "vae": _NO_ADAPTERS,
+    "lora": _LORA,
+    "lora_scale": "a LoRA's scale is loras.0.scale",
     "embedding": _NO_ADAPTERS,
     "clip_skip": _CLIP_SKIP,
     "topology": "it is for python -m tpusd.preflight",

@@ -1,6 +1,7 @@
 """Plain values, as YAML and JSON give them, to frozen dataclasses and back. The one reader of typed values.
 
-A field's type hint says what it accepts. `Annotated` adds its range (`annotated_types`), a `Help` and an `Advice`.
+A field's type hint says what it accepts. `Any` accepts all, and `Mapping[str, X]` a group with any names.
+`Annotated` adds its range (`annotated_types`), a `Help` and an `Advice`.
 Reading is strict: a whole number passes for a float, a list for a tuple, and nothing else is converted. It stops at the
 first fault, so a hostile value costs no more than it takes to find that fault. Knows no field's meaning.
 """
@@ -113,6 +114,18 @@ def read(cls: type[_T], values: object, *, where: str = "", advice: str = "") ->
     )
 
 
+def check_known(cls: type[DataclassInstance], values: Mapping[str, Any], where: str = "") -> None:
+    """Checks the values of those fields of `cls` that are there. Others may be there too, with any value.
+
+    where: what each error line has before a field's name.
+
+    Raises UserError.
+    """
+    for name, hint in field_hints(cls).items():
+        if name in values:
+            read_value(hint, values[name], where + name)
+
+
 def read_value(hint: object, value: object, where: str, advice: str = "") -> Any:
     """Checks one plain value, and gives it as the type `hint` (hence the return type).
 
@@ -141,19 +154,26 @@ def read_value(hint: object, value: object, where: str, advice: str = "") -> Any
         return value
     if origin is tuple:
         return _read_list(args[0], notes, value, where, advice)
+    if origin is Mapping:
+        return _read_mapping(args[1], value, where, advice)
+    if hint is Any:
+        return value
     return _read_scalar(hint, notes, value, where, advice)
 
 
-def plain(value: object) -> Any:
-    """The inverse of `read`: dataclasses, tuples and mappings as the dicts, lists and scalars of YAML and JSON."""
+def plain(value: object, *, whole: bool = False) -> Any:
+    """The inverse of `read`: dataclasses, tuples and mappings as the dicts, lists and scalars of YAML and JSON.
+
+    whole: with the fields that are saved only where they are set.
+    """
     if isinstance(value, ReadsItself):
         return plain(value.to_values())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        shown = (field for field in dataclasses.fields(value) if not _left_out(value, field))
-        return {field.name: plain(getattr(value, field.name)) for field in shown}
+        shown = (field for field in dataclasses.fields(value) if whole or not _left_out(value, field))
+        return {field.name: plain(getattr(value, field.name), whole=whole) for field in shown}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item, whole=whole) for key, item in value.items()}
+    return [plain(item, whole=whole) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _left_out(value: DataclassInstance, field: dataclasses.Field[Any]) -> bool:
@@ -223,6 +243,15 @@ def _read_list(item: object, notes: tuple[object, ...], value: object, where: st
         if isinstance(note, Len) and not note.min_length <= len(value) <= (note.max_length or len(value)):
             _refuse(where, value, f"must have {note.min_length} to {note.max_length} entries", advice)
     return tuple(read_value(item, entry, f"{where}[{i}]", advice) for i, entry in enumerate(value))
+
+
+def _read_mapping(item: object, value: object, where: str, advice: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        _refuse_type(where, value, "a group of fields", advice)
+    for name in value:
+        if not isinstance(name, str):
+            _refuse(where, name, "must have names that are text", advice)
+    return {name: read_value(item, entry, f"{where}.{show(name)}", advice) for name, entry in value.items()}
 
 
 def _read_scalar(kind: object, notes: tuple[object, ...], value: object, where: str, advice: str) -> Any:

@@ -15,8 +15,10 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "prompts.path", "image", "mask")
+SOURCES = ("model.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
 PATHS = (*SOURCES, "output")
+LORAS = "loras="
+_LORA_PATH = re.compile(r"loras\.\d+\.path")
 
 
 def expanded(words: Sequence[str], *, multirun: bool = False) -> list[str]:
@@ -49,9 +51,16 @@ def with_whole_paths(words: Sequence[str]) -> list[str]:
     """The words of a sweep, whose sources are then found from every working directory. Raises UserError."""
 
     def whole(field: str, path: str) -> str:
-        return str(Path.cwd() / expanded_path(path, field)) if path else path
+        if not path or (field == "model.config" and not Path(expanded_path(path, field)).is_dir()):
+            return path  # model.config may be a name of the package's own configs
+        return str(Path.cwd() / expanded_path(path, field))
 
-    return [_with_paths(word, whole) if word.startswith(SOURCES) else word for word in words]
+    def changed(word: str) -> str:
+        if word.startswith(LORAS):
+            return _loras_with_paths(word, whole)
+        return _with_paths(word, whole) if word.startswith(SOURCES) or _LORA_PATH.match(word) else word
+
+    return [changed(word) for word in words]
 
 
 def read_override(word: str) -> Override | None:
@@ -65,7 +74,7 @@ def read_override(word: str) -> Override | None:
 def _with_home(word: str, multirun: bool) -> str:
     """A path with a leading ~, which Hydra's grammar cannot read."""
     key, _, value = word.partition("=")
-    if key not in PATHS or "~" not in value:
+    if not _is_path(key) or "~" not in value:
         return word
     if multirun and "," in value:
         return _with_paths(word, lambda field, path: expanded_path(path, field))
@@ -75,7 +84,7 @@ def _with_home(word: str, multirun: bool) -> str:
 def _with_paths(word: str, change: Callable[[str, str], str]) -> str:
     """A word with each of its paths changed by `change(field, path)`; any other word as it is."""
     key, _, value = word.partition("=")
-    if key not in PATHS or "${" in value:
+    if not _is_path(key) or "${" in value:
         return word
     # Hydra's grammar has no bare ~, so such values are put in quotes before it reads them.
     override = read_override(re.sub(r"(?<=[=,])(~[^,'\"]*)", lambda found: in_quotes(found[1]), word))
@@ -86,6 +95,28 @@ def _with_paths(word: str, change: Callable[[str, str], str]) -> str:
         return f"{key}={','.join(hydra_value(change(key, item)) for item in values)}"
     path = override.value()
     return f"{key}={hydra_value(change(key, path))}" if isinstance(path, str) else word
+
+
+def _is_path(key: str) -> bool:
+    return key in PATHS or _LORA_PATH.fullmatch(key) is not None
+
+
+def _loras_with_paths(word: str, change: Callable[[str, str], str]) -> str:
+    """`loras=[{path: FILE}]` with each path changed by `change(field, path)`; where it is no such list, as it is."""
+    override = read_override(word)
+    if override is None or override.is_choice_sweep():
+        return word
+    given = override.value()
+    if not isinstance(given, list) or not all(isinstance(lora, dict) for lora in given):
+        return word
+    made = [
+        {
+            name: change("loras.path", value) if name == "path" and isinstance(value, str) else value
+            for name, value in own
+        }
+        for own in ([(unescaped(str(name)), value) for name, value in lora.items()] for lora in given)
+    ]
+    return f"{LORAS}{hydra_value(made)}"
 
 
 def _unquoted(value: str) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tpusd.engine.blueprint import ProgramSpec
 from tpusd.engine.compiler_options import Options
+from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.networks.target import compiling_for
 
 AXIS = "device"
@@ -52,6 +53,7 @@ class Devices:
         text = lowered.as_text() + "".join(f"{option}\n" for option in sorted(self.options(spec).items()))
         return Program(self.finish(spec, lowered), hashlib.sha256(text.encode()).hexdigest())
 
+    @with_usual_settings
     def finish(
         self, spec: ProgramSpec, lowered: jax.stages.Lowered, more: Mapping[str, bool | str] | None = None
     ) -> jax.stages.Compiled:
@@ -70,6 +72,7 @@ class Devices:
         device = self.devices[0]
         return {**spec.options.get(device.platform, {}), **spec.options.get(device.device_kind, {})}
 
+    @with_usual_settings
     def lower(self, spec: ProgramSpec) -> jax.stages.Lowered:
         """What `compile` hands to the compiler. The devices need not be there: those of a topology do."""
         n, shared = len(self), tuple(spec.shared)

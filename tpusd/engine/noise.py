@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.config.limits import MAX_COPIES, MAX_ROWS, MAX_SEED
+from tpusd.engine.jax_settings import with_usual_settings
 
 IMPL = "threefry2x32"
 # What is folded into an image's key beside 1 + k for the noise of step k, which is far below these.
@@ -18,6 +19,7 @@ PICTURE = 1 << 16  # for the sample of a picture's latents
 MASKED_PICTURE = PICTURE + 1  # the same of the picture without its masked part
 
 
+@with_usual_settings
 def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np.ndarray:
     """Key data uint32 (2,): fold_in(key(seed), row * 4096 + copy); for a row with a seed fold_in(key(row_seed), copy).
 
@@ -26,8 +28,7 @@ def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np
     assert 0 <= row < MAX_ROWS and 0 <= copy < MAX_COPIES, (row, copy)
     root, index = (seed, row * MAX_COPIES + copy) if row_seed is None else (row_seed, copy)
     assert 0 <= root <= MAX_SEED, root
-    with jax.threefry_partitionable(True):  # what a user sets for other programs must not change an image's noise
-        return np.asarray(_fold(np.uint32(root), np.uint32(index)))
+    return np.asarray(_fold(np.uint32(root), np.uint32(index)))
 
 
 def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:

@@ -20,8 +20,10 @@ import numpy as np
 from tpusd.checkpoints import Checkpoint, fill, match_weights
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
+from tpusd.engine.adapters import MergedWeights, ScaledLora
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
@@ -96,10 +98,12 @@ class Pipeline:
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
         self._programs: dict[str, Program] = {}
+        self._part: Callable[[str], Weights] = weights.part  # of the batch that is made: part -> its weights
         self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before
         self.seconds = {"compile": 0.0, "weights": 0.0}  # spent on compiling, and then on waiting for the weights
 
     @classmethod
+    @with_usual_settings
     def load(
         cls,
         checkpoint: Checkpoint,
@@ -136,12 +140,14 @@ class Pipeline:
         """Program -> sha256 of its lowered form, for those that were needed so far."""
         return {name: program.fingerprint for name, program in self._programs.items()}
 
+    @with_usual_settings
     def generate(
         self,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         *,
         inputs: Sequence[Input] | None = None,
+        loras: Sequence[ScaledLora] = (),
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
@@ -149,23 +155,27 @@ class Pipeline:
         specs: with guidance for the same model calls.
         tables: one for each spec.
         inputs: one for each spec, where they start from pictures.
+        loras: merged into the weights in this order; those of all specs.
         on_step: on_step(done, total) reports rows of the longest table.
-        Raises UserError where the weights do not fit the model.
+        Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        ((guided, from_picture),) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
-        assert from_picture == (inputs is not None)
-        pieces = guided_pieces(guided, max(map(len, tables)))
-        denoisers = {has_it: denoiser(has_it, from_picture) for _, has_it in pieces}
-        compiled = self._compiled(denoisers.values(), from_picture)
+        (kind,) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        assert kind.from_picture == (inputs is not None)
+        pieces = guided_pieces(kind.guided, max(map(len, tables)))
+        denoisers = {has_it: denoiser(has_it, kind.from_picture) for _, has_it in pieces}
+        compiled = self._compiled(denoisers.values(), kind.from_picture)
+        began = time.monotonic()
+        self._part = self._weights.merged.parts(loras)
+        self.seconds["weights"] += time.monotonic() - began
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
-        if guided:
+        if kind.guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(compiled["encode"], values) for name, values in texts.items()}
-        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if guided else None
+        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
         keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in padded])
         start = None
         if inputs is not None:
@@ -286,7 +296,7 @@ class Pipeline:
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
-        return tuple(self._weights.parts[part].result() for part in self._checkpoint.family.parts(program))
+        return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
     def _compiled(self, denoisers: Iterable[str], from_picture: bool) -> Mapping[str, Program]:
         """The programs by name, compiled side by side where they are not there yet.
@@ -316,6 +326,7 @@ class Pipeline:
             self.seconds["weights"] += time.monotonic() - compiled_at
         return self._programs
 
+    @with_usual_settings
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
         return self._devices.compile(spec(), check=self._weights.fit.result)
 
@@ -325,14 +336,21 @@ class _WeightsInReading:
 
     fit: done when every stored tensor has its parameter, by name and shape.
     parts: part -> its parameters.
+    merged: the same with LoRAs.
     """
 
     def __init__(self, checkpoint: Checkpoint, precision: PrecisionConfig, devices: Devices):
         self.fit: Future[None] = Future()
         self.parts: dict[str, Future[Weights]] = {part: Future() for part in checkpoint.parts}
+        self.merged = MergedWeights(checkpoint, devices, self.part)
         self._checkpoint, self._precision, self._devices = checkpoint, precision, devices
         threading.Thread(target=self._read, name="weights", daemon=True).start()
 
+    def part(self, name: str) -> Weights:
+        """One part's parameters, as soon as they are on the devices."""
+        return self.parts[name].result()
+
+    @with_usual_settings
     def _read(self) -> None:
         dtypes = {p: jnp.dtype(of.param_dtype) for p, of in self._checkpoint.family.precisions(self._precision).items()}
         try:

@@ -17,6 +17,7 @@ from flax import nnx
 
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig
+from tpusd.errors import UserError
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 
@@ -61,6 +62,13 @@ class Ignored(NamedTuple):
     reason: str
 
 
+class OriginalNames(NamedTuple):
+    """A network in a single file of the original code. prefix: of its tensors. naming: how it names the layers."""
+
+    prefix: str
+    naming: Literal["unet", "vae", "clip", "open_clip"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Component:
     """One network of a family, and how its files are named and written.
@@ -72,6 +80,7 @@ class Component:
     precision: field of PrecisionConfig.
     tokenizer: folder of the tokenizer that feeds it; None for a network that reads no text.
     renames: applied in this order to a stored tensor's name.
+    original: where single files may have it; a file has one of them.
     corrected: a config.json -> what the reference's pipeline takes it for.
     saved_config: fields of our config -> fields of the config.json that diffusers or transformers writes.
     """
@@ -87,6 +96,7 @@ class Component:
     tokenizer: str | None = None
     renames: tuple[Rename, ...] = ()
     ignored: tuple[Ignored, ...] = ()
+    original: tuple[OriginalNames, ...] = ()
     corrected: Callable[[Values], Values] = dict
     saved_config: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
@@ -168,6 +178,10 @@ class Family(abc.ABC):
     def saved_index(self) -> dict[str, Any]:
         """Further fields of a saved model_index.json, as diffusers expects them; any JSON values."""
         return {}
+
+    def with_clip_skip(self, configs: Configs, clip_skip: int) -> Configs:
+        """The configs with `clip_skip` layers left out at the end of the text encoders. Raises UserError."""
+        raise UserError(f"model.clip_skip={clip_skip}: is for CLIP's text encoders; leave it out")
 
     # Sizes.
 

@@ -24,13 +24,16 @@ from tpusd.families.base import (
     Guidance,
     Ignored,
     Networks,
+    OriginalNames,
     Rename,
     TextTokenizer,
     Tokens,
+    changed_config,
     entry,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
-from tpusd.networks.unet import UNet2DConditionModel, UNetConfig
+from tpusd.networks.unet import UNet2DConditionModel
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from tpusd.samplers.guidance import classifier_free_guidance
 from tpusd.samplers.schedule import SchedulerConfig
@@ -46,8 +49,9 @@ _FLAX_LISTS = Rename("flax", re.compile(rf"(^|\.)({_LISTS})_(\d+)(?=\.)"), r"\1\
 
 
 def _saved_clip_config(values: dict[str, Any]) -> dict[str, Any]:
-    """Whether there is a projection, the class says in `architectures`."""
-    return {"model_type": "clip_text_model"} | {k: v for k, v in values.items() if k != "with_projection"}
+    """Whether there is a projection, the class says in `architectures`; clip_skip is of a run."""
+    own = ("with_projection", "clip_skip")
+    return {"model_type": "clip_text_model"} | {name: value for name, value in values.items() if name not in own}
 
 
 def _saved_vae_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +97,7 @@ UNET_COMPONENT = Component(
     flax_weights="diffusion_flax_model",
     precision="unet",
     renames=(_FLAX_LISTS,),
+    original=(OriginalNames("model.diffusion_model.", "unet"),),
 )
 VAE_COMPONENT = Component(
     program="decode",
@@ -111,6 +116,7 @@ VAE_COMPONENT = Component(
         Rename(None, re.compile(r"\.attentions([._]\d+)\.proj_attn\."), r".attentions\1.to_out.0."),
         _FLAX_LISTS,
     ),
+    original=(OriginalNames("first_stage_model.", "vae"), OriginalNames("vae.", "vae")),
     saved_config=_saved_vae_config,
 )
 
@@ -151,6 +157,14 @@ class LatentDiffusion(Family):
     def saved_index(self) -> dict[str, Any]:
         """Components that diffusers' pipeline has and that have no effect on the pixels here."""
         return {"feature_extractor": [None, None], "image_encoder": [None, None]}
+
+    def with_clip_skip(self, configs: Configs, clip_skip: int) -> Configs:
+        """Every text encoder's states are those before its last `clip_skip` layers. Raises UserError."""
+        texts = {part: entry(configs, part, CLIPTextConfig) for part in self.parts("encode")}
+        most = min(config.num_hidden_layers for config in texts.values()) - 2
+        if clip_skip > most:
+            raise UserError(f"model.clip_skip={clip_skip}: must be from 0 to {most} for this model's text encoders")
+        return {**configs, **{part: changed_config(config, {"clip_skip": clip_skip}) for part, config in texts.items()}}
 
     def size_multiple(self, configs: Configs) -> int:
         """Pixels of a latent along one side: 8."""

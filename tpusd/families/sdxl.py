@@ -1,5 +1,6 @@
 """Stable Diffusion XL (Podell et al. 2023): two text encoders, and the sizes of the image as an input of the UNet."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError
-from tpusd.families.base import Agreement, Configs, TextTokenizer, Tokens, Values, entry
+from tpusd.families.base import Agreement, Configs, OriginalNames, TextTokenizer, Tokens, Values, entry
 from tpusd.families.latent_diffusion import (
     CLIP_TEXT_COMPONENT,
     CLIP_TEXT_COMPONENT_WITH_PROJECTION,
@@ -21,7 +22,7 @@ from tpusd.families.latent_diffusion import (
     TextConditioning,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextOutput
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 
 TEXT_ENCODER_2 = "text_encoder_2"
 FORCE_ZEROS = "force_zeros_for_empty_prompt"  # of model_index.json: zeros where no negative prompt is given
@@ -33,8 +34,13 @@ class SDXL(LatentDiffusion):
     name = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline",)
     components = {
-        TEXT_ENCODER: CLIP_TEXT_COMPONENT,
-        TEXT_ENCODER_2: CLIP_TEXT_COMPONENT_WITH_PROJECTION,
+        TEXT_ENCODER: dataclasses.replace(
+            CLIP_TEXT_COMPONENT, original=(OriginalNames("conditioner.embedders.0.transformer.", "clip"),)
+        ),
+        TEXT_ENCODER_2: dataclasses.replace(
+            CLIP_TEXT_COMPONENT_WITH_PROJECTION,
+            original=(OriginalNames("conditioner.embedders.1.model.", "open_clip"),),
+        ),
         UNET: UNET_COMPONENT,
         VAE: VAE_COMPONENT,
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.families.base import Agreement, Configs, Values, entry
+from tpusd.families.base import Agreement, Configs, OriginalNames, Values, entry
 from tpusd.families.latent_diffusion import (
     CLIP_TEXT_COMPONENT,
     TEXT_ENCODER,
@@ -18,7 +18,7 @@ from tpusd.families.latent_diffusion import (
     TextConditioning,
 )
 from tpusd.networks.clip_text import CLIPTextOutput
-from tpusd.networks.unet import UNetConfig
+from tpusd.networks.unet_config import UNetConfig
 from tpusd.samplers.registry import find_sampler
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
@@ -51,7 +51,13 @@ class StableDiffusion(LatentDiffusion):
     name = "stable_diffusion"
     pipeline_classes = ("StableDiffusionPipeline",)
     components = {
-        TEXT_ENCODER: CLIP_TEXT_COMPONENT,
+        TEXT_ENCODER: dataclasses.replace(
+            CLIP_TEXT_COMPONENT,
+            original=(
+                OriginalNames("cond_stage_model.transformer.", "clip"),  # SD 1.x
+                OriginalNames("cond_stage_model.model.", "open_clip"),  # SD 2.x
+            ),
+        ),
         UNET: dataclasses.replace(UNET_COMPONENT, corrected=_with_trained_size),
         VAE: dataclasses.replace(VAE_COMPONENT, corrected=_without_latent_statistics),
     }

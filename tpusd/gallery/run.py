@@ -12,7 +12,7 @@ from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
 from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
 from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
-from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.manifest import ImageRecord, read_images, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
 from tpusd.storage.pictures import open_picture
@@ -25,7 +25,7 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """
     config = read_saved(path)
     facts = latest(read_run_if_valid(path) if facts is None else facts)
-    records = list(read_manifest(path))
+    records = list(read_images(path, config))
     num_images = facts.get("num_images", len(records))
     write_contact_sheet(path, records, num_images, len({record.row for record in records}))
     write_metadata(path, records)

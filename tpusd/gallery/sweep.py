@@ -18,7 +18,7 @@ from tpusd.gallery.run import summary
 from tpusd.gallery.sweep_grid import GridChoice, SweepImages, axis_labels, draw_grid
 from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
-from tpusd.records.manifest import read_manifest
+from tpusd.records.manifest import read_images
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
 from tpusd.records.sweep import Sweep, SweepRun
@@ -65,9 +65,9 @@ def _read_runs(path: Path, sweep: Sweep) -> Iterator[_FinishedRun]:
         directory = path / run.name
         if storage.file_size(directory / CONFIG) is None:
             continue
-        records = sorted(read_manifest(directory), key=lambda record: record.key)
+        config = read_saved(directory)
+        records = sorted(read_images(directory, config), key=lambda record: record.key)
         if records:
-            config = read_saved(directory)
             facts = latest(read_run_if_valid(directory))
             yield _FinishedRun(run=run, directory=directory, config=config, records=records, facts=facts)
 

@@ -60,6 +60,7 @@ class CLIPTextConfig:
     projection_dim: Number = 512
     eos_token_id: TokenId = 49407
     with_projection: bool = False  # `CLIPTextModelWithProjection` in `architectures`
+    clip_skip: Annotated[int, Interval(ge=0, le=256)] = 0  # of a run, not of a file: layers to leave out at the end
 
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
@@ -78,12 +79,12 @@ class CLIPTextConfig:
         with_projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
         if isinstance(text := values.get("text_config"), Mapping):  # of the whole CLIP; transformers reads this part
             values = text
-        values = {**values, "with_projection": with_projection}
+        values = {**values, "with_projection": with_projection, "clip_skip": 0}
         return read_config(cls, values, only={}, harmless=_HARMLESS, name="text_encoder/config.json")
 
 
 class CLIPTextOutput(NamedTuple):
-    """States of the text.
+    """States of the text. With clip_skip k the last layer is the one that has k layers after it, except for `pooled`.
 
     last_hidden_state: (b,l,c), after the last layer and the final norm.
     penultimate_hidden_state: (b,l,c), before the last layer, without a norm.
@@ -150,29 +151,29 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of layers. (b,l,c) -> the states after the last layer and before it, (b,l,c) each."""
+    """The stack of layers. (b,l,c) -> the state before the first layer and the states after each, (b,l,c) each."""
 
     def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.layers = nnx.List([CLIPEncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        penultimate = x
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        states = [x]
         for layer in self.layers:
-            penultimate, x = x, layer(x)
-        return x, penultimate
+            states.append(layer(states[-1]))
+        return states
 
 
 class CLIPTextTransformer(nnx.Module):
-    """Embeddings, encoder, final norm. (b,l) int32 -> the normed state after the last layer and the state before it."""
+    """Embeddings, encoder, final norm. (b,l) int32 -> the normed state after the last layer, and all states before."""
 
     def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.embeddings = CLIPTextEmbeddings(config, **kw)
         self.encoder = CLIPEncoder(config, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
-    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, penultimate = self.encoder(self.embeddings(input_ids))
-        return self.final_layer_norm(x), penultimate
+    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        *before, last = self.encoder(self.embeddings(input_ids))
+        return self.final_layer_norm(last), before
 
 
 class CLIPTextModel(nnx.Module):
@@ -187,7 +188,7 @@ class CLIPTextModel(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.eos_token_id = config.eos_token_id
+        self.eos_token_id, self.clip_skip = config.eos_token_id, config.clip_skip
         self.text_model = CLIPTextTransformer(config, **kw)
         self.text_projection = (
             nnx.Linear(config.hidden_size, config.projection_dim, use_bias=False, **kw)
@@ -197,10 +198,13 @@ class CLIPTextModel(nnx.Module):
 
     def __call__(self, input_ids: jax.Array) -> CLIPTextOutput:
         """input_ids: (b,l) int32. Every row must have an end-of-text token."""
-        last, penultimate = self.text_model(input_ids)
+        last, before = self.text_model(input_ids)
         # transformers before 4.30 wrote a wrong eos_token_id of 2. In those models end-of-text is the highest id.
         end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
         pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]
         if self.text_projection is not None:
             pooled = self.text_projection(pooled)
-        return CLIPTextOutput(last, penultimate, pooled)
+        if self.clip_skip:
+            *before, last = before[: len(before) + 1 - self.clip_skip]
+            last = self.text_model.final_layer_norm(last)
+        return CLIPTextOutput(last, before[-1], pooled)

@@ -3,30 +3,16 @@
 One call is one prediction. Guidance, schedules and sampling are not done here.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Interval, Len
 from flax import nnx
 from jax.typing import DTypeLike
 
 from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import (
-    EMA_FIELDS,
-    MAX_BLOCKS,
-    MAX_LEVELS,
-    HeightAndWidth,
-    NamePerLevel,
-    Number,
-    NumberPerLevel,
-    Real,
-    read_config,
-)
 from tpusd.networks.layers import (
     Identity,
     LayerArgs,
@@ -39,126 +25,10 @@ from tpusd.networks.layers import (
     upsample_nearest,
 )
 from tpusd.networks.target import V5E, tpu_kind
+from tpusd.networks.unet_config import UNetConfig
 
 TRANSFORMER_NORM_EPS = 1e-6  # of the GroupNorm before attention; resnets have norm_eps, which is 1e-5
 LAYER_NORM_EPS = 1e-5
-DOWN_BLOCKS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}  # name -> has attention
-UP_BLOCKS = {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
-
-NumberOfLayers = Annotated[int, Interval(ge=1, le=128)]
-
-# diffusers writes these fields into config.json. Only these values of them are implemented.
-_ONLY = {
-    "act_fn": ("silu", "swish"),  # two names of one function
-    "center_input_sample": (False,),
-    "downsample_padding": (1,),
-    "mid_block_scale_factor": (1, 1.0),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "only_cross_attention": (False,),
-    "resnet_time_scale_shift": ("default",),
-    "resnet_out_scale_factor": (1.0, 1),
-    "resnet_skip_time_act": (False,),
-    "time_embedding_type": ("positional",),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "attention_type": ("default",),
-}
-# dropout is of training; addition_embed_type_num_heads is of addition embeddings other than text_time.
-_HARMLESS = EMA_FIELDS | {"addition_embed_type_num_heads", "dropout"}
-# A list with an entry for each level may say these numbers, where all entries are equal.
-_UNIFORM = frozenset({"cross_attention_dim", "layers_per_block"})
-
-
-def _per_level(value: int | tuple[int, ...], levels: int) -> tuple[int, ...]:
-    """One number per level. A published field has one number for all levels, or a list with one for each."""
-    return (value,) * levels if isinstance(value, int) else tuple(value)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UNetConfig:
-    """Fields of unet/config.json that shape the network; defaults are diffusers'."""
-
-    sample_size: Number | HeightAndWidth | None = None  # of the latents; a list is height and width
-    in_channels: Number = 4
-    out_channels: Number = 4
-    block_out_channels: NumberPerLevel = (320, 640, 1280, 1280)
-    down_block_types: NamePerLevel = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
-    up_block_types: NamePerLevel = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-    layers_per_block: Annotated[int, Interval(ge=1, le=32)] = 2
-    attention_head_dim: Number | NumberPerLevel = 8  # a head COUNT if num_attention_heads is None: use `num_heads`
-    num_attention_heads: Number | NumberPerLevel | None = None
-    cross_attention_dim: Number = 1280
-    transformer_layers_per_block: NumberOfLayers | Annotated[tuple[NumberOfLayers, ...], Len(1, MAX_LEVELS)] = 1
-    use_linear_projection: bool = False
-    upcast_attention: bool | None = False  # scores are float32 here in any case
-    norm_num_groups: Number = 32
-    norm_eps: Real = 1e-5
-    flip_sin_to_cos: bool = True
-    freq_shift: Annotated[int, Interval(ge=0, le=65536)] = 0
-    addition_embed_type: str | None = None
-    addition_time_embed_dim: Number | None = None
-    projection_class_embeddings_input_dim: Number | None = None
-
-    def __post_init__(self) -> None:
-        levels = len(self.block_out_channels)
-        for name, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
-            types = getattr(self, name)
-            if len(types) != levels:
-                raise ValueError(f"{name} has {len(types)} entries, block_out_channels {levels}: they must be equal")
-            if unknown := sorted(set(types) - set(known)):
-                raise ValueError(f"{name}: {unknown[0]!r} is not implemented (implemented: {', '.join(known)})")
-        if self.addition_embed_type not in (None, "text_time"):
-            raise ValueError(
-                f"addition_embed_type={self.addition_embed_type!r} is not implemented (implemented: text_time)"
-            )
-        if self.addition_embed_type and not (
-            self.addition_time_embed_dim and self.projection_class_embeddings_input_dim
-        ):
-            raise ValueError(
-                "addition_embed_type=text_time needs addition_time_embed_dim and projection_class_embeddings_input_dim"
-            )
-        for field in ("num_heads", "transformer_layers"):
-            if len(getattr(self, field)) != levels:
-                raise ValueError(f"{field}: {len(getattr(self, field))} values for {levels} levels")
-        if self.num_blocks > MAX_BLOCKS:
-            raise ValueError(
-                f"describes {self.num_blocks} resnets and transformer layers, over {MAX_BLOCKS}: not a model of "
-                "Stable Diffusion"
-            )
-        if bad := [c for c, n in zip(self.block_out_channels, self.num_heads, strict=True) if c % n]:
-            raise ValueError(f"block_out_channels={bad[0]} is not a multiple of its number of attention heads")
-        if bad := [c for c in self.block_out_channels if c % self.norm_num_groups]:
-            raise ValueError(f"block_out_channels={bad[0]} is not a multiple of norm_num_groups={self.norm_num_groups}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "UNetConfig":
-        """Reads unet/config.json. Raises UserError for a field that is not implemented."""
-        channels = values.get("block_out_channels", (320,))
-        first = channels[0] if isinstance(channels, list | tuple) and channels else None
-        usual = 4 * first if isinstance(first, int) else None  # of the timestep's embedding, where the file says None
-        only = {**_ONLY, "time_embedding_dim": (None, usual)}
-        return read_config(cls, values, only=only, harmless=_HARMLESS, name="unet/config.json", uniform=_UNIFORM)
-
-    @property
-    def num_blocks(self) -> int:
-        """Resnets and transformer layers."""
-        layers, transformers = self.layers_per_block, self.transformer_layers
-        down = zip((DOWN_BLOCKS[name] for name in self.down_block_types), transformers, strict=True)
-        up = zip((UP_BLOCKS[name] for name in self.up_block_types), reversed(transformers), strict=True)
-        in_down = sum(layers * (1 + attends * n) for attends, n in down)
-        in_up = sum((layers + 1) * (1 + attends * n) for attends, n in up)
-        return in_down + 2 + transformers[-1] + in_up
-
-    @property
-    def num_heads(self) -> tuple[int, ...]:
-        """Attention heads per level. `attention_head_dim: 8` in SD 1.x means eight heads of size c/8."""
-        value = self.attention_head_dim if self.num_attention_heads is None else self.num_attention_heads
-        return _per_level(value, len(self.block_out_channels))
-
-    @property
-    def transformer_layers(self) -> tuple[int, ...]:
-        """Transformer layers per attention block, per level."""
-        return _per_level(self.transformer_layers_per_block, len(self.block_out_channels))
 
 
 def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
@@ -334,15 +204,11 @@ class DownBlock2D(nnx.Module):
     def __init__(self, config: UNetConfig, level: int, **kw: Unpack[LayerArgs]) -> None:
         channels = config.block_out_channels
         out = channels[level]
-        widths = [channels[max(level - 1, 0)]] + [out] * config.layers_per_block
-        attention = DOWN_BLOCKS[config.down_block_types[level]]
-        heads, layers = config.num_heads[level], config.transformer_layers[level]
+        widths = [channels[max(level - 1, 0)]] + [out] * config.resnets[level]
+        heads = config.num_heads[level]
         self.resnets = nnx.List([ResnetBlock2D(a, b, config, **kw) for a, b in zip(widths, widths[1:], strict=False)])
         self.attentions = nnx.List(
-            [
-                Transformer2DModel(out, heads, layers, config, **kw)
-                for _ in range(config.layers_per_block if attention else 0)
-            ]
+            [Transformer2DModel(out, heads, layers, config, **kw) for layers in config.down_attentions(level)]
         )
         self.downsamplers = nnx.List([Downsample2D(out, **kw)] if level < len(channels) - 1 else [])
 
@@ -360,20 +226,21 @@ class DownBlock2D(nnx.Module):
         return x, skips
 
 
-class MidBlock2DCrossAttn(nnx.Module):
-    """Resnet, attention, resnet at the lowest resolution. (b,h,w,c), (b,e), (b,l,f) -> (b,h,w,c)."""
+class MidBlock2D(nnx.Module):
+    """Resnet, attention, resnet at the lowest resolution, or one resnet. (b,h,w,c), (b,e), (b,l,f) -> (b,h,w,c)."""
 
     def __init__(self, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
         c = config.block_out_channels[-1]
-        self.attentions = nnx.List(
-            [Transformer2DModel(c, config.num_heads[-1], config.transformer_layers[-1], config, **kw)]
-        )
-        self.resnets = nnx.List([ResnetBlock2D(c, c, config, **kw) for _ in range(2)])
+        attends = config.mid_block_type == "UNetMidBlock2DCrossAttn"
+        layers = (config.mid_layers,) if attends else ()
+        self.attentions = nnx.List([Transformer2DModel(c, config.num_heads[-1], n, config, **kw) for n in layers])
+        self.resnets = nnx.List([ResnetBlock2D(c, c, config, **kw) for _ in range(1 + attends)])
 
     def __call__(self, x: jax.Array, emb: jax.Array, context: jax.Array) -> jax.Array:
         x = self.resnets[0](x, emb=emb)
-        x = self.attentions[0](x, context)
-        return self.resnets[1](x, emb=emb)
+        for attention, resnet in zip(self.attentions, list(self.resnets)[1:], strict=True):
+            x = resnet(attention(x, context), emb=emb)
+        return x
 
 
 class UpBlock2D(nnx.Module):
@@ -386,14 +253,13 @@ class UpBlock2D(nnx.Module):
         channels = config.block_out_channels
         level = len(channels) - 1 - index  # up blocks count from the lowest resolution
         out, before = channels[level], channels[min(level + 1, len(channels) - 1)]
-        n = config.layers_per_block + 1
+        n = config.up_resnets(index)
         inputs = [before] + [out] * (n - 1)
         skips = [out] * (n - 1) + [channels[max(level - 1, 0)]]
-        attention = UP_BLOCKS[config.up_block_types[index]]
-        heads, layers = config.num_heads[level], config.transformer_layers[level]
+        heads = config.num_heads[level]
         self.resnets = nnx.List([ResnetBlock2D(a + s, out, config, **kw) for a, s in zip(inputs, skips, strict=True)])
         self.attentions = nnx.List(
-            [Transformer2DModel(out, heads, layers, config, **kw) for _ in range(n if attention else 0)]
+            [Transformer2DModel(out, heads, layers, config, **kw) for layers in config.up_attentions(index)]
         )
         self.upsamplers = nnx.List([Upsample2D(out, **kw)] if level > 0 else [])
 
@@ -433,7 +299,7 @@ class UNet2DConditionModel(nnx.Module):
             _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
         )  # fmt: skip
         self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
-        self.mid_block = MidBlock2DCrossAttn(config, **kw)
+        self.mid_block = MidBlock2D(config, **kw) if config.mid_block_type is not None else None
         self.up_blocks = nnx.List([UpBlock2D(config, index, **kw) for index in range(len(channels))])
         self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
         self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
@@ -464,7 +330,8 @@ class UNet2DConditionModel(nnx.Module):
         for block in self.down_blocks:
             x, more = block(x, emb, context)
             skips += more
-        x = self.mid_block(x, emb, context)
+        if self.mid_block is not None:
+            x = self.mid_block(x, emb, context)
         for up_block in self.up_blocks:
             x = up_block(x, skips, emb, context)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -1,8 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls and these are equally many, they fill batches together, whichever run they
-are of.
+where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
+together, whichever run they are of.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
 Guided = bool | range  # which model calls have guidance: all, none, or these
-Kind = tuple[Guided, bool]  # and whether an image starts from a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,21 @@ class ProgramKey:
     batch_size_per_device: int
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What images of one batch have in common beside their programs' key: guidance, pictures to start from, LoRAs."""
+
+    guided: Guided
+    from_picture: bool = False
+    loras: tuple[AppliedLora, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Run]):
-    """Images to make together: with guidance for the same model calls. entries: (the image's run, its spec)."""
+    """Images to make together, which are of one kind.
+
+    entries: (the image's run, its spec).
+    """
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -65,7 +77,7 @@ def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
 
 def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
-    return guided_of(spec, num_calls), spec.picture is not None
+    return Kind(guided_of(spec, num_calls), spec.picture is not None, spec.loras)
 
 
 def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
@@ -112,9 +124,9 @@ def pack(
         if len(entries) == size:
             yield Batch(entries=tuple(waiting.pop(kind)))
     # What is left over is packed across lengths: idle steps cost less than a batch that is mostly padding.
-    for of_batch in dict.fromkeys(own for own, _ in waiting):
-        lengths = sorted(calls for own, calls in waiting if own == of_batch)
-        rest = [entry for calls in lengths for entry in waiting[of_batch, calls]]
+    for common in dict.fromkeys(common for common, _ in waiting):
+        lengths = sorted(calls for own, calls in waiting if own == common)
+        rest = [entry for calls in lengths for entry in waiting[common, calls]]
         yield from (Batch(entries=tuple(rest[i : i + size])) for i in range(0, len(rest), size))
 
 
@@ -137,9 +149,9 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, from noise and
     from pictures, and what encodes pictures."""
     needed = {
-        (has_it, from_picture)
-        for guided, from_picture in set(kinds)
-        for has_it in ((guided,) if isinstance(guided, bool) else (True, False))
+        (has_it, kind.from_picture)
+        for kind in set(kinds)
+        for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
     return 2 + len(needed) + any(from_picture for _, from_picture in needed)
 

@@ -6,10 +6,12 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tpusd.config.adapters import AppliedLora, applied
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.schema import Resize, SavedConfig
+from tpusd.config.schema import Resize, RunConfig, SavedConfig
+from tpusd.config.shards import Shard, parse_rows
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
 
@@ -76,6 +78,7 @@ class ImageSpec:
     sampler: SamplerSettings
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
+    loras: tuple[AppliedLora, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
     picture: PictureInput | None = None  # None: starts from noise alone
 
@@ -92,15 +95,46 @@ class ImageSpec:
         return image_name(self.row, self.copy)
 
 
-class PlannedImages(Collection[tuple[int, int]]):
-    """(row, copy) of every image of a run, row by row and copy by copy. Holds ranges, so it is small for any run."""
+@dataclass(frozen=True, kw_only=True)
+class Stripe:
+    """The images of one shard: every count-th, along the rows and along the copies.
 
-    def __init__(self, rows: range, copies: range, chosen: Iterable[tuple[int, int]] | None = None):
+    It follows from an image's own numbers, so a run that grows leaves each image with its shard. offset: the number of
+    the run in its sweep, so that runs of one image each are spread too.
+    """
+
+    shard: Shard
+    offset: int = 0
+
+    @staticmethod
+    def index_of(row: int, copy: int, *, count: int, offset: int) -> int:
+        """Which of `count` shards has the image, from 1."""
+        return (row + copy + offset) % count + 1
+
+    def has(self, row: int, copy: int) -> bool:
+        return self.index_of(row, copy, count=self.shard.count, offset=self.offset) == self.shard.index
+
+    def copies_of(self, row: int, copies: range) -> range:
+        """Those of `copies` of a row that the shard has."""
+        return copies[(self.shard.index - 1 - row - copies.start - self.offset) % self.shard.count :: self.shard.count]
+
+
+class PlannedImages(Collection[tuple[int, int]]):
+    """(row, copy) of images of a run, row by row and copy by copy. Holds ranges, so it is small for any run."""
+
+    def __init__(
+        self,
+        rows: range,
+        copies: range,
+        chosen: Iterable[tuple[int, int]] | None = None,
+        stripe: Stripe | None = None,
+    ):
         """chosen: the only images of these rows and copies that the run has; None: it has all of them.
+        stripe: the shard whose images these are; None: all.
 
         Raises UserError for a chosen image that the rows and copies do not hold.
         """
-        self.rows, self.copies = rows, copies
+        self.rows, self.copies, self._stripe = rows, copies, stripe
         self._chosen = None if chosen is None else dict.fromkeys(sorted(chosen))
         for row, copy in self._chosen or ():
             if row not in rows or copy not in copies:
@@ -110,32 +144,57 @@ class PlannedImages(Collection[tuple[int, int]]):
                 )
 
     def __contains__(self, key: object) -> bool:
-        if self._chosen is not None:
-            return key in self._chosen
-        return isinstance(key, tuple) and len(key) == 2 and key[0] in self.rows and key[1] in self.copies
+        if not (isinstance(key, tuple) and len(key) == 2):
+            return False
+        if self._stripe is not None and not self._stripe.has(*key):
+            return False
+        return key in self._chosen if self._chosen is not None else key[0] in self.rows and key[1] in self.copies
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         if self._chosen is not None:
-            return iter(self._chosen)
-        return ((row, copy) for row in self.rows for copy in self.copies)
+            return (key for key in self._chosen if key in self)
+        return ((row, copy) for row in self.rows for copy in self.copies_of(row))
 
     def __len__(self) -> int:
-        return len(self.rows) * len(self.copies) if self._chosen is None else len(self._chosen)
+        if self._chosen is not None:
+            return len(self._chosen) if self._stripe is None else sum(1 for _ in self)
+        if self._stripe is None:
+            return len(self.rows) * len(self.copies)
+        count = self._stripe.shard.count  # of rows with the same remainder, each has as many images of the shard
+        return sum(
+            len(self.rows[start::count]) * len(self.copies_of(row)) for start, row in enumerate(self.rows[:count])
+        )
+
+    def copies_of(self, row: int) -> range:
+        """The copies of a row, where no images are chosen."""
+        return self.copies if self._stripe is None else self._stripe.copies_of(row, self.copies)
 
 
-def planned(config: SavedConfig) -> PlannedImages:
-    """The images of a run. Raises UserError: its rows are too many, or `images` names one that it does not have."""
-    num_rows = len(config.prompts.rows)
-    rows = range(config.first_row, config.first_row + num_rows)
+def planned(config: SavedConfig, stripe: Stripe | None = None) -> PlannedImages:
+    """The images of a run. stripe: of one shard alone.
+
+    Raises UserError: its rows are too many, `rows` has none of them, or `images` names one that it does not have.
+    """
+    rows = row_numbers(config, len(config.prompts.rows))
     copies = range(config.first_copy, config.first_copy + config.num_images_per_prompt)
-    if rows.stop > MAX_ROWS:
-        raise UserError(f"first_row={config.first_row}: with {num_rows} rows goes beyond {MAX_ROWS}; use a smaller one")
-    return PlannedImages(rows, copies, None if config.images is None else map(parse_name, config.images))
+    return PlannedImages(rows, copies, None if config.images is None else map(parse_name, config.images), stripe)
+
+
+def row_numbers(config: RunConfig, num_rows: int) -> range:
+    """The numbers of the rows that a run makes. num_rows: of its prompt set. Raises UserError."""
+    first, end = config.first_row, config.first_row + num_rows
+    if end > MAX_ROWS:
+        raise UserError(f"first_row={first}: with {num_rows} rows goes beyond {MAX_ROWS}; use a smaller one")
+    start, stop = (first, None) if config.rows is None else parse_rows(config.rows)
+    rows = range(max(start, first), end if stop is None else min(stop, end))[: config.limit]
+    if not rows and num_rows:
+        raise UserError(f"rows={config.rows}: the prompt set has rows {first} to {end - 1}; choose some of them")
+    return rows
 
 
 def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
     """One image of a run: copy `copy` of row `number`. Rows are numbered from first_row."""
-    row = config.prompts.rows[number - config.first_row]
+    row = row_of(config, number)
     height, width = _size_of(config, row)
     return ImageSpec(
         row=number,
@@ -151,34 +210,37 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         height=height,
         width=width,
         sampler=_sampler_of(config, row),
+        loras=applied(config.loras),
         extra=row.extra,
         picture=_picture_of(config, row),
     )
 
 
 def make_specs(
-    config: SavedConfig, done: Container[tuple[int, int]] = (), size: ImageSize | None = None
+    config: SavedConfig,
+    done: Container[tuple[int, int]] = (),
+    size: ImageSize | None = None,
+    stripe: Stripe | None = None,
 ) -> Iterator[ImageSpec]:
     """The images of a run, in order.
 
     done: (row, copy) of those to leave out, because they exist.
     size: only the images of this size; None: all.
+    stripe: only the images of this shard; None: all.
     """
-    for key in planned(config) if size is None else _of_size(config, size):
-        if key not in done:
+    for key in planned(config, stripe):
+        if key not in done and (size is None or _size_of(config, row_of(config, key[0])) == size):
             yield make_spec(config, *key)
 
 
 def image_sizes(config: SavedConfig) -> tuple[ImageSize, ...]:
     """The different sizes of a run's images, in the order of its rows. Each has programs of its own."""
-    return tuple(dict.fromkeys(_size_of(config, row) for row in config.prompts.rows))
+    return tuple(dict.fromkeys(_size_of(config, row_of(config, number)) for number in planned(config).rows))
 
 
-def _of_size(config: SavedConfig, size: ImageSize) -> Iterator[tuple[int, int]]:
-    images = planned(config)
-    for number, row in zip(images.rows, config.prompts.rows, strict=True):
-        if _size_of(config, row) == size:
-            yield from ((number, copy) for copy in images.copies if (number, copy) in images)
+def row_of(config: SavedConfig, number: int) -> Row:
+    """A row by its number."""
+    return config.prompts.rows[number - config.first_row]
 
 
 def _size_of(config: SavedConfig, row: Row) -> ImageSize:

@@ -1,21 +1,23 @@
 """Prompt files: txt, csv, tsv, jsonl, json and parquet, read into records."""
 
 import csv
-import io
-import json
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tpusd.config.rows import ROW_FIELDS
+from tpusd.config.json_values import JsonError, parse_json
+from tpusd.config.rows import MAX_COLUMN_DEPTH, ROW_FIELDS
 from tpusd.errors import UserError, show, show_path
+from tpusd.prompts.lines import MAX_LINE_CHARS, RecordLines, text_lines
 from tpusd.prompts.parquet import read_parquet
+from tpusd.records.layout import MAX_LINE_VALUES
 
 KINDS = "txt, csv, tsv, jsonl, json or parquet"
 MAX_FILE_BYTES = 1 << 30
 MAX_JSON_BYTES = 64 << 20  # of a file that is parsed as one value, which takes many times that in memory
-MAX_JSON_SIGNS = 1 << 24  # of a json file: commas and brackets, of which there are as many as values
+MAX_JSON_VALUES = 1 << 23  # of such a file
 MAX_COLUMNS = 1000
 MAX_HEADER_CHARS = 1 << 16
 
@@ -30,63 +32,56 @@ def read_file(given: str, column: str | None) -> Iterator[tuple[str, Record]]:
     """
     path = Path(given)
     readers = {
-        ".txt": _read_txt, ".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json
-    }  # fmt: skip
+        ".txt": _read_txt,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
     suffix = path.suffix.lower()
-    if suffix not in (*readers, ".parquet"):
-        raise UserError(f"prompts.path={show(given)}: must end in {', '.join([*readers, '.parquet'])}")
+    if suffix not in readers:
+        raise UserError(f"prompts.path={show(given)}: must end in {', '.join(readers)}")
     if suffix == ".txt" and column is not None:
         raise UserError(f"prompts.column={show(column)}: a txt file has no columns; leave it out")
-    data = _read_bytes(path, MAX_JSON_BYTES if suffix == ".json" else MAX_FILE_BYTES)
-    if suffix == ".parquet":
-        return read_parquet(data, f"prompts.path={show_path(path)}", MAX_COLUMNS)
-    return readers[suffix](path, _decoded(path, data), column or "prompt")
+    _check_file(path, MAX_JSON_BYTES if suffix == ".json" else MAX_FILE_BYTES)
+    return readers[suffix](path, column or "prompt")
 
 
-def _read_bytes(path: Path, most: int) -> bytes:
+def _check_file(path: Path, most: int) -> None:
     where = f"prompts.path={show_path(path)}"
     try:
         if not path.is_file():
             raise UserError(f"{where}: {'is not a file' if path.exists() else 'no such file'}; give a {KINDS} file")
         if path.stat().st_size > most:
             raise UserError(f"{where}: is over {most >> 20} MiB; split it over several runs, or write it as jsonl")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise UserError(f"{where}: is UTF-16; save it as UTF-8")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _decoded(path: Path, data: bytes) -> str:
-    where = f"prompts.path={show_path(path)}"
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{where}: is UTF-16; save it as UTF-8")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{where} line {line}: is not UTF-8; save the file as UTF-8") from None
-
-
-def _lines(text: str) -> list[str]:
-    """Lines end at \\n, \\r\\n or \\r alone: str.splitlines would also cut at form feeds and Unicode separators."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _read_txt(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
-    for number, line in enumerate(_lines(text), 1):
+def _read_txt(path: Path, column: str) -> Iterator[tuple[str, Record]]:
+    for number, line in enumerate(text_lines(path, f"prompts.path={show_path(path)}"), 1):
         if line.strip():
             yield f"prompts.path={show_path(path)} line {number}", {"prompt": line.strip()}
 
 
-def _read_csv(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
+def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Record]]:
     where = f"prompts.path={show_path(path)}"
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text, column)
-    csv.field_size_limit(MAX_FILE_BYTES)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = text_lines(path, where)
+    blank, first = next(((number, line) for number, line in enumerate(lines) if line.strip()), (0, ""))
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(first, column)
+    csv.field_size_limit(MAX_LINE_CHARS)
+    taken = RecordLines(itertools.chain([first], lines), where, blank)
+    reader = csv.reader(taken, delimiter=delimiter, strict=True)
     header: list[str] | None = None
-    start = 1
+    start = blank + 1
     try:
         for cells in reader:
-            place, start = f"{where} line {start}", reader.line_num + 1
+            place, start = f"{where} line {start}", blank + reader.line_num + 1
+            taken.chars = 0
             if not cells or cells == [""]:
                 continue
             if header is None:
@@ -111,25 +106,27 @@ def _read_csv(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]
         raise UserError(f"{where} line {start}: is not readable ({error}); check its double quotes") from None
 
 
-def _delimiter(text: str, column: str) -> str:
+def _delimiter(first: str, column: str) -> str:
     """Of a csv file: a semicolon or a tab where only that makes the column of the prompts, else a comma."""
-    header = next((line for line in io.StringIO(text) if line.strip()), "")[:MAX_HEADER_CHARS]
+    header = first[:MAX_HEADER_CHARS]
     for delimiter in (",", ";", "\t"):
         if column in [cell.strip().strip('"') for cell in header.split(delimiter)]:
             return delimiter
     return ","
 
 
-def _read_json(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
+def _read_json(path: Path, column: str) -> Iterator[tuple[str, Record]]:
     """A list of objects or of texts; a group that holds one such list under any name is that list."""
     where = f"prompts.path={show_path(path)}"
     form = f'write a list of objects, as in [{{"{column}": "..."}}]'
-    if sum(map(text.count, ",[{")) > MAX_JSON_SIGNS:
-        raise UserError(f"{where}: holds more than {MAX_JSON_SIGNS} values; write it as jsonl")
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}{_json_fault(error, with_line=True)}; {form}") from None
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        found = parse_json(data, max_values=MAX_JSON_VALUES, max_depth=3 + MAX_COLUMN_DEPTH)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {error.strerror}") from None
+    except JsonError as error:
+        raise UserError(f"{where}: {error}; {form}") from None
+    del data
     if isinstance(found, dict) and column not in found:
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else found
@@ -145,22 +142,19 @@ def _read_json(path: Path, text: str, column: str) -> Iterator[tuple[str, Record
             yield place, UserError(f"{place}: must be an object or text, not {show(record)}; {form}")
 
 
-def _json_fault(error: ValueError | RecursionError, *, with_line: bool) -> str:
-    if not isinstance(error, json.JSONDecodeError):
-        return ": is not JSON (too deep or too long)"
-    return f"{f' line {error.lineno}' if with_line else ''}: is not JSON ({error.msg}, column {error.colno})"
+def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Record]]:
+    return read_parquet(path, f"prompts.path={show_path(path)}", MAX_COLUMNS)
 
 
-def _read_jsonl(path: Path, text: str, column: str) -> Iterator[tuple[str, Record]]:
-    for number, line in enumerate(_lines(text), 1):
+def _read_jsonl(path: Path, column: str) -> Iterator[tuple[str, Record]]:
+    for number, line in enumerate(text_lines(path, f"prompts.path={show_path(path)}"), 1):
         if not line.strip():
             continue
         place = f"prompts.path={show_path(path)} line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            fault = _json_fault(error, with_line=False)
-            yield place, UserError(f'{place}{fault}; write one object a line, as in {{"prompt": "..."}}')
+            record = parse_json(line.strip(), max_values=MAX_LINE_VALUES, max_depth=1 + MAX_COLUMN_DEPTH)
+        except JsonError as error:
+            yield place, UserError(f'{place}: {error}; write one object a line, as in {{"prompt": "..."}}')
             continue
         if not isinstance(record, dict):
             yield place, UserError(f'{place}: must be an object, as in {{"prompt": "..."}}, not {show(record)}')

@@ -8,11 +8,14 @@ from tpusd.config.limits import MAX_ROWS
 from tpusd.config.meanings import meant_field
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
 from tpusd.config.schema import PromptsConfig, RunConfig, field_names
+from tpusd.config.yaml_files import MAX_VALUES
 from tpusd.errors import UserError, show, show_path
 from tpusd.inputs.rows import located, with_inputs
 from tpusd.prompts.files import read_file
 from tpusd.records.manifest import check_columns
 
+SPARE_VALUES = 10_000  # of a config.yaml, for all that is not a row
+MAX_FAULTS = 10_000  # faulty rows after which no more rows are read
 MAX_LISTED = 10  # faulty rows that an error names
 
 
@@ -23,7 +26,9 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
         return _replaced(tuple(located(row, Path()) for row in prompts.rows), prompts.replace or ())
     assert prompts.path is not None
     rows: list[Row] = []
-    faults: list[str] = []
+    faults: list[str] = []  # the first of them
+    num_faults = 0
+    room, names = MAX_VALUES - SPARE_VALUES, set[str]()
     column = prompts.column or "prompt"
     for place, record in read_file(prompts.path, prompts.column):
         if prompts.on_empty == "skip" and _is_empty(record, column):
@@ -38,13 +43,21 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
             row = parse_row(place, record, column=column, inline=False)
             check_columns([row], place)
         except UserError as error:
-            faults.append(str(error))
-            if _is_of_every_row(record, column):
+            num_faults += 1
+            if len(faults) < MAX_LISTED:
+                faults.append(str(error))
+            if num_faults == MAX_FAULTS or _is_of_every_row(record, column):
                 break
         else:
             rows.append(located(row, Path(prompts.path).parent))
+            room -= row.num_values(names)
+            if room < 0:
+                raise UserError(
+                    f"prompts.path={show(prompts.path)}: its rows hold over {MAX_VALUES} values and names of columns; "
+                    "take columns out, or split it over several runs"
+                )
     if faults:
-        raise UserError(_listed(faults, prompts.path))
+        raise UserError(_listed(faults, num_faults, prompts.path))
     if not rows:
         raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
     return _replaced(tuple(rows), prompts.replace or ())
@@ -93,12 +106,13 @@ def _is_of_every_row(record: object, column: str) -> bool:
     return isinstance(record, Mapping) and column not in record
 
 
-def _listed(faults: Sequence[str], path: str) -> str:
+def _listed(faults: Sequence[str], number: int, path: str) -> str:
     """One fault as it is; of several, how many there are and the first of them."""
-    if len(faults) == 1:
+    if number == 1:
         return faults[0]
     start = f"prompts.path={show_path(path)}"
-    bare = [fault.removeprefix(start).lstrip() for fault in faults[:MAX_LISTED]]
+    bare = [fault.removeprefix(start).lstrip() for fault in faults]
     first = "; ".join([bare[0], *(show(fault.partition("; ")[0], 80) for fault in bare[1:])])  # advice once
-    more = f"; and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-    return f"{start}: {len(faults)} rows are wrong: {first}{more}"
+    more = f"; and {number - len(faults)} more" if number > len(faults) else ""
+    at_least = "at least " if number == MAX_FAULTS else ""
+    return f"{start}: {at_least}{number} rows are wrong: {first}{more}"

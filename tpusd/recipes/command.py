@@ -9,7 +9,8 @@ from typing import Any
 
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
-from tpusd.config.schema import RunConfig, config_values
+from tpusd.config.schema import RunConfig
+from tpusd.config.typed import plain
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
 PROGRAM = "python -m tpusd.run"
@@ -36,7 +37,7 @@ PIXEL_FIELDS = (
 
 def config_overrides(config: RunConfig) -> list[str]:
     """Everything that decides the pixels, except the prompt rows: groups, and the fields that differ from conf/."""
-    values = config_values(config)
+    values = plain(config, whole=True)
     names = [(group, values[group]["name"]) for group in STAND_INS]
     known = _choices()
     chosen = tuple((group, name if name in known[group] else STAND_INS[group]) for group, name in names)
@@ -45,7 +46,8 @@ def config_overrides(config: RunConfig) -> list[str]:
     for group in STAND_INS:
         own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
         lines += _differences(group, own, base[group])
-    values = {name: values.get(name, base[name]) for name in PIXEL_FIELDS}  # what is as usual may be left out
+    if config.loras:
+        lines.append(f"loras={hydra_value([_named(lora) for lora in values['loras']])}")
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -58,6 +60,11 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
     own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
     lines = [f"prompts.rows=[{hydra_value(own)}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
+
+
+def _named(lora: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a LoRA that are set, without the lock on its file."""
+    return {name: value for name, value in lora.items() if value is not None and name != "sha256"}
 
 
 def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

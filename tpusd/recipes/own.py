@@ -1,10 +1,10 @@
 """The reader of tpusd's own pictures: the whole recipe as JSON, so the command makes the very picture again."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, make_config
 from tpusd.errors import UserError, show
@@ -35,8 +35,8 @@ def recipe_values(texts: PictureTexts) -> dict[str, Any] | None:
     """The recipe's JSON as it was written, unchecked. None if the picture has none."""
     text = texts.chunks.get(OWN) or xmp.recipe_in(texts.xmp or "")
     try:
-        value = None if text is None else json.loads(text)
-    except (ValueError, RecursionError):
+        value = None if text is None else parse_json(text)
+    except JsonError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -53,6 +53,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "model": recipe["model_settings"],
             "precision": recipe["precision_settings"],
             "sampler": recipe["sampler_settings"],
+            "loras": recipe.get("lora_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
         }
         if row["seed"] is not None:

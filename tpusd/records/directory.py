@@ -24,19 +24,26 @@ from tpusd.records.layout import (
     CHECK_PERMISSIONS,
     CHOOSE_ANOTHER,
     CONFIG,
+    CONTACT_SHEET,
     DEFAULT_PARENT,
     HYDRA,
     IMAGES,
     LOG,
     MAKE_ROOM,
     MANIFEST,
+    METADATA,
+    PAGE,
     RUN,
+    SHARDS,
     THUMBNAILS,
 )
-from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.provenance import scrub
 from tpusd.storage import os_errors_as_user_errors
 from tpusd.storage.local import LineFile
+
+_OURS = (CONFIG, RUN, MANIFEST, CONTACT_SHEET, PAGE, METADATA)  # the files that a run writes as a whole
+_TEMPORARY_IMAGE = re.compile(r"(\d{5,7}-\d{3,4})\.\w+" + re.escape(storage.TEMPORARY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +145,7 @@ class RunWriter(Protocol):
     """What a run is written to. `RunDir` is the local directory; a bucket would be another."""
 
     path: Path
+    RUN: str  # its run.json
 
     def write(self, name: str, data: bytes) -> None: ...
     def write_config(self, values: Mapping[str, Any]) -> None: ...
@@ -145,6 +153,9 @@ class RunWriter(Protocol):
     def write_image(self, name: str, data: bytes) -> dict[str, Any]: ...
     def append_record(self, record: ImageRecord) -> None: ...
     def check_held(self) -> None: ...
+    def write_weights(self, values: Mapping[str, Any]) -> None: ...
+    def waste(self) -> list[Path]: ...
+    def lines(self) -> Iterator[tuple[str, int, bytes]]: ...
     def rewrite_manifest(self, lines: Iterable[bytes]) -> None: ...
     def records(self) -> Iterator[ImageRecord]: ...
     def log(self, line: str) -> None: ...
@@ -155,13 +166,15 @@ class RunWriter(Protocol):
 class RunDir:
     """An open run directory, locked against other processes. `claim` makes a new one; `open` takes up an old one."""
 
-    def __init__(self, path: Path):
-        """Raises UserError where another process has it open, and OSError."""
+    LOG, MANIFEST, RUN = LOG, MANIFEST, RUN  # the files that it writes for itself; a shard has others
+
+    def __init__(self, path: Path, *, kind: str = "run"):
+        """Raises UserError where another process has it open, and OSError. kind: what it is, for that message."""
         self.path = path
         self._made: list[Path] = []  # directories that the claim made, outermost first, for `discard`
-        self._log = DirectoryLog(path, LOG, kind="run")
+        self._log = DirectoryLog(path, self.LOG, kind=kind)
         try:
-            self._manifest = LineFile(path / MANIFEST)
+            self._manifest = LineFile(path / self.MANIFEST)
         except BaseException:
             self._log.close()
             raise
@@ -205,9 +218,13 @@ class RunDir:
         """The whole resolved config: the only file that making the run again needs."""
         self.write(CONFIG, to_yaml(values).encode())
 
+    def write_weights(self, values: Mapping[str, Any]) -> None:
+        """The config, with the sha256 of the weights that were found."""
+        self.write_config(values)
+
     def write_run(self, values: Mapping[str, Any]) -> None:
         """run.json."""
-        self.write(RUN, json.dumps(values, indent=2, ensure_ascii=False).encode())
+        self.write(self.RUN, json.dumps(values, indent=2, ensure_ascii=False).encode())
 
     def write(self, name: str, data: bytes) -> None:
         """A file of the run directory, whole or not at all. name: one of our own, such as `.hydra/overrides.yaml`."""
@@ -229,7 +246,7 @@ class RunDir:
     def check_held(self) -> None:
         """Raises UserError where somebody removed or replaced the manifest or the log: lines would be lost."""
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
-            for file, name in ((self._manifest, MANIFEST), (self._log, LOG)):
+            for file, name in ((self._manifest, self.MANIFEST), (self._log, self.LOG)):
                 if not file.is_at(self.path / name):
                     raise UserError(
                         f"{show_path(self.path / name)}: was removed or replaced while this process wrote to it; "
@@ -239,9 +256,20 @@ class RunDir:
     def rewrite_manifest(self, lines: Iterable[bytes]) -> None:
         """Replaces the manifest by `lines`, whole or not at all."""
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
-            storage.write_chunks(self.path / MANIFEST, (line + b"\n" for line in lines))
-            replaced, self._manifest = self._manifest, LineFile(self.path / MANIFEST)
+            storage.write_chunks(self.path / self.MANIFEST, (line + b"\n" for line in lines))
+            replaced, self._manifest = self._manifest, LineFile(self.path / self.MANIFEST)
             replaced.close()
+
+    def waste(self) -> list[Path]:
+        """What interrupted writes left. Raises OSError."""
+        found = [self.path / f"{name}{storage.TEMPORARY}" for name in _OURS]
+        found += [self.path / HYDRA / f"{name}.yaml{storage.TEMPORARY}" for name in ("overrides", "config", "hydra")]
+        found = [file for file in found if storage.exists(file)]
+        return found + [file for name in (IMAGES, THUMBNAILS) for _, file in temporary_images(self.path / name)]
+
+    def lines(self) -> Iterator[tuple[str, int, bytes]]:
+        """(file, number, line) of the manifest as it is now, as a stream."""
+        return manifest_lines(self.path)
 
     def records(self) -> Iterator[ImageRecord]:
         """The manifest as it is now, as a stream."""
@@ -263,6 +291,14 @@ class RunDir:
         close_quietly(self)
 
 
+def temporary_images(directory: Path) -> Iterator[tuple[str, Path]]:
+    """(name of the image, file) of what interrupted writes of images left in a directory. Raises OSError."""
+    for name in storage.list_directory(directory) if storage.exists(directory) else ():
+        match = _TEMPORARY_IMAGE.fullmatch(name)
+        if match is not None:
+            yield match[1], directory / name
+
+
 def check_run_directory(path: Path) -> None:
     """Raises UserError unless `path` is a run directory, and its parts lie inside it."""
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
@@ -276,7 +312,7 @@ def check_run_directory(path: Path) -> None:
 
 def check_folders(path: Path) -> None:
     """Raises UserError where a folder of the run directory `path` is a link, which could lead anywhere."""
-    for name in (IMAGES, HYDRA, THUMBNAILS):
+    for name in (IMAGES, HYDRA, THUMBNAILS, SHARDS):
         if storage.exists(path / name) and not storage.is_plain_directory(path / name):
             raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
 
@@ -287,7 +323,7 @@ def refuse_taken(path: Path) -> None:
         taken = storage.list_directory(path)
     except NotADirectoryError:
         raise UserError(f"output={show_path(path)}: is a file; name a new or an empty directory") from None
-    if CONFIG in taken and MANIFEST in taken:
+    if CONFIG in taken and (MANIFEST in taken or SHARDS in taken):
         raise UserError(
             f"output={show_path(path)}: holds a run; continue it with resume={show_path(path)}, or name a new directory"
         )
@@ -310,11 +346,15 @@ def _abandoned(path: Path) -> bool:
     return False
 
 
-def close_quietly(run_dir: RunWriter | None) -> None:
-    """Closes a run directory that may be gone by then, or that was never opened."""
-    if run_dir is not None:
+class Closes(Protocol):
+    def close(self) -> None: ...
+
+
+def close_quietly(opened: Closes | None) -> None:
+    """Closes what was opened in a directory that may be gone by then; None: nothing was."""
+    if opened is not None:
         with contextlib.suppress(OSError):
-            run_dir.close()
+            opened.close()
 
 
 def _discard(path: Path | None, made: list[Path]) -> None:

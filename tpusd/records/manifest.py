@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from tpusd import storage
+from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
-from tpusd.config.schema import RunConfig
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.plan.specs import ImageSpec, PictureInput, image_name
-from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, MAX_LINE_BYTES
+from tpusd.plan.specs import ImageSpec, PictureInput, image_name, planned
+from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
+from tpusd.records.parts import numbered_lines
 from tpusd.storage import os_errors_as_user_errors
 
 _FILE_NAME = re.compile(re.escape(IMAGES) + r"/([-0-9]+)\.\w+")
@@ -65,6 +66,7 @@ class ImageRecord:
     trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
     guidance_interval: list[float] | None = _only_where_set(decided_by_config=True)  # where it is not all steps
     guidance_schedule: str | None = _only_where_set(decided_by_config=True)  # where it is not constant
+    loras: list[dict[str, Any]] | None = _only_where_set(decided_by_config=True)  # of each, its sha256 and its scales
     # The picture that the image starts from.
     image: str | None = _only_where_set(decided_by_config=True)
     image_sha256: str | None = _only_where_set(decided_by_config=True)
@@ -147,6 +149,7 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "precision": config.precision.name,
         "guidance_interval": None if spec.guidance_interval == (0, 1) else list(spec.guidance_interval),
         "guidance_schedule": None if spec.guidance_schedule == "constant" else spec.guidance_schedule,
+        "loras": [dataclasses.asdict(lora) for lora in spec.loras] or None,
     }
     picture = {} if spec.picture is None else dataclasses.asdict(spec.picture)
     without = _OF_MASK if spec.picture is not None and spec.picture.mask is None else ()
@@ -203,24 +206,44 @@ def key_of(values: Mapping[str, Any]) -> tuple[int, int] | None:
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """The plain values of a manifest line; None where it is not a JSON object that names a file."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = parse_json(line, max_values=MAX_LINE_VALUES)
+    except JsonError:
         return None
     return values if isinstance(values, dict) and isinstance(values.get("file_name"), str) else None
 
 
-def manifest_lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of the manifest of the run directory `path`, one at a time. Raises UserError."""
+def manifest_lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """(file, number, line) of the whole lines of a run's manifest, one at a time. Raises UserError.
+
+    path: the run directory.
+    """
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
-        yield from storage.read_lines(path / MANIFEST, MAX_LINE_BYTES)
+        yield from numbered_lines(path)
 
 
 def read_manifest(path: Path) -> Iterator[ImageRecord]:
     """The records of the run directory `path`, as a stream. A torn last line is left out. Raises UserError."""
-    for number, line in enumerate(manifest_lines(path), 1):
+    yield from records_of(path, manifest_lines(path))
+
+
+def records_of(path: Path, lines: Iterable[tuple[str, int, bytes]]) -> Iterator[ImageRecord]:
+    """Lines as `manifest_lines` gives them -> records. Raises UserError."""
+    for file, number, line in lines:
         record = ImageRecord.from_line(line)
         if record is None:
-            raise UserError(f"{show_path(path / MANIFEST)} line {number}: is not a manifest line; remove the line")
+            raise UserError(f"{show_path(path / file)} line {number}: is not a manifest line; remove the line")
+        yield record
+
+
+def read_images(path: Path, config: SavedConfig) -> Iterator[ImageRecord]:
+    """`read_manifest`, where each record is of an image that `config`, the run's saved one, plans. Raises UserError."""
+    images = planned(config)
+    for record in read_manifest(path):
+        if record.key not in images:
+            raise UserError(
+                f"{show_path(path / MANIFEST)}: {record.name} is not in the run that {CONFIG} describes; "
+                f"restore the {CONFIG} that it was made from"
+            )
         yield record
 
 

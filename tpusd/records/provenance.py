@@ -10,14 +10,15 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 from tpusd import __version__
-from tpusd.errors import UserError
+from tpusd.config.typed import flatten
+from tpusd.errors import UserError, show
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "numpy", "transformers", "tokenizers", "pillow")
 KEY_DERIVATION = 1  # which rule tpusd.engine.noise follows; it changes only with the noise of every image
@@ -70,11 +71,13 @@ class BatchProvenance:
     environment: as `describe_environment` gives it.
     programs: name -> sha256 of the compiled programs.
     checkpoint: as `describe_checkpoint` gives it, with the sha256 of each file.
+    loras: where each comes from, and its sha256.
     """
 
     environment: Mapping[str, Any]
     programs: Mapping[str, str]
     checkpoint: Mapping[str, Any]
+    loras: Sequence[Mapping[str, Any]] = ()
 
     @property
     def weights(self) -> str:
@@ -83,9 +86,22 @@ class BatchProvenance:
         return weights
 
 
-def describe_environment(devices: Sequence[Device], batch_size_per_device: int, weights: str) -> dict[str, Any]:
-    """What decides a pixel, or its last bit, besides the recipe. weights: `weights_digest` of the checkpoint."""
-    return {
+def describe_environment(
+    devices: Sequence[Device],
+    batch_size_per_device: int,
+    weights: str,
+    settings: Mapping[str, Any] | None = None,
+    loras: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What decides a pixel, or its last bit, besides the recipe.
+
+    devices: those that make the images.
+    batch_size_per_device: images.
+    weights: `weights_digest` of the checkpoint.
+    settings: of JAX, those that do not have their usual values.
+    loras: the sha256 of each LoRA; without one there is no such field.
+    """
+    environment = {
         "versions": versions(),
         "key_derivation": KEY_DERIVATION,
         "weights": weights,
@@ -94,6 +110,18 @@ def describe_environment(devices: Sequence[Device], batch_size_per_device: int, 
         "flags": flags(),
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
+    own = {"settings": dict(settings or {}), "loras": list(loras)}
+    return environment | {name: value for name, value in own.items() if value}
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """`versions.jax: 0.10.2 -> 0.12.0` for everything in which two environments of run.json differ."""
+    was, now = dict(flatten(before)), dict(flatten(after))
+    for name in sorted(was.keys() | now.keys()):
+        # A program that one of the two did not need says nothing.
+        needed = not name.startswith("programs.") or (name in was and name in now)
+        if needed and was.get(name) != now.get(name):
+            yield f"{name}: {_short(was.get(name))} -> {_short(now.get(name))}"
 
 
 def environment_id(environment: Mapping[str, Any]) -> str:
@@ -154,6 +182,11 @@ def scrub(text: str, environ: Mapping[str, str] = os.environ) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _SECRET_TEXT.sub("***", text)
+
+
+def _short(value: object) -> str:
+    text = show(value)
+    return text[:12] + "..." if len(text) in (40, 64) else text
 
 
 def _version(package: str) -> str | None:

@@ -6,7 +6,7 @@ twice, a line that is not a manifest line. An image without a line is made again
 another config made.
 """
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,24 +15,11 @@ from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, make_spec, planned
 from tpusd.records.directory import RunWriter
-from tpusd.records.layout import (
-    CHECK_PERMISSIONS,
-    CONFIG,
-    CONTACT_SHEET,
-    HYDRA,
-    IMAGES,
-    MAKE_ROOM,
-    MANIFEST,
-    METADATA,
-    PAGE,
-    RUN,
-    THUMBNAILS,
-)
+from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, MAKE_ROOM, MANIFEST
 from tpusd.records.manifest import DECIDED_BY_CONFIG, ImageRecord, manifest_lines, recipe_values
 from tpusd.storage import os_errors_as_user_errors
 
 HASHED_BYTES = 256 << 20  # of images, the newest first, whose sha256 is checked too; `validate` checks all of them
-_TEMPORARY_IMAGE = re.compile(r"\d{5,7}-\d{3,4}\.\w+" + re.escape(storage.TEMPORARY))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +37,13 @@ def repair(run_dir: RunWriter, config: SavedConfig) -> Repaired:
     """
     notes = _Notes()
     _remove_waste(run_dir, notes)
-    whole, num_lines = _whole_lines(run_dir.path, config, notes)
+    whole, num_lines = _whole_lines(run_dir.path, run_dir.lines(), config, notes)
     for key in _wrong_hashes(run_dir, whole):
         notes.add("its sha256 is wrong", image_name(*key))
         del whole[key]
     if len(whole) < num_lines:
-        kept = {entry.number for entry in whole.values()}
-        lines = enumerate(manifest_lines(run_dir.path), 1)
-        run_dir.rewrite_manifest(line for number, line in lines if number in kept)
+        kept = {(entry.file, entry.number) for entry in whole.values()}
+        run_dir.rewrite_manifest(line for file, number, line in run_dir.lines() if (file, number) in kept)
     return Repaired(done=frozenset(whole), notes=notes.lines())
 
 
@@ -67,12 +53,13 @@ def whole_images(path: Path, config: SavedConfig) -> frozenset[tuple[int, int]]:
     path: a run directory.
     config: its saved one.
     """
-    whole, _ = _whole_lines(path, config, _Notes())
+    whole, _ = _whole_lines(path, manifest_lines(path), config, _Notes())
     return frozenset(whole)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    file: str  # that has its line
     number: int  # of its line, from 1
     file_name: str
     sha256: str
@@ -98,38 +85,38 @@ class _Notes:
 
 def _remove_waste(run_dir: RunWriter, notes: _Notes) -> None:
     """Removes temporary files of a process that ended while it wrote them."""
-    ours: dict[Path, set[str] | None] = {
-        run_dir.path: {name + storage.TEMPORARY for name in (CONFIG, RUN, MANIFEST, CONTACT_SHEET, PAGE, METADATA)},
-        run_dir.path / HYDRA: {f"{name}.yaml{storage.TEMPORARY}" for name in ("overrides", "config", "hydra")},
-        run_dir.path / IMAGES: None,
-        run_dir.path / THUMBNAILS: None,
-    }
     with os_errors_as_user_errors(run_dir.path, MAKE_ROOM):
-        for directory, names in ours.items():
-            if not storage.exists(directory):
-                continue
-            for name in storage.list_directory(directory):
-                if name in names if names is not None else _TEMPORARY_IMAGE.fullmatch(name):
-                    storage.remove_file(directory / name)
-                    notes.add("half a file of an interrupted write, removed", name)
+        for file in run_dir.waste():
+            storage.remove_file(file)
+            notes.add("half a file of an interrupted write, removed", file.name)
 
 
-def _whole_lines(path: Path, config: SavedConfig, notes: _Notes) -> tuple[dict[tuple[int, int], _Entry], int]:
-    """(row, copy) -> its line, for lines whose image has the size that they say; and the number of lines."""
+def _whole_lines(
+    path: Path, lines: Iterable[tuple[str, int, bytes]], config: SavedConfig, notes: _Notes
+) -> tuple[dict[tuple[int, int], _Entry], int]:
+    """(row, copy) -> its line, for lines whose image has the size that they say; and the number of lines.
+
+    path: the run directory.
+    lines: of its manifest, or of a part of it.
+    config: its saved one.
+    notes: gets what is wrong.
+    """
     whole: dict[tuple[int, int], _Entry] = {}
     images = planned(config)
-    number = 0
-    for number, line in enumerate(manifest_lines(path), 1):
+    num_lines = 0
+    for file, number, line in lines:
+        num_lines += 1
         record = ImageRecord.from_line(line)
         if record is None:
             notes.add(f"is not a line of {MANIFEST}, removed", f"line {number}")
             continue
+        where = f"{show_path(path / file)} line {number}"
         if record.key not in images:
             raise UserError(
-                f"{show_path(path / MANIFEST)} line {number}: {record.name} is not in the run that "
-                f"{CONFIG} describes; restore the {CONFIG} that it was made from"
+                f"{where}: {record.name} is not in the run that {CONFIG} describes; restore the {CONFIG} that it was "
+                "made from"
             )
-        _check_recipe(path, config, number, record)
+        _check_recipe(where, config, record)
         if record.key in whole:
             notes.add("is listed twice in the manifest, the second line removed", record.name)
             continue
@@ -139,17 +126,16 @@ def _whole_lines(path: Path, config: SavedConfig, notes: _Notes) -> tuple[dict[t
             kind = "its file is missing" if size is None else "its file is not as long as it was"
             notes.add(kind, record.name)
             continue
-        whole[record.key] = _Entry(number, record.file_name, record.sha256, size)
-    return whole, number
+        whole[record.key] = _Entry(file, number, record.file_name, record.sha256, size)
+    return whole, num_lines
 
 
-def _check_recipe(path: Path, config: SavedConfig, number: int, record: ImageRecord) -> None:
+def _check_recipe(where: str, config: SavedConfig, record: ImageRecord) -> None:
     """The config that made the lines must be the one that will make the rest."""
     recipe = recipe_values(config, make_spec(config, *record.key))
     for name in DECIDED_BY_CONFIG:
         value = recipe.get(name)
         if getattr(record, name) != value:
-            where = f"{show_path(path / MANIFEST)} line {number}"
             raise UserError(
                 f"{where}: {name}={show(getattr(record, name))}, and {CONFIG} says {show(value)}; "
                 f"restore the {CONFIG} that it was made from"

@@ -2,22 +2,53 @@
 
     {"created", "state": "running" | "finished", "num_images",
      "checkpoint": {repo, commit, variant, sha256: {file: ...}},
+     "loras": [{path, repo, file, commit, base_model, sha256}], if the run has any,
      "environments": {ID: {versions, weights, devices, batch_size_per_device, flags, git, key_derivation, programs}},
      "sessions": [{"started", "environment": ID, "num_images", "seconds"}]}
 
 A manifest line names its image's environment by ID. Knows nothing of how an environment is found out.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from tpusd import storage
+from tpusd.config.json_values import JsonError, parse_json
+from tpusd.config.typed import check_known
 from tpusd.errors import UserError, show_path
 from tpusd.records.directory import RunWriter
-from tpusd.records.layout import MAX_RUN_BYTES, RUN
+from tpusd.records.layout import CHECK_PERMISSIONS, MAX_RUN_BYTES, RUN
+from tpusd.records.parts import FACTS, part_name, shards_of
 from tpusd.records.provenance import environment_id
+from tpusd.storage import os_errors_as_user_errors
+
+Count = Annotated[int, Interval(ge=0, le=2**32)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """The fields of a session, likewise."""
+
+    started: str
+    environment: str | None
+    num_images: Count
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """The fields of run.json, for `read_run` to check."""
+
+    created: str
+    state: Literal["running", "finished"]
+    num_images: Count
+    checkpoint: Mapping[str, Any]
+    environments: Mapping[str, Mapping[str, Any]]
+    sessions: tuple[Mapping[str, Any], ...]
 
 
 class RunJson:
@@ -29,15 +60,13 @@ class RunJson:
         num_images: of the whole run.
         """
         self._run_dir = run_dir
-        environments = before.get("environments")
-        sessions = before.get("sessions")
         self._session: dict[str, Any] = {"started": started, "environment": None}
         self.facts: dict[str, Any] = {"created": started} | dict(before)
         self.facts |= {
             "state": "running",
             "num_images": num_images,
-            "environments": dict(environments) if isinstance(environments, dict) else {},
-            "sessions": [*(sessions if isinstance(sessions, list) else []), self._session],
+            "environments": dict(before.get("environments", {})),
+            "sessions": [*before.get("sessions", []), self._session],
         }
 
     def write(self) -> None:
@@ -70,7 +99,7 @@ class RunJson:
 
     def _programs_of(self, name: str) -> dict[str, str]:
         known = self.facts["environments"].get(name)
-        programs = known.get("programs") if isinstance(known, dict) else None
+        programs = None if known is None else known.get("programs")
         return programs if isinstance(programs, dict) else {}
 
     def finish(self, num_made: int, seconds: Mapping[str, float]) -> None:
@@ -82,11 +111,9 @@ class RunJson:
 def latest(facts: Mapping[str, Any]) -> dict[str, Any]:
     """run.json with its last session and that session's environment in place of all of them."""
     latest = {name: value for name, value in facts.items() if name not in ("environments", "sessions")}
-    sessions, environments = facts.get("sessions"), facts.get("environments")
-    session = sessions[-1] if isinstance(sessions, list) and sessions and isinstance(sessions[-1], dict) else {}
-    name = session.get("environment")
-    environment = environments.get(name) if isinstance(environments, dict) and isinstance(name, str) else None
-    return latest | {"session": session} | (environment if isinstance(environment, dict) else {})
+    session: dict[str, Any] = [{}, *facts.get("sessions", [])][-1]
+    environment: dict[str, Any] = facts.get("environments", {}).get(session.get("environment"), {})
+    return latest | {"session": session} | environment
 
 
 def images_per_second(num_images: int, seconds: Mapping[str, float]) -> float | None:
@@ -107,21 +134,51 @@ def session_rate(facts: Mapping[str, Any]) -> float | None:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """run.json of the run directory `path`; an empty dict where the run stopped before it was written.
+    """run.json of the run directory `path`, with what its shards have noted by now; an empty dict before that.
 
-    Raises UserError where it is not a JSON object.
+    A field that is there has the type of `_Facts`. Raises UserError.
     """
-    if not storage.exists(path / RUN):
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        parts = [part_name(shard, FACTS) for shard in shards_of(path, FACTS)]
+    facts = read_facts(path, RUN)
+    return joined_facts([facts, *(read_facts(path, name) for name in parts)]) if parts else facts
+
+
+def read_facts(path: Path, name: str) -> dict[str, Any]:
+    """A file like run.json in the run directory `path`; an empty dict where it is not there. Raises UserError."""
+    file = path / name
+    if not storage.exists(file):
         return {}
     try:
-        values = json.loads(storage.read_file(path / RUN, MAX_RUN_BYTES))
+        values: Any = parse_json(storage.read_file(file, MAX_RUN_BYTES))
+        if not isinstance(values, dict):
+            raise UserError("must be a group of fields")
+        check_known(_Facts, values)
+        for number, session in enumerate(values.get("sessions", ())):
+            check_known(_Session, session, f"sessions[{number}].")
     except OSError as error:
-        raise UserError(f"{show_path(path / RUN)}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{show_path(path / RUN)}: is not the JSON of a run; remove the file, or restore it")
+        raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
+    except (JsonError, UserError) as error:
+        raise UserError(
+            f"{show_path(file)}: is not the JSON of a run ({error}); remove the file, or restore it"
+        ) from None
     return values
+
+
+def joined_facts(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """run.json and those of shards as one. The first one's facts count where they differ."""
+    found = [part for part in parts if part]
+    facts: dict[str, Any] = {}
+    environments: dict[str, Any] = {}
+    sessions: list[Any] = []
+    for part in found:
+        facts = part | facts
+        environments |= part["environments"] if isinstance(part.get("environments"), dict) else {}
+        own = part.get("sessions")
+        sessions += [one for one in (own if isinstance(own, list) else ()) if one not in sessions]
+    facts["created"] = min((str(part["created"]) for part in found if "created" in part), default="")
+    sessions.sort(key=lambda one: str(one.get("started", "")) if isinstance(one, dict) else "")
+    return facts | {"state": "running", "environments": environments, "sessions": sessions}
 
 
 def read_run_if_valid(path: Path) -> dict[str, Any]:

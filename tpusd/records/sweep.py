@@ -9,14 +9,17 @@ Knows nothing of how the runs are made.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.errors import UserError, show_path
-from tpusd.records.layout import MANIFEST, SWEEP
+from tpusd.config.json_values import JsonError, parse_json
+from tpusd.config.typed import read
+from tpusd.errors import UserError, show, show_path
+from tpusd.records.layout import MAX_SWEEP_BYTES, SWEEP
+from tpusd.records.parts import has_lines
 
 VERSION = 1
 MAX_NAME = 80  # characters of a run's name
@@ -48,30 +51,13 @@ def is_sweep(path: Path) -> bool:
 
 def read_sweep(path: Path) -> Sweep:
     """The sweep at `path`. Raises UserError where sweep.json is not valid. Names of runs stay inside the sweep."""
+    file = path / SWEEP
     try:
-        values = json.loads(storage.read_file(path / SWEEP))
-        runs = tuple(
-            SweepRun(
-                name=run["name"],
-                overrides=tuple(run["overrides"]),
-                at=dict(run["at"]),
-                digest=run["digest"],
-                error=run["error"],
-            )
-            for run in values["runs"]
-        )
-        axes = {key: tuple(axis) for key, axis in values["axes"].items()}
-        sweep = Sweep(overrides=tuple(values["overrides"]), axes=axes, runs=runs)
-        if (
-            values["version"] != VERSION
-            or not all(map(_is_valid, runs))
-            or not _are_texts(sweep.overrides, *axes.values())
-        ):
-            raise ValueError
+        sweep = _parse_sweep(storage.read_file(file, MAX_SWEEP_BYTES))
     except OSError as error:
-        raise UserError(f"{show_path(path / SWEEP)}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise UserError(f"{show_path(path / SWEEP)}: does not describe a sweep; was it edited?") from None
+        raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
+    except (JsonError, UserError) as error:
+        raise UserError(f"{show_path(file)}: does not describe a sweep ({error}); was it edited?") from None
     for run in sweep.runs:
         directory = path / run.name
         if storage.exists(directory) and not storage.is_plain_directory(directory):
@@ -79,9 +65,42 @@ def read_sweep(path: Path) -> Sweep:
     return sweep
 
 
+def _parse_sweep(data: bytes) -> Sweep:
+    """Raises JsonError and UserError, whose line says no file."""
+    values = parse_json(data)
+    if not isinstance(values, dict) or values.get("version") != VERSION:
+        raise UserError(f"its version is not {VERSION}")
+    sweep = read(Sweep, {name: value for name, value in values.items() if name != "version"})
+    names: set[str] = set()
+    for number, run in enumerate(sweep.runs):
+        where = f"runs[{number}]"
+        if re.fullmatch(r"\d{3,}[\w.=+-]*", run.name, re.A) is None or len(run.name) > MAX_NAME:
+            raise UserError(f"{where}.name={show(run.name)}: is not the name of a run")
+        if run.name in names:
+            raise UserError(f"{where}.name={show(run.name)}: is the name of two runs")
+        names.add(run.name)
+        if run.at.keys() != sweep.axes.keys() or any(run.at[key] not in axis for key, axis in sweep.axes.items()):
+            raise UserError(f"{where}.at={show(dict(run.at))}: is not a place on the axes")
+    return sweep
+
+
 def write_sweep(path: Path, sweep: Sweep) -> None:
-    values = {"version": VERSION} | asdict(sweep)
-    storage.write_file(path / SWEEP, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    """Raises UserError for a sweep that could not be read again, and OSError."""
+    data = json.dumps({"version": VERSION} | asdict(sweep), indent=1, ensure_ascii=False).encode()
+    if len(data) > MAX_SWEEP_BYTES:
+        raise UserError(
+            f"{show_path(path / SWEEP)}: its runs and their values take over {MAX_SWEEP_BYTES >> 20} MiB; "
+            "start several sweeps, or put long prompts in a file"
+        )
+    storage.write_file(path / SWEEP, data)
+
+
+def refuse_other_sweep(path: Path, there: Sweep, asked: Sweep) -> None:
+    """Raises UserError where the directory `path` that shards share has another sweep than `asked`."""
+    if [(run.name, run.digest) for run in there.runs] != [(run.name, run.digest) for run in asked.runs]:
+        raise UserError(
+            f"{show_path(path)}: holds a sweep of other runs; give all shards one command, or another output"
+        )
 
 
 def run_name(number: int, at: Mapping[str, str]) -> str:
@@ -102,16 +121,4 @@ def run_directories(path: Path) -> list[tuple[str, Path]]:
     """(name, directory) of the run at `path`, or of each run of the sweep there that has images."""
     if not is_sweep(path):
         return [("", path)]
-    return [
-        (run.name, path / run.name) for run in read_sweep(path).runs if storage.file_size(path / run.name / MANIFEST)
-    ]
-
-
-def _is_valid(run: SweepRun) -> bool:
-    """Whether the fields of a run from a file have the types that they must have, and its name stays in the sweep."""
-    texts = _are_texts([run.name, run.digest, "" if run.error is None else run.error], run.overrides, run.at.values())
-    return texts and re.fullmatch(r"\d{3,}[\w.=+-]*", run.name, re.A) is not None
-
-
-def _are_texts(*lists: Iterable[object]) -> bool:
-    return all(isinstance(text, str) for texts in lists for text in texts)
+    return [(run.name, path / run.name) for run in read_sweep(path).runs if has_lines(path / run.name)]

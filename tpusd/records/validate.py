@@ -49,8 +49,8 @@ def _line_faults(
     """
     images = planned(config)
     environments = facts.get("environments")
-    for number, line in enumerate(manifest_lines(path), 1):
-        where = f"{MANIFEST} line {number}"
+    for file, number, line in manifest_lines(path):
+        where = f"{file} line {number}"
         values = parse_line(line)
         key = None if values is None else key_of(values)
         if values is None or key is None:

@@ -1,13 +1,14 @@
 """`dry_run=true`: what runs have, and what they would make, load and compile. Nothing is loaded, made or changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig
+from tpusd.errors import show
 from tpusd.plan.batches import count_batches, grouped, kind_of, num_programs, program_key, weights_key
-from tpusd.plan.specs import ImageSize, image_sizes, make_specs, planned
+from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
 from tpusd.records.repair import whole_images
@@ -22,17 +23,24 @@ class RunToShow:
     name: its name in its sweep; empty for a run alone.
     config: what is asked for.
     path: its directory, which may not be there; None: it would get a new one.
+    stripe: the images of this process; None: all.
     """
 
     name: str
     config: RunConfig
     path: Path | None = None
+    stripe: Stripe | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
     prepared: PreparedRun
     done: frozenset[tuple[int, int]]
+    stripe: Stripe | None
+
+    def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
+        """What is missing."""
+        return make_specs(self.prepared.config, self.done, size, self.stripe)
 
 
 def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
@@ -45,8 +53,8 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     sizes: dict[ImageSize, None] = {}
     total = there = compilations = 0
     for run in runs:
-        one = _Shown(prepared=prepare(run.config), done=_images_of(run.path))
-        images = planned(one.prepared.config)
+        one = _Shown(prepared=prepare(run.config), done=_images_of(run.path), stripe=run.stripe)
+        images = planned(one.prepared.config, one.stripe)
         done = sum(key in images for key in one.done)
         if run.name or done:
             say(f"{run.name or run.path}: {_images(len(images), done)}")
@@ -59,7 +67,7 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
             (one, size)
             for one in same_weights
             for size in image_sizes(one.prepared.config)
-            if any(True for _ in make_specs(one.prepared.config, one.done, size))
+            if any(True for _ in one.specs(size))
         ]
         sizes |= dict.fromkeys(size for _, size in sized)
         for group in grouped(sized, lambda one: program_key(one[0].prepared.config, one[1])):
@@ -80,7 +88,7 @@ def _images_of(path: Path | None) -> frozenset[tuple[int, int]]:
 
 
 def _lacks_images(one: _Shown) -> bool:
-    return any(True for _ in make_specs(one.prepared.config, one.done))
+    return any(True for _ in one.specs())
 
 
 def _images(number: int, there: int) -> str:
@@ -99,11 +107,11 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int) -> 
     kinds = [
         (kind_of(spec, one.prepared.num_calls(spec)), one.prepared.num_calls(spec))
         for one, image_size in group
-        for spec in make_specs(one.prepared.config, one.done, image_size)
+        for spec in one.specs(image_size)
     ]
-    batches, programs = count_batches(kinds, size), num_programs(program for program, _ in kinds)
+    batches, programs = count_batches(kinds, size), num_programs(kind for kind, _ in kinds)
     say(
-        f"model={config.model.name} precision={config.precision.name} {width}x{height}: "
+        f"model={show(config.model.name)} precision={show(config.precision.name)} {width}x{height}: "
         f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
         f"{programs} programs"
     )

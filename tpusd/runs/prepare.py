@@ -17,13 +17,15 @@ from tpusd.errors import UserError, show
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_numbers
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
+from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
+    from tpusd.checkpoints.adapters import Lora
     from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.samplers.rows import Table
 
@@ -42,6 +44,7 @@ class PreparedRun:
     tokens: text -> (number of tokens before truncation, whether it was truncated).
     table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
+    loras: opened, in the order of config.loras.
     """
 
     config: SavedConfig
@@ -49,6 +52,7 @@ class PreparedRun:
     tokens: Mapping[str, tuple[int, bool]]
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
+    loras: tuple["Lora", ...] = ()
 
     def num_calls(self, spec: ImageSpec) -> int:
         """Model calls that an image takes."""
@@ -75,10 +79,16 @@ def open_model(model: ModelConfig) -> "Checkpoint":
     return open_checkpoint(model)
 
 
-def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Checkpoint"] = open_model) -> PreparedRun:
+def prepare_run(
+    config: RunConfig,
+    *,
+    open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
+    open_loras: OpenLoras = open_loras,
+) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
+    open_loras: the same for LoRAs.
     """
     check_loggers(config.loggers)
     rows = run_rows(config)
@@ -87,7 +97,9 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     checkpoint.family.check(config)
     height, width = image_size(config, checkpoint)
 
-    saved = config_to_save(config, rows, checkpoint, height, width)
+    loras = open_loras(config.loras, model, checkpoint)
+    lora_notes = check_loras(config, loras)
+    saved = config_to_save(config, rows, checkpoint, height, width, loras)
     saved = _with_pictures(saved, checkpoint)
     rows = saved.prompts.rows
 
@@ -98,7 +110,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
     table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
-    notes = [*_size_notes(saved), *column_notes(rows)]
+    notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
@@ -109,6 +121,7 @@ def prepare_run(config: RunConfig, *, open_model: Callable[[ModelConfig], "Check
             spec.sampler, spec.height, spec.width, 1.0 if spec.picture is None else spec.picture.strength
         ),
         warnings=warnings,
+        loras=loras,
     )
 
 
@@ -171,7 +184,9 @@ def count_tokens(
 ) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
     """Token count of every text of the run, and the warnings; with on_truncate=error long texts are refused."""
     texts: dict[str, str] = {}  # text -> where it comes first
-    for number, row in enumerate(rows, config.first_row):
+    numbers = row_numbers(config, len(rows))
+    rows = [rows[number - config.first_row] for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
         texts.setdefault(row.prompt, f"prompt of row {number}")
         if row.negative_prompt is not None:
             texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")
@@ -222,14 +237,33 @@ def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
 
 
 def config_to_save(
-    config: RunConfig, rows: tuple[Row, ...], checkpoint: "Checkpoint", height: int, width: int
+    config: RunConfig,
+    rows: tuple[Row, ...],
+    checkpoint: "Checkpoint",
+    height: int,
+    width: int,
+    loras: Sequence["Lora"] = (),
 ) -> SavedConfig:
-    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path."""
+    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path, LoRAs' sums.
+
+    rows: all rows of the prompt set.
+    height, width: pixels.
+    loras: opened, in the order of config.loras.
+    """
     model = config.model
     if model.repo is not None:
         is_copy = checkpoint.identity.repo != model.repo  # run.json says which; the config stays as it was asked for
         model = model if is_copy else replace(model, revision=checkpoint.identity.commit or model.revision)
     elif model.path is not None:
         model = replace(model, path=str(Path(model.path).resolve()))
+    if model.config is not None and Path(model.config).is_dir():
+        model = replace(model, config=str(Path(model.config).resolve()))
+    if model.vae.path is not None:
+        model = replace(model, vae=replace(model.vae, path=str(Path(model.vae.path).resolve())))
+    elif model.vae.repo is not None:
+        model = replace(model, vae=replace(model.vae, revision=checkpoint.identity.vae_commit))
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
-    return saved_config(replace(config, model=model), rows=rows, height=height, width=width, prompts_name=name)
+    own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
+    return saved_config(
+        replace(config, model=model, loras=own), rows=rows, height=height, width=width, prompts_name=name
+    )

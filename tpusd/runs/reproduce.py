@@ -14,7 +14,6 @@ import numpy as np
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig, SavedConfig
-from tpusd.config.typed import flatten
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
@@ -25,6 +24,7 @@ from tpusd.records.compare import SAME, TOLERANCES, Comparison, compare, read_pi
 from tpusd.records.layout import MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.older_rules import WEAKENED, weakened
+from tpusd.records.provenance import changes
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import override, read_saved
 from tpusd.records.sweep import is_sweep, read_sweep
@@ -72,6 +72,10 @@ def reproduce(
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
     config = override(replace(saved, output=None), overrides)
+    if config.shard is not None:
+        raise UserError(
+            f"shard={show(config.shard)}: reproduce makes all images that it compares; use --images or --sample"
+        )
     if config.images is None or images is not None:
         config = replace(config, images=images)
     if config.dry_run:
@@ -120,7 +124,7 @@ def _chosen(
     path: Path, saved: SavedConfig, names: Sequence[str] | None, sample: int | None
 ) -> dict[tuple[int, int], ImageRecord]:
     """The records of the images to make again, in order. Lines that are not valid are skipped. Raises UserError."""
-    read = map(ImageRecord.from_line, manifest_lines(path))
+    read = (ImageRecord.from_line(line) for _, _, line in manifest_lines(path))
     there = {record.key: record for record in read if record is not None}
     records = {key: there[key] for key in planned(saved) if key in there}
     if not records:
@@ -220,22 +224,11 @@ def what_changed(path: Path, before: Iterable[ImageRecord], again: Path, after: 
     pairs = dict.fromkeys((one.environment, made[one.key]) for one in before if one.key in made)
     lines: dict[str, None] = {}
     for was, now in ((old[was], new[now]) for was, now in pairs if was in old and now in new):
-        for name in sorted(was.keys() | now.keys()):
-            # A program that one of the two did not need says nothing.
-            needed = not name.startswith("programs.") or (name in was and name in now)
-            if needed and was.get(name) != now.get(name):
-                lines[f"changed: {name}: {_short(was.get(name))} -> {_short(now.get(name))}"] = None
+        lines |= dict.fromkeys(f"changed: {change}" for change in changes(was, now))
     return list(lines)
 
 
 def _environments(path: Path) -> dict[str, dict[str, Any]]:
-    """The environments of a run: name -> what it holds, as `versions.jax` -> value."""
-    environments = read_run(path).get("environments")
-    if not isinstance(environments, dict):
-        return {}
-    return {name: dict(flatten(one)) for name, one in environments.items() if isinstance(one, dict)}
-
-
-def _short(value: object) -> str:
-    text = show(value)
-    return text[:12] + "..." if len(text) in (40, 64) else text
+    """The environments of a run, by their names."""
+    environments: dict[str, dict[str, Any]] = read_run(path).get("environments", {})
+    return environments

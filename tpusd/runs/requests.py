@@ -1,23 +1,18 @@
 """The runs that the command line of a sweep asks for, and their names. Pure: knows nothing of disks and devices."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tpusd.config.compose import Job
-from tpusd.config.options import options
 from tpusd.config.replace import REPLACE, axis_values, replacements
 from tpusd.config.schema import RunConfig, config_values, make_config
-from tpusd.config.typed import plain
 from tpusd.errors import UserError
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
 from tpusd.records.sweep import Sweep, SweepRun, config_digest, run_name
 
-NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output")  # runs that differ only in these are the same run
-# Fields that 0.1.0 did not have. They count only where they are set, so that its sweeps are known again.
-ADDED = ("guidance_interval", "guidance_schedule", "prompts.on_empty")
+NOT_COMPARED = (*CHANGEABLE_ON_RESUME, "output", "shard")  # runs that differ only in these are the same run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +38,8 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
+    if len({config.shard for config in configs}) > 1:
+        raise UserError("shard: a process makes one shard of all runs of a sweep; give one value")
     given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))
@@ -58,9 +55,10 @@ def plan_sweep(
             continue
         seen.add(digest)
         at = {key: _unquoted(values[key]) if key in values else _value_of(compared, key) for key in keys}
-        known = old.get(digest) or by_words.get(frozenset(job.overrides))
+        known = old.get(digest) or by_words.get(frozenset(without_shard(job.overrides)))
         name = known.name if known else run_name(len(runs), at)
-        run = SweepRun(name=name, overrides=job.overrides, at=at, digest=digest, error=known.error if known else None)
+        own = without_shard(job.overrides)
+        run = SweepRun(name=name, overrides=own, at=at, digest=digest, error=known.error if known else None)
         runs[name] = run
         requests.append(RunRequest(run=run, config=dataclasses.replace(config, output=None), job=job))
     complete = tuple(
@@ -71,19 +69,18 @@ def plan_sweep(
         key: tuple(dict.fromkeys(run.at[key] for run in [*(request.run for request in requests), *complete]))
         for key in keys
     }
-    return Sweep(overrides=tuple(overrides), axes=axes, runs=complete), requests
+    return Sweep(overrides=without_shard(overrides), axes=axes, runs=complete), requests
+
+
+def without_shard(words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command that are the same for all shards."""
+    return tuple(word for word in words if _key(word) != "shard")
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:
     """The values by which a run is known."""
     values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
-    usual = {option.path: plain(option.default) for option in options(RunConfig) if option.path in ADDED}
-    for path, default in usual.items():
-        *groups, name = path.split(".")
-        own = functools.reduce(lambda group, key: group[key], groups, values)
-        if own[name] == default:
-            del own[name]
-    changes = [pair for pair in values["prompts"].pop("replace") or () if len(set(pair)) > 1]
+    changes = [pair for pair in values["prompts"].pop("replace", ()) if len(set(pair)) > 1]
     if changes:  # a word for itself changes nothing
         values["prompts"]["replace"] = changes
     return values
@@ -118,7 +115,10 @@ def _value_of(values: Mapping[str, Any], key: str) -> str:
     """A field's value where the command line did not set it; a group's is its name."""
     found: Any = values
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
+        if isinstance(found, list):
+            found = found[int(part)] if part.isdigit() and int(part) < len(found) else None
+        else:
+            found = found.get(part) if isinstance(found, Mapping) else None
     if isinstance(found, Mapping):
         found = found.get("name")
     return (

@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpusd import storage
 from tpusd.config.schema import RunConfig, config_values
 from tpusd.config.yaml_files import to_yaml
 from tpusd.engine.not_finite import NotFinite
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
-from tpusd.plan.specs import ImageSize, ImageSpec, make_specs, planned
+from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, make_specs, planned
 from tpusd.process.report import report
 from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
-from tpusd.records.layout import HYDRA, MAKE_ROOM, MANIFEST
+from tpusd.records.layout import HYDRA, MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, described_values
-from tpusd.records.provenance import BatchProvenance, describe_checkpoint
-from tpusd.records.run_json import RunJson, images_per_second, read_run
+from tpusd.records.parts import has_lines
+from tpusd.records.provenance import BatchProvenance, changes, describe_checkpoint
+from tpusd.records.run_json import RunJson, images_per_second, read_facts
+from tpusd.records.shards import ShardDir, num_unlisted, shared_files
 from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
 from tpusd.storage import os_errors_as_user_errors
+
+MAX_CHANGES = 5  # in which a session differs from the one before, that a line names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +77,19 @@ class RunSession:
         hydra_files: Mapping[str, Any] | None = None,
         done: frozenset[tuple[int, int]] = frozenset(),
         keep_empty: bool = True,
+        stripe: Stripe | None = None,
     ):
-        """place: a claim makes a new directory, a path is an existing one; both are opened by `open`. A writer is a
-            directory that is open already.
+        """place: a claim makes a new directory, a path is an existing one, or of a shard the one that it shares; they
+            are opened by `open`. A writer is a directory that is open already.
         name: the run's name in messages.
         hydra_files: name in .hydra/ -> text or plain values, for a new directory.
         done: (row, copy) of the images that are whole already.
         keep_empty: whether a new directory stays that has a config and no image, because the run was interrupted.
+        stripe: the images of one shard, which are all that the session makes; None: the whole run.
         """
-        self.prepared, self.name, self.done = prepared, name, done
-        self.num_images = len(planned(prepared.config))
+        self.prepared, self.name, self.done, self.stripe = prepared, name, done, stripe
+        self.num_images = len(planned(prepared.config, stripe))
+        self.num_elsewhere = 0  # images of other shards that are still missing when this one is complete
         self.num_made = 0
         self.left_out: dict[str, NotFinite] = {}  # images that were made, are not finite, and are not written
         self.timing = Timing()
@@ -112,7 +118,7 @@ class RunSession:
 
     def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
         """The images to make, in order. size: only those of this size."""
-        return make_specs(self.prepared.config, self.done, size)
+        return make_specs(self.prepared.config, self.done, size, self.stripe)
 
     def open(self) -> None:
         """Opens the run's directory, which then says what will happen in it. Raises UserError; then call `leave`."""
@@ -133,7 +139,8 @@ class RunSession:
                     text = values if isinstance(values, str) else to_yaml(values)
                     run_dir.write(f"{HYDRA}/{name}", text.encode())
                 run_dir.write_config(config_values(self._config))  # from here on it is a run that can be resumed
-            run_json = RunJson(run_dir, read_run(run_dir.path), started=now(), num_images=self.num_images)
+            before = read_facts(run_dir.path, run_dir.RUN)
+            run_json = RunJson(run_dir, before, started=now(), num_images=self.num_images)
             self._opened = _Opened(run_dir=run_dir, run_json=run_json)
             run_json.note(checkpoint=describe_checkpoint(self.prepared.checkpoint))
         except BaseException:
@@ -159,11 +166,24 @@ class RunSession:
             if self._config.model.sha256 is None:
                 model = dataclasses.replace(self._config.model, sha256=provenance.weights)
                 self._config = dataclasses.replace(self._config, model=model)
-                opened.run_dir.write_config(config_values(self._config))
-            opened.run_json.note(checkpoint=provenance.checkpoint)
+                opened.run_dir.write_weights(config_values(self._config))
+            opened.run_json.note(checkpoint=provenance.checkpoint, **_loras(provenance))
             self._weights_checked = True
+        earlier = list(opened.run_json.facts["environments"].items())
         environment = opened.run_json.note_environment(provenance.environment, provenance.programs)
+        if earlier and environment not in dict(earlier):
+            self._say_changes(earlier[-1][1], provenance.environment)
         return ImageProvenance(config=self._config, environment=environment)
+
+    def _say_changes(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Says in what this session differs from the one before it."""
+        found = [change for change in changes(before, now) if not change.startswith("programs.")]
+        if found:
+            more = f"; and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
+            words = "; ".join(found[:MAX_CHANGES]) + more
+            line = f"{self.name}: continues with {words}; pixels may differ in their last bits"
+            report(line)
+            self.log(line)
 
     def write_image(self, name: str, data: bytes) -> dict[str, Any]:
         """A picture's file; returns the manifest's fields about it. Thread-safe."""
@@ -192,15 +212,36 @@ class RunSession:
         opened = self._open_now()
         if self.left_out:
             raise ImagesNotFinite(self.path, self.left_out, self.num_images, self._config.precision)
-        opened.run_dir.check_held()
-        opened.run_json.finish(self.num_made, self.timing.seconds)
-        with os_errors_as_user_errors(self.path, MAKE_ROOM):
-            write_results(self.path, opened.run_json.facts)
-        opened.run_json.write()
-        log_run(self.path, self.prepared.config, opened.run_json.facts)
+        if isinstance(opened.run_dir, ShardDir):
+            self._complete_shard(opened.run_dir, opened.run_json)
+        else:
+            opened.run_dir.check_held()
+            opened.run_json.finish(self.num_made, self.timing.seconds)
+            self._write_results(opened.run_json.facts)
+            opened.run_json.write()
+            log_run(self.path, self.prepared.config, opened.run_json.facts)
         opened.run_dir.log(f"{self.path}: {self.summary()}")
         self._opened, self.is_complete = None, True
         close_quietly(opened.run_dir)
+
+    def _complete_shard(self, shard_dir: ShardDir, run_json: RunJson) -> None:
+        """Completes the shard, and the run too where no image of it is missing. Raises UserError."""
+        run_json.finish(self.num_made, self.timing.seconds)
+        with shared_files(self.path):  # another shard may be completing the run
+            run_json.write()
+            self.num_elsewhere = num_unlisted(self.path)
+            if self.num_elsewhere:
+                return
+            facts = shard_dir.join_all()
+            if facts["state"] != "finished":
+                facts["state"] = "finished"
+                self._write_results(facts)
+                shard_dir.write_run_of_all(facts)
+                log_run(self.path, self.prepared.config, facts)
+
+    def _write_results(self, facts: Mapping[str, Any]) -> None:
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            write_results(self.path, facts)
 
     def leave(self, error: BaseException | None = None) -> None:
         """Closes the directory of a run that is not complete. What it has made stays, and `resume=` continues it.
@@ -220,16 +261,26 @@ class RunSession:
 
     def summary(self) -> str:
         """What the run took, in one line."""
-        return summary_line(self.num_made, self.timing.seconds)
+        summary = summary_line(self.num_made, self.timing.seconds)
+        return summary if self.stripe is None else f"shard {self.stripe.shard}: {summary}"
 
     def _open_directory(self) -> RunWriter:
         if isinstance(self._place, Claim):
             return RunDir.claim(self._place)
-        return RunDir.open(self._place) if isinstance(self._place, Path) else self._place
+        if not isinstance(self._place, Path):
+            return self._place
+        if self.stripe is None:
+            return RunDir.open(self._place)
+        return ShardDir.join(self._place, self.stripe, self.prepared.config, hydra_files=self._hydra_files)
 
     def _open_now(self) -> _Opened:
         assert self._opened is not None, f"{self.name} is not open"
         return self._opened
+
+
+def _loras(provenance: BatchProvenance) -> dict[str, Any]:
+    """A run without LoRAs has no such fact."""
+    return {"loras": list(provenance.loras)} if provenance.loras else {}
 
 
 def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:
@@ -272,7 +323,7 @@ def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
 def holds_images(path: Path) -> bool:
     """Whether the manifest of the run directory has a line."""
     with contextlib.suppress(OSError):
-        return bool(storage.file_size(path / MANIFEST))
+        return has_lines(path)
     return False
 
 

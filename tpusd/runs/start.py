@@ -1,6 +1,7 @@
 """A run alone: claimed, made, and reported. A sweep of one."""
 
 import contextlib
+import dataclasses
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,22 +9,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tpusd import storage
 from tpusd.config.schema import RunConfig
+from tpusd.config.shards import Shard
 from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import Kind, count_batches, kind_of
-from tpusd.plan.specs import ImageSize
+from tpusd.plan.specs import ImageSize, Stripe
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
 from tpusd.process.signals import Interrupted
 from tpusd.prompts.vocabulary import next_step
-from tpusd.records.directory import check_claim, make_claim
-from tpusd.records.layout import PAGE
+from tpusd.records.directory import check_claim, close_quietly, make_claim
+from tpusd.records.layout import CHOOSE_ANOTHER, PAGE
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
+from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import count
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.session import RunSession, holds_images
+from tpusd.runs.stripes import stripe_of
+from tpusd.runs.take_up import CompleteRun, take_up
+from tpusd.storage import os_errors_as_user_errors
 
 
 def start_run(
@@ -43,6 +51,9 @@ def start_run(
     prepare, load: see `prepare_run` and `load_pipeline`.
     started: when the command began, by time.monotonic().
     """
+    stripe = stripe_of(config)
+    if stripe is not None:
+        return _start_shard(config, stripe, hydra_files, prepare, load, started)
     if name is None:
         name = config.prompts.name if config.prompts.path is None else Path(config.prompts.path).stem
     claim = make_claim(config.output, name, datetime.now().astimezone())
@@ -55,12 +66,60 @@ def start_run(
     return session.path
 
 
+def _start_shard(
+    config: RunConfig,
+    stripe: Stripe,
+    hydra_files: Mapping[str, Any] | None,
+    prepare: Prepare,
+    load: LoadPipeline,
+    started: float | None,
+) -> Path:
+    """Makes or continues one shard, in the directory that it shares. Arguments as of `start_run`."""
+    path = shared_output(config.output, stripe.shard)
+    prepared = prepare(config)
+    for warning in prepared.warnings:
+        report(warning)
+    shard_dir = ShardDir.join(path, stripe, prepared.config, hydra_files=hydra_files)
+    with contextlib.ExitStack() as stack:
+        stack.callback(close_quietly, shard_dir)
+        saved = read_saved(path)
+        changed = {field: getattr(prepared.config, field) for field in CHANGEABLE_ON_RESUME}
+        own = dataclasses.replace(saved, **changed)
+        found = take_up(shard_dir, saved, own, lambda _: dataclasses.replace(prepared, config=own), name=path.name)
+        if isinstance(found, CompleteRun):
+            found.say()
+            return path
+        stack.pop_all()  # from here on the session closes the directory
+        make_alone(found, load, started=started)
+    return path
+
+
+def shared_output(output: str | None, shard: Shard) -> Path:
+    """The directory of a shard, from the config's `output`. Raises UserError."""
+    if output is None:
+        raise UserError(
+            f"shard={shard}: needs output=DIR, one for all shards on a shared disk, or one on each disk; there a "
+            "shard continues when it is started again"
+        )
+    claim = make_claim(output, "", datetime.now().astimezone())
+    with os_errors_as_user_errors(claim.path, CHOOSE_ANOTHER):
+        there = claim.path
+        while not storage.exists(there) and there != there.parent:
+            there = there.parent
+        storage.check_writable(there)
+    return claim.path
+
+
 def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None = None) -> None:
     """Makes what a run lacks, prints its summary, and raises what stopped it."""
     try:
         session.open()
         local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with advising(lambda: session.path, lambda: holds_images(session.path)):
+        with advising(
+            lambda: session.path,
+            lambda: holds_images(session.path),
+            shard=None if session.stripe is None else session.stripe.shard,
+        ):
             with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
                 executor = LocalExecutor(progress, load=load)
                 if started is not None:
@@ -78,7 +137,11 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     if (hint := next_step(session.prepared.config.model)) is not None:
         report(hint)
     say(f"{session.path}: {session.summary()}")
-    say(f"see {session.path / PAGE}")
+    if session.num_elsewhere:
+        missing = count(session.num_elsewhere, "image")
+        say(f"{session.path}: {missing} of other shards missing; the last shard completes the run")
+    else:
+        say(f"see {session.path / PAGE}")
 
 
 def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
@@ -90,12 +153,17 @@ def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
 
 @contextlib.contextmanager
 def advising(
-    path: Callable[[], Path], has_images: Callable[[], bool], manifest: str = "the manifest"
+    path: Callable[[], Path],
+    has_images: Callable[[], bool],
+    manifest: str = "the manifest",
+    shard: Shard | None = None,
 ) -> Iterator[None]:
     """Adds to what stops the block how to continue, where there is something to continue with.
 
     path: of the run or the sweep.
     has_images: whether it holds an image.
+    manifest: which one, in words.
+    shard: that the block makes; None: all.
     """
     try:
         yield
@@ -103,12 +171,13 @@ def advising(
         raise
     except UserError as error:
         if has_images():
-            raise UserError(f"{error}; then {how_to_continue(path())}") from None
+            raise UserError(f"{error}; then {how_to_continue(path(), shard)}") from None
         raise
     except Interrupted as error:
-        error.advice = f"; every image in {manifest} is whole; {how_to_continue(path())}"
+        error.advice = f"; every image in {manifest} is whole; {how_to_continue(path(), shard)}"
         raise
 
 
-def how_to_continue(path: Path) -> str:
-    return f"continue with: python -m tpusd.run resume={shlex.quote(str(path))}"
+def how_to_continue(path: Path, shard: Shard | None = None) -> str:
+    which = "" if shard is None else f" shard={shard}"
+    return f"continue with: python -m tpusd.run resume={shlex.quote(str(path))}{which}"

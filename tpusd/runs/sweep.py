@@ -17,26 +17,31 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.compose import compose_jobs, refuse_shows, sweep_words
+from tpusd.config.shards import Shard
 from tpusd.config.words import with_whole_paths
 from tpusd.engine.faults import local_devices
 from tpusd.errors import UserError, show
 from tpusd.gallery.sweep import write_sweep_results
+from tpusd.plan.specs import planned
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
 from tpusd.process.waiting import waiting
 from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
-from tpusd.records.run_json import images_per_second
+from tpusd.records.run_json import images_per_second, read_run_if_valid
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
+from tpusd.records.shards import ShardDir, join_sweep, locked_shard, shared_files
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
-from tpusd.runs.resume import CompleteRun, take_up
 from tpusd.runs.session import RunSession
-from tpusd.runs.start import advising, how_to_continue
+from tpusd.runs.start import advising, how_to_continue, shared_output
+from tpusd.runs.stripes import stripe_of
+from tpusd.runs.take_up import CompleteRun, take_up
 from tpusd.storage import os_errors_as_user_errors
 
 EXIT_FAILED_RUNS = 1
@@ -69,9 +74,11 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     sweep, requests = plan_sweep(jobs, sweep_words(words))
     prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
-        show_plan([RunToShow(name=request.run.name, config=request.config) for request in requests], prepare)
+        show_plan([_to_show(request) for request in requests], prepare)
         return 0
-    path = claim_sweep(jobs[0].values["output"], sweep)
+    output = jobs[0].values["output"]
+    shard = _shard_of(requests)
+    path = claim_sweep(output, sweep) if shard is None else join_sweep(shared_output(output, shard), sweep)
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
 
@@ -89,8 +96,7 @@ def resume_sweep(
     sweep, requests = plan_sweep(jobs, words, before)
     prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
-        there = [RunToShow(name=r.run.name, config=r.config, path=path / r.run.name) for r in requests]
-        show_plan(there, prepare)
+        show_plan([_to_show(request, path) for request in requests], prepare)
         return 0
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
@@ -108,24 +114,31 @@ def make_sweep(
 ) -> int:
     """Makes what is missing of the sweep at `path`, and its page. Returns the exit status. Raises UserError."""
     started = time.monotonic()
-    with _locked(path) as log, _advising(path):
-        with os_errors_as_user_errors(path, MAKE_ROOM):
-            write_sweep(path, sweep)
+    shard = _shard_of(requests)
+    with _locked(path) if shard is None else locked_shard(path, shard) as log, _advising(path, shard):
+        with _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
+            if shard is None or {run.name for run in sweep.runs} != {run.name for run in read_sweep(path).runs}:
+                write_sweep(path, sweep)
         results = _make_requests(path, requests, prepare, load, log)
-        with waiting("writing the sweep's page"), os_errors_as_user_errors(path, MAKE_ROOM):
-            sweep = _with_errors(sweep, results)
+        with waiting("writing the sweep's page"), _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
+            sweep, unfinished = _with_errors(sweep, results), 0
+            if shard is not None:
+                sweep, unfinished = _of_all_shards(path, results)
             write_sweep(path, sweep)
-            page = write_sweep_results(path, sweep)
+            see = f"{count(unfinished, 'run')} of other shards not finished"
+            if not unfinished:  # else other shards may be at work on the thumbnails of its runs
+                see = f"see {write_sweep_results(path, sweep)}"
     for line in _table(results):
         say(line)
     num_failed = sum(result.error is not None for result in results)
     made, seconds = sum(result.num_made for result in results), time.monotonic() - started
     say(
-        f"{path}: {count(len(results), 'run')}, {count(made, 'image')} in {seconds:.1f} s"
-        f"{f', {num_failed} failed' if num_failed else ''}; see {page}"
+        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, {count(made, 'image')} in "
+        f"{seconds:.1f} s"
+        f"{f', {num_failed} failed' if num_failed else ''}; {see}"
     )
     if num_failed:
-        report(how_to_continue(path))
+        report(how_to_continue(path, shard))
     return EXIT_FAILED_RUNS if num_failed else 0
 
 
@@ -178,17 +191,28 @@ def _make_requests(
 def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession | CompleteRun:
     """What is there of a run, repaired, and the rest prepared. Its directory is closed again. Raises UserError."""
     path = sweep / request.run.name
+    stripe = stripe_of(request.config, request.run.name)
     if storage.file_size(path / CONFIG) is None:
-        prepared, claim = prepare(request.config), Claim(output=path)
-        files = request.job.hydra_files()
-        return RunSession(prepared, claim, name=request.run.name, hydra_files=files, keep_empty=False)
-    run_dir = RunDir.open(path)
+        prepared = prepare(request.config)
+        if not planned(prepared.config, stripe):
+            return CompleteRun(path=path, num_images=0)
+        return RunSession(
+            prepared,
+            Claim(output=path) if stripe is None else path,
+            name=request.run.name,
+            hydra_files=request.job.hydra_files(),
+            keep_empty=False,
+            stripe=stripe,
+        )
+    if stripe is not None and not planned(read_saved(path), stripe):
+        return CompleteRun(path=path, num_images=0)
+    run_dir = RunDir.open(path) if stripe is None else ShardDir.join(path, stripe)
     try:
         saved = read_saved(path)
         changed = {name: getattr(request.config, name) for name in CHANGEABLE_ON_RESUME}
         found = take_up(run_dir, saved, dataclasses.replace(saved, **changed), prepare, name=request.run.name)
         if isinstance(found, RunSession):
-            return RunSession(found.prepared, path, name=found.name, done=found.done)
+            return RunSession(found.prepared, path, name=found.name, done=found.done, stripe=stripe)
         return found
     finally:
         close_quietly(run_dir)
@@ -206,7 +230,7 @@ def _result(session: RunSession) -> RunResult:
 
 
 def prepare_with_shared_checkpoints() -> Prepare:
-    return functools.partial(prepare_run, open_model=functools.cache(open_model))
+    return functools.partial(prepare_run, open_model=functools.cache(open_model), open_loras=open_loras_once())
 
 
 def _refuse_taken(path: Path) -> None:
@@ -230,14 +254,41 @@ def _locked(path: Path) -> Iterator[Callable[[str], None]]:
             log.close()
 
 
-def _advising(path: Path) -> contextlib.AbstractContextManager[None]:
-    return advising(lambda: path, lambda: False, manifest="a manifest")
+def _advising(path: Path, shard: Shard | None) -> contextlib.AbstractContextManager[None]:
+    return advising(lambda: path, lambda: False, manifest="a manifest", shard=shard)
+
+
+def _shard_of(requests: Sequence[RunRequest]) -> Shard | None:
+    """Of this process; None: it makes all. Raises UserError."""
+    stripe = stripe_of(requests[0].config)
+    return None if stripe is None else stripe.shard
+
+
+def _sweep_files(path: Path, shard: Shard | None) -> contextlib.AbstractContextManager[None]:
+    """For what all shards of a sweep write."""
+    return contextlib.nullcontext() if shard is None else shared_files(path)
+
+
+def _to_show(request: RunRequest, sweep: Path | None = None) -> RunToShow:
+    name = request.run.name
+    path = None if sweep is None else sweep / name
+    return RunToShow(name=name, config=request.config, path=path, stripe=stripe_of(request.config, name))
 
 
 def _with_errors(sweep: Sweep, results: Sequence[RunResult]) -> Sweep:
     errors = {result.name: result.error for result in results}
     runs = tuple(dataclasses.replace(run, error=errors.get(run.name, run.error)) for run in sweep.runs)
     return dataclasses.replace(sweep, runs=runs)
+
+
+def _of_all_shards(path: Path, results: Sequence[RunResult]) -> tuple[Sweep, int]:
+    """The sweep with the errors of all shards, of runs that are not finished; and how many those are."""
+    sweep = read_sweep(path)
+    unfinished = {run.name for run in sweep.runs if read_run_if_valid(path / run.name).get("state") != "finished"}
+    errors = {run.name: run.error for run in sweep.runs if run.name in unfinished}
+    errors |= {result.name: result.error for result in results if result.error is not None}
+    runs = tuple(dataclasses.replace(run, error=errors.get(run.name)) for run in sweep.runs)
+    return dataclasses.replace(sweep, runs=runs), len(unfinished)
 
 
 def _table(results: Sequence[RunResult]) -> list[str]:

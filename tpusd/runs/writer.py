@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tpusd import __version__
 from tpusd.config.schema import RunConfig
+from tpusd.config.typed import plain
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.recipes.files import SUFFIXES, encode_image
@@ -183,9 +184,10 @@ class BatchWriter:
 
 def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
-    return {
+    loras = {"lora_settings": [dataclasses.asdict(lora) for lora in config.loras]} if config.loras else {}
+    return loras | {
         "sampler_settings": dataclasses.asdict(spec.sampler),
-        "model_settings": dataclasses.asdict(config.model),
+        "model_settings": plain(config.model),
         "precision_settings": dataclasses.asdict(config.precision),
         "image_format": config.image_format,
         "image_quality": config.image_quality,

@@ -24,6 +24,7 @@ __all__ = [
     "list_directory",
     "make_directory",
     "make_parents",
+    "modified",
     "open_file",
     "os_errors_as_user_errors",
     "read_file",
@@ -76,6 +77,10 @@ def file_sha256(path: Path) -> str:
 
 def file_size(path: Path) -> int | None:
     return store_of(path).file_size(path)
+
+
+def modified(path: Path) -> float | None:
+    return store_of(path).modified(path)
 
 
 def exists(path: Path) -> bool:

@@ -46,6 +46,10 @@ class Store(Protocol):
         """Bytes; None where no object has this name."""
         ...
 
+    def modified(self, path: Path) -> float | None:
+        """When the object was written, in seconds since 1970; None where no object has this name."""
+        ...
+
     def exists(self, path: Path) -> bool:
         """Whether anything has this name."""
         ...

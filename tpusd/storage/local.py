@@ -109,13 +109,15 @@ class LineFile:
                 os.ftruncate(self._descriptor, size)
             raise
 
-    def lock(self) -> bool:
+    def lock(self, *, shared: bool = False, wait: bool = False) -> bool:
         """Locks the file until it is closed or the process ends. Returns False if another process holds the lock.
 
+        shared: with others that share it. wait: until the others have ended, and then return True.
         On a file system without locks it returns True.
         """
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -203,6 +205,14 @@ def file_size(path: Path) -> int | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def modified(path: Path) -> float | None:
+    """When the file was last written, in seconds since 1970. None if there is no such file."""
+    try:
+        return os.lstat(path).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def is_plain_directory(path: Path) -> bool:

@@ -4,11 +4,12 @@ A source lists names, shapes and dtypes without reading any data; `read` brings 
 unpickles, and checks a declared size against the file before anything of that size is allocated.
 """
 
+import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, for safetensors as well
 import numpy as np
@@ -19,7 +20,12 @@ from tpusd.errors import UserError, show, show_path
 
 MAX_HEADER_BYTES = 16 << 20  # SDXL's UNet, 1680 tensors, takes 0.2 MB
 MAX_INDEX_BYTES = 16 << 20
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "U8": "uint8", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")  # safetensors' own reader for NumPy does not have them
+FLOATS = ("float64", "float32", "float16", "bfloat16", *FLOAT8)  # types that weights may have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class _OpenFile(Protocol):
 
     def get_tensor(self, name: str) -> np.ndarray: ...
 
+    def metadata(self) -> dict[str, str] | None: ...
+
 
 class Safetensors:
     """One safetensors file, or the shards that an index names."""
@@ -71,6 +79,7 @@ class Safetensors:
     def __init__(self, files: tuple[Path, ...]) -> None:
         self.files = files
         self._open = {file: _open_safetensors(file) for file in files}
+        self._offsets: dict[Path, tuple[int, dict[str, Any]]] = {}
         self.tensors: dict[str, TensorInfo] = {}
         for file, handle in self._open.items():
             for name in handle.keys():
@@ -83,9 +92,26 @@ class Safetensors:
                 dtype = _DTYPES.get(part.get_dtype(), f"<{part.get_dtype()}>")
                 self.tensors[name] = TensorInfo(shape=tuple(part.get_shape()), dtype=dtype, file=file)
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The texts in the headers of all files."""
+        return {name: text for handle in self._open.values() for name, text in (handle.metadata() or {}).items()}
+
     def read(self, name: str) -> np.ndarray:
-        """One tensor in host memory."""
-        return self._open[self.tensors[name].file].get_tensor(name)
+        """One tensor in host memory; 8-bit floats as float32."""
+        info = self.tensors[name]
+        return self._read_float8(name) if info.dtype in FLOAT8 else self._open[info.file].get_tensor(name)
+
+    def _read_float8(self, name: str) -> np.ndarray:
+        info = self.tensors[name]
+        if info.file not in self._offsets:
+            self._offsets[info.file] = _read_offsets(info.file)
+        begin, header = self._offsets[info.file]
+        start, stop = header[name]["data_offsets"]
+        with open(info.file, "rb") as raw:
+            raw.seek(begin + start)
+            stored = np.frombuffer(raw.read(stop - start), np.dtype(info.dtype))
+        return stored.reshape(info.shape).astype(np.float32)
 
 
 def open_shards(directory: Directory, index: str) -> Safetensors:
@@ -114,6 +140,13 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
             f"{show(wrong[0])}; get the checkpoint again"
         )
     return source
+
+
+def _read_offsets(file: Path) -> tuple[int, dict[str, Any]]:
+    """Where the data begin, and the header (any JSON values). The library checked both when it opened the file."""
+    with open(file, "rb") as raw:
+        (length,) = struct.unpack("<Q", raw.read(8))
+        return 8 + length, json.loads(raw.read(length))
 
 
 def _open_safetensors(file: Path) -> _OpenFile:

@@ -20,11 +20,13 @@ from tpusd.records.provenance import (
     hash_checkpoint,
 )
 from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher
+from tpusd.runs.loras import describe_loras, scaled
 from tpusd.runs.prepare import PreparedRun
 
 if TYPE_CHECKING:
     import jax
 
+    from tpusd.engine.adapters import ScaledLora
     from tpusd.engine.pipeline import Pipeline
 
 
@@ -49,6 +51,7 @@ class PipelineLike(Protocol):
         tables: Sequence[Any],
         *,
         inputs: Sequence[Input] | None = None,
+        loras: "Sequence[ScaledLora]" = (),
         on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
 
@@ -88,7 +91,9 @@ class LocalExecutor:
 
     def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
         from tpusd.engine.faults import local_devices
+        from tpusd.engine.jax_settings import check_settings
 
+        check_settings()
         self._devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
@@ -151,9 +156,10 @@ class LocalExecutor:
         if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
+        loras = scaled(prepared.config, prepared.loras)
         inputs = self._inputs.of(batch.specs)
         more = {} if inputs is None else {"inputs": inputs}
-        images = pipeline.generate(list(batch.specs), tables, on_step=self._watcher.step, **more)
+        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
@@ -186,11 +192,16 @@ class LocalExecutor:
         self, prepared: PreparedRun, programs: Mapping[str, str], hashes: "Future[Mapping[str, str]]"
     ) -> BatchProvenance:
         from tpusd.checkpoints import weights_digest  # imports JAX, which is loaded by now
+        from tpusd.engine.jax_settings import noted_settings
 
         sha256 = hashes.result()
         size = prepared.config.batch_size_per_device
+        settings = noted_settings()
         return BatchProvenance(
-            environment=describe_environment(self._devices, size, weights_digest(sha256)),
+            environment=describe_environment(
+                self._devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
+            ),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
+            loras=describe_loras(prepared.loras),
         )

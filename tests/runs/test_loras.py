@@ -1,0 +1,150 @@
+"""A run with LoRAs: what its config, manifest, run.json and pictures say, and which files it continues with."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from support.checkpoints import tiny
+from support.loras import random, write
+from support.runs import StandInPipeline, config, manifest
+
+from tpusd.config.compose import compose_jobs
+from tpusd.config.schema import config_values, make_config
+from tpusd.config.words import with_whole_paths
+from tpusd.errors import UserError
+from tpusd.plan.batches import pack
+from tpusd.plan.specs import make_specs
+from tpusd.recipe import main as recipe
+from tpusd.records.saved import override, read_config, read_saved
+from tpusd.records.validate import faults
+from tpusd.runs.resume import resume_run
+from tpusd.runs.start import start_run
+
+LAYER = "unet.mid_block.attentions.0.proj_in"
+
+
+class Pipeline(StandInPipeline):
+    """Keeps what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.loras = []
+
+    def generate(self, specs, tables, *, loras=(), on_step=None):
+        self.loras.append([(lora.lora.file.path.name, lora.scale, lora.text_encoder_scale) for lora in loras])
+        return super().generate(specs, tables, on_step=on_step)
+
+
+def lora_file(path, seed=0):
+    up, down = random(32, 2, 1, 1, seed=seed), random(2, 32, 1, 1, seed=seed)
+    return write(path, {f"{LAYER}.lora_B.weight": up, f"{LAYER}.lora_A.weight": down})
+
+
+def words(*more):
+    return ["model=local", f"model.path={tiny()}", "prompt=a fox", "sampler.num_inference_steps=2", *more]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A run with two LoRAs: (its directory, the first file, what the pipeline was given)."""
+    first, second = lora_file(tmp_path / "a.safetensors"), lora_file(tmp_path / "b.safetensors", seed=1)
+    loras = f"loras=[{{path: {first}, scale: 0.5}}, {{path: {second}, text_encoder_scale: 0}}]"
+    pipeline = Pipeline()
+    path = start_run(config(*words(loras, f"output={tmp_path / 'run'}")), load=lambda *a, **k: pipeline)
+    return path, first, pipeline.loras
+
+
+def test_a_run_says_which_loras_it_has_and_how_strong_they_are(made):
+    path, first, given = made
+    assert given == [[("a.safetensors", 0.5, 0.5), ("b.safetensors", 1.0, 0.0)]]
+    saved = read_config(path)["loras"]
+    assert [lora["path"] for lora in saved] == [str(first), str(first.with_name("b.safetensors"))]
+    (line,) = manifest(path)
+    assert [lora["sha256"] for lora in line["loras"]] == [lora["sha256"] for lora in saved]
+    assert [(lora["scale"], lora["text_encoder_scale"]) for lora in line["loras"]] == [(0.5, 0.5), (1.0, 0.0)]
+    facts = json.loads((path / "run.json").read_bytes())
+    assert [lora["sha256"] for lora in facts["loras"]] == [lora["sha256"] for lora in saved]
+    (environment,) = facts["environments"].values()
+    assert environment["loras"] == [lora["sha256"] for lora in saved]
+    assert not list(faults(path))
+
+
+def test_the_command_of_a_picture_has_its_loras(made, capsys):
+    path, first, _ = made
+    assert recipe([str(path / manifest(path)[0]["file_name"])]) == 0
+    assert f"loras=[{{path: {first}, scale: 0.5}}, {{path:" in capsys.readouterr().out.replace('"', "")
+
+
+def test_a_run_without_loras_says_nothing_of_them(tmp_path):
+    path = start_run(config(*words(f"output={tmp_path / 'run'}")), load=lambda *a, **k: Pipeline())
+    assert "loras" not in read_config(path) and "loras" not in manifest(path)[0]
+    assert "loras" not in (path / "run.json").read_text()
+    assert "lora" not in (path / manifest(path)[0]["file_name"]).read_bytes().decode("latin-1")
+
+
+def test_a_changed_file_is_refused_and_another_scale_too(made):
+    path, first, _ = made
+    with pytest.raises(UserError, match="loras=.*the run was made with .*start a new run"):
+        resume_run(path, ["loras.0.scale=0.9", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
+    with pytest.raises(UserError, match="loras=.*the run was made with"):
+        resume_run(path, ["loras=[]", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
+    lora_file(first, seed=5)
+    with pytest.raises(UserError, match=r"a.safetensors: has changed: sha256 .*on_changed_weights=warn"):
+        resume_run(path, ["num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
+
+
+def test_a_run_without_loras_cannot_get_one(tmp_path):
+    path = start_run(config(*words(f"output={tmp_path / 'run'}")), load=lambda *a, **k: Pipeline())
+    file = lora_file(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="loras=.*the run was made with"):
+        resume_run(path, [f"loras=[{{path: {file}}}]", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
+
+
+def test_a_file_that_has_moved_is_given_by_its_new_path(made, tmp_path):
+    path, first, _ = made
+    moved = shutil.move(first, tmp_path / "moved.safetensors")
+    changed = override(read_saved(path), [f"loras.0.path={moved}"])
+    assert [lora.path for lora in changed.loras] == [str(moved), str(first.with_name("b.safetensors"))]
+    assert [lora.sha256 for lora in changed.loras] == [lora.sha256 for lora in read_saved(path).loras]
+    assert changed.loras[0].scale == 0.5
+
+
+def test_images_of_other_scales_are_in_other_batches(made):
+    saved = read_saved(made[0])
+    other = override(saved, ["loras.1.scale=0.25"])
+    config_of = {"one": saved, "two": dataclasses.replace(saved, loras=other.loras)}
+    images = [(name, spec) for _ in range(2) for name, own in config_of.items() for spec in make_specs(own)]
+    batches = [[name for name, _ in batch.entries] for batch in pack(images, 2, lambda run, spec: 2)]
+    assert batches == [["one", "one"], ["two", "two"]]
+
+
+def test_a_sweep_over_a_scale_is_a_field_of_the_command_line(tmp_path):
+    jobs = compose_jobs(["-m", *words("loras=[{path: x.safetensors}]", "loras.0.scale=0,0.5", "seed=1,2")])
+    assert [make_config(job.values).loras[0].scale for job in jobs] == [0.0, 0.0, 0.5, 0.5]
+    (word,) = with_whole_paths(["loras=[{path: x.safetensors, scale: 0.5}]"])
+    assert word.startswith("loras=[{path: ") and "/x.safetensors, scale: 0.5}]" in word.replace('"', "")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("loras=[{scale: 1}]", r"loras\[0\].path=null loras\[0\].repo=null: one of the two must be set"),
+        ("loras=[{path: a, repo: b/c}]", "one of the two must be set"),
+        ("loras=[{path: a, file: b}]", r"loras\[0\].file=b: is for files of the Hub"),
+        ("loras=[{path: a, scale: 1000}]", r"loras\[0\].scale=1000: must be from -100 to 100; 1 is as it was trained"),
+        ("loras=[{path: a, weight: 1}]", "no such field"),
+        ("loras=[a.safetensors]", "must be a group of fields"),
+        ("lora=a.safetensors", "a LoRA is one of a list"),
+        ("loras.0.scale=1", "config: cannot be composed"),
+    ],
+)
+def test_a_wrong_field_is_one_line(given, said):
+    with pytest.raises(UserError, match=said) as caught:
+        make_config(compose_jobs(words(given))[0].values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_with_loras_is_read_back():
+    made = config(*words("loras=[{path: /a, scale: -0.5}, {repo: o/n, file: f, revision: main}]"))
+    assert make_config(config_values(made)) == made

@@ -1,0 +1,133 @@
+"""Where a LoRA's file is: on the disk, or on the Hugging Face Hub -> a file of this machine. Knows no content."""
+
+import functools
+import hashlib
+import os
+import re
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tpusd.errors import UserError, show, show_path
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+_TO_SAFETENSORS = (
+    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "d = d.get('state_dict', d); "
+    "s.save_file({k: v.contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
+)
+
+
+class AdapterSource(Protocol):
+    """Where a file is: the fields of a LoraConfig that say it."""
+
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def repo(self) -> str | None: ...
+    @property
+    def file(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """A file on this machine. where: as an error line begins with it. repo, file, commit: of a file from the Hub."""
+
+    path: Path
+    where: str
+    repo: str | None = None
+    file: str | None = None
+    commit: str | None = None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the file. Reads it. Raises UserError."""
+        try:
+            with open(self.path, "rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.where}: cannot be read: {error.strerror}") from None
+
+
+def find_lora(source: AdapterSource, field: str) -> AdapterFile:
+    """The file that a source names, downloaded if need be. field: such as `loras[0]`. Raises UserError."""
+    if source.path is not None:
+        where = f"{field}.path={show_path(source.path)}"
+        return AdapterFile(path=_plain_file(Path(source.path), where), where=where)
+    return _from_hub(source, field)
+
+
+def _plain_file(path: Path, where: str) -> Path:
+    if path.suffix.lower() in _PICKLES:
+        target = path.with_suffix(".safetensors").name
+        command = f'python -c "{_TO_SAFETENSORS}" {shlex.quote(path.name)} {shlex.quote(target)}'
+        raise UserError(
+            f"{where}: is a pickle, which can run code and is never opened; convert it where you trust it, with "
+            f"PyTorch: {show(command, 600)}"
+        )
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise UserError(f"{where}: {reason}; give a safetensors file") from None
+    if stat.S_ISDIR(mode):
+        inside = sorted(path.glob("*.safetensors"))
+        advice = f"; it holds {show(inside[0].name)}" if inside else ""
+        raise UserError(f"{where}: is a directory; give the safetensors file in it{advice}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{where}: is not a plain file; give a safetensors file")
+    return path.resolve()
+
+
+def _from_hub(source: AdapterSource, field: str) -> AdapterFile:
+    import huggingface_hub  # a second to import
+    from huggingface_hub import errors
+
+    repo, revision = source.repo, source.revision
+    assert repo is not None
+    where = f"{field}.repo={show(repo)}"
+    try:
+        file = source.file or _only_file(huggingface_hub.HfApi().list_repo_files(repo, revision=revision), where, field)
+        if Path(file).suffix.lower() in _PICKLES:
+            _plain_file(Path(file), f"{field}.file={show(file)}")  # refuses it
+        path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+    except UserError:
+        raise
+    except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
+        raise UserError(
+            f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, then log in with: hf auth login"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{field}.revision={show(revision)}: {show(repo)} has no such branch, tag or commit") from None
+    except errors.EntryNotFoundError:
+        raise UserError(
+            f"{field}.file={show(source.file)}: {show(repo)} has no such file, or it is not in the cache"
+        ) from None
+    except errors.HFValidationError as error:
+        raise UserError(
+            f"{where}: is not the name of a repository ({show(str(error), 160)}); it must be owner/name"
+        ) from None
+    except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
+        raise UserError(
+            f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold the file; "
+            f"connect once, or use {field}.path=FILE"
+        ) from None
+    commit = next((part for part in path.parts[::-1] if _COMMIT.fullmatch(part)), None)
+    return AdapterFile(path=path, where=f"{where} {field}.file={show(file)}", repo=repo, file=file, commit=commit)
+
+
+def _only_file(names: list[str], where: str, field: str) -> str:
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    if len(found) != 1:
+        listed = show(", ".join(found), 300) or "no safetensors file"
+        raise UserError(f"{where}: has {listed}; name one with {field}.file=NAME.safetensors")
+    return found[0]

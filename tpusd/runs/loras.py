@@ -1,0 +1,100 @@
+"""The LoRAs of a run: found, fitted to its model, and what its config and run.json say of them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tpusd.config.adapters import LoraConfig
+from tpusd.config.schema import ModelConfig, RunConfig
+from tpusd.errors import UserError, show
+
+if TYPE_CHECKING:
+    from tpusd.checkpoints import Checkpoint
+    from tpusd.checkpoints.adapters import AdapterFile, Lora
+    from tpusd.engine.adapters import ScaledLora
+
+
+class OpenLoras(Protocol):
+    """The signature of `open_loras`."""
+
+    def __call__(
+        self, loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint", /
+    ) -> tuple["Lora", ...]: ...
+
+
+def open_loras(loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint") -> tuple["Lora", ...]:
+    """Each LoRA, found and fitted to the model; the differences are not read yet. Raises UserError."""
+    return tuple(_open(lora, number, model, checkpoint) for number, lora in enumerate(loras))
+
+
+def open_loras_once() -> OpenLoras:
+    """As `open_loras`, for runs of which several name the same file for the same model: it is opened once."""
+    opened: dict[tuple[ModelConfig, LoraConfig], Lora] = {}
+
+    def open_all(loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint", /) -> tuple["Lora", ...]:
+        for number, lora in enumerate(loras):
+            if (key := _key(lora, model)) not in opened:
+                opened[key] = _open(lora, number, model, checkpoint)
+        return tuple(opened[_key(lora, model)] for lora in loras)
+
+    return open_all
+
+
+def check_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
+    """What the user should know, a line each. Raises UserError where a file is not the one that the config asks for."""
+    notes: list[str] = []
+    for number, (given, lora) in enumerate(zip(config.loras, loras, strict=True)):
+        notes += lora.notes
+        if given.sha256 is None or given.sha256 == lora.file.sha256:
+            continue
+        changed = f"{lora.file.where}: has changed: sha256 {lora.file.sha256[:12]}..., not {show(given.sha256)[:12]}..."
+        if config.on_changed_weights == "error":
+            raise UserError(
+                f"{changed}; restore the old file, leave out loras.{number}.sha256, or set on_changed_weights=warn to "
+                "continue with this one, which makes other images"
+            )
+        notes.append(changed)
+    return tuple(notes)
+
+
+def lora_to_save(given: LoraConfig, file: "AdapterFile") -> LoraConfig:
+    """A LoRA's fields with what their meaning depended on: a full path, or the file and the commit, and the sha256."""
+    if given.repo is None:
+        return replace(given, path=str(file.path), sha256=file.sha256)
+    return replace(given, file=file.file, revision=file.commit or given.revision, sha256=file.sha256)
+
+
+def describe_loras(loras: Sequence["Lora"]) -> list[dict[str, Any]]:
+    """What run.json says of the files: repository, file and commit, or the path; what each was made for; sha256."""
+    return [
+        {
+            "path": str(lora.file.path) if lora.file.repo is None else None,
+            "repo": lora.file.repo,
+            "file": lora.file.file,
+            "commit": lora.file.commit,
+            "base_model": lora.base,
+            "sha256": lora.file.sha256,
+        }
+        for lora in loras
+    ]
+
+
+def scaled(config: RunConfig, loras: Sequence["Lora"]) -> tuple["ScaledLora", ...]:
+    """The LoRAs with the config's scales, as the engine takes them."""
+    from tpusd.engine.adapters import ScaledLora
+
+    return tuple(
+        ScaledLora(lora=lora, scale=given.scale, text_encoder_scale=given.scale_in_text)
+        for given, lora in zip(config.loras, loras, strict=True)
+    )
+
+
+def _open(lora: LoraConfig, number: int, model: ModelConfig, checkpoint: "Checkpoint") -> "Lora":
+    from tpusd.checkpoints.adapters import find_lora, open_lora
+
+    return open_lora(find_lora(lora, f"loras[{number}]"), checkpoint, model.name)
+
+
+def _key(lora: LoraConfig, model: ModelConfig) -> tuple[ModelConfig, LoraConfig]:
+    """What decides the opened file: not how strong it is, and not which sum is asked for."""
+    return model, replace(lora, scale=1.0, text_encoder_scale=None, sha256=None)
