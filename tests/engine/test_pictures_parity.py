@@ -41,13 +41,10 @@ SIZE, GUIDANCE = 64, 3.0
 LATENTS = (4, SIZE // 8, SIZE // 8)
 STRENGTHS = (0.02, 0.3, 0.75, 1.0)
 STEPS = 50  # of which strength 0.02 makes one
+FEW_STEPS = 8  # of the sample that CI compares
+MASKED = ("pndm", "ddim", "euler", "heun", "unipc", "dpmpp_2m_sde", "lcm")  # samplers that are compared with a mask
+LAYOUTS = ("sd1", "sd2", "sdxl")
 PROMPTS = ("a red fox", "an owl at night")
-PIPELINES = {
-    ("sd1", False): "StableDiffusionImg2ImgPipeline",
-    ("sdxl", False): "StableDiffusionXLImg2ImgPipeline",
-    ("sd1", True): "StableDiffusionInpaintPipeline",
-    ("sdxl", True): "StableDiffusionXLInpaintPipeline",
-}
 
 
 def picture():
@@ -75,7 +72,8 @@ def as_torch(noise):
 
 @functools.cache
 def torch_pipeline(layout, inpaint):
-    pipeline = getattr(diffusers, PIPELINES[layout, inpaint]).from_pretrained(str(tiny(layout)), local_files_only=True)
+    name = f"StableDiffusion{'XL' if layout == 'sdxl' else ''}{'Inpaint' if inpaint else 'Img2Img'}Pipeline"
+    pipeline = getattr(diffusers, name).from_pretrained(str(tiny(layout)), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -95,7 +93,7 @@ def given_draws(pipeline):
         module.randn_tensor, torch_vae.randn_tensor = before
 
 
-def reference(layout, name, strength, *, inpaint=False):
+def reference(layout, name, strength, *, steps=STEPS, inpaint=False):
     """Images of PROMPTS, (b,H,W,3) in 0..1."""
     pipeline = torch_pipeline(layout, inpaint)
     values = json.loads((tiny(layout) / "scheduler" / "scheduler_config.json").read_text())
@@ -109,7 +107,7 @@ def reference(layout, name, strength, *, inpaint=False):
             negative_prompt=["dark"] * len(PROMPTS),
             image=[Image.fromarray(picture())] * len(PROMPTS) if not inpaint else Image.fromarray(picture()),
             strength=strength,
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             eta=samplers()[name].defaults.get("eta", 0.0),
             output_type="np",
@@ -132,12 +130,12 @@ def picture_input(strength, inpaint):
     return PictureInput(image="p.png", image_sha256=None, strength=strength, resize="fill", mask=mask)
 
 
-def ours(layout, cases, *, inpaint=False):
+def ours(layout, cases, *, steps=STEPS, inpaint=False):
     """Images of PROMPTS for each (sampler, strength), (cases,b,H,W,3) in 0..1, in batches of unlike ones."""
     checkpoint, pipe = our_pipeline(layout)
     wanted = []
     for name, strength in cases:
-        settings = SamplerSettings(name=name, num_inference_steps=STEPS)
+        settings = SamplerSettings(name=name, num_inference_steps=steps)
         table = checkpoint.family.schedule(settings, checkpoint.scheduler_config, SIZE, SIZE, strength=strength)
         for row, prompt in enumerate(PROMPTS):
             spec = ImageSpec(
@@ -169,7 +167,8 @@ def assert_same(case, made, theirs):
     assert difference.max() < MAX and difference.mean() < MEAN, (case, difference.max(), difference.mean())
 
 
-@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+@pytest.mark.long
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_images_from_a_picture_are_those_of_the_reference(layout, name):
     cases = [(name, strength) for strength in STRENGTHS]
@@ -177,9 +176,20 @@ def test_images_from_a_picture_are_those_of_the_reference(layout, name):
         assert_same((layout, case), made, reference(layout, *case))
 
 
-@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
-@pytest.mark.parametrize("name", ["pndm", "ddim", "euler", "heun", "unipc", "dpmpp_2m_sde", "lcm"])
+@pytest.mark.long
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", MASKED)
 def test_inpainted_images_are_those_of_the_reference(layout, name):
     cases = [(name, strength) for strength in STRENGTHS]
     for case, made in zip(cases, ours(layout, cases, inpaint=True), strict=True):
         assert_same((layout, case), made, reference(layout, *case, inpaint=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_sample_of_images_from_pictures_is_that_of_the_reference(layout):
+    """Each sampler in one layout, at two strengths; those that are compared with a mask in another one, with it."""
+    number = LAYOUTS.index(layout)
+    for names, inpaint in ((NAMES[number::3], False), (MASKED[(number + 1) % 3 :: 3], True)):
+        cases = list(itertools.product(names, (0.3, 0.75)))
+        for case, made in zip(cases, ours(layout, cases, steps=FEW_STEPS, inpaint=inpaint), strict=True):
+            assert_same((layout, case, inpaint), made, reference(layout, *case, steps=FEW_STEPS, inpaint=inpaint))
