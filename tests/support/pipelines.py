@@ -53,8 +53,7 @@ def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | 
     scheduler_config = checkpoint(layout, path).scheduler_config
 
     def table(spec: ImageSpec) -> Table:
-        strength = 1.0 if spec.picture is None else spec.picture.strength
-        return make_table(spec.sampler, scheduler_config, strength=strength)
+        return make_table(spec.sampler, scheduler_config, strength=spec.strength)
 
     entries = ((None, spec) for spec in make_specs(whole))
     images: dict[tuple[int, int], GeneratedImage] = {}

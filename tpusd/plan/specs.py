@@ -82,6 +82,11 @@ class ImageSpec:
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
     picture: PictureInput | None = None  # None: starts from noise alone
 
+    @property
+    def strength(self) -> float:
+        """The share of the steps, the last ones, that the image makes."""
+        return 1.0 if self.picture is None else self.picture.strength
+
     def guided_calls(self, num_calls: int) -> range:
         """The model calls that need classifier-free guidance, of `num_calls`."""
         return guided_calls(self.guidance_scale, self.guidance_interval, num_calls)

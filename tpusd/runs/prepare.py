@@ -117,9 +117,7 @@ def prepare_run(
         config=saved,
         checkpoint=checkpoint,
         tokens=tokens,
-        table=lambda spec: table(
-            spec.sampler, spec.height, spec.width, 1.0 if spec.picture is None else spec.picture.strength
-        ),
+        table=lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength),
         warnings=warnings,
         loras=loras,
     )
@@ -152,10 +150,9 @@ def _check_rows(
     seen: set[object] = {(config.height, config.width), (config.sampler, 1.0)}
     for number in planned(config).rows:
         spec = make_spec(config, number, config.first_copy)
-        strength = 1.0 if spec.picture is None else spec.picture.strength
         checks: dict[object, Callable[[], object]] = {
             (spec.height, spec.width): functools.partial(check_image_size, config, checkpoint, spec.height, spec.width),
-            (spec.sampler, strength): functools.partial(table, spec.sampler, strength),
+            (spec.sampler, spec.strength): functools.partial(table, spec.sampler, spec.strength),
         }
         for value, check in checks.items():
             if value in seen:
