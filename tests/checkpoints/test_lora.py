@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 from support.checkpoints import tiny
-from support.loras import checkpoint, layers, merged, opened_lora, random, values, weight_shapes, write
+from support.loras import checkpoint, layers, merged, opened_lora, random, values, write
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource
@@ -24,16 +24,13 @@ from tpusd.runs.loras import open_loras
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 TO_Q_KOHYA = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 TEXT_Q = "text_model.encoder.layers.1.self_attn.q_proj"
+SIZES = {TO_Q: 16, TEXT_Q: 32}  # inputs and outputs of these layers in the tiny SD 1.x
 
 
-def pair(name, path=TO_Q, *, layout="sd1", part="unet", up="lora_up.weight", down="lora_down.weight", rank=3, dot="."):
+def pair(name, path=TO_Q, *, up="lora_up.weight", down="lora_down.weight", rank=3, dot="."):
     """The two tensors of a layer under a name."""
-    shape = weight_shapes(layout, part)[path]
-    ones = (1,) * (len(shape) - 2)
-    return {
-        f"{name}{dot}{up}": random(shape[0], rank, *ones, seed=1),
-        f"{name}{dot}{down}": random(rank, *shape[1:], seed=2),
-    }
+    size = SIZES[path]
+    return {f"{name}{dot}{up}": random(size, rank, seed=1), f"{name}{dot}{down}": random(rank, size, seed=2)}
 
 
 def error(path, layout="sd1"):
@@ -65,17 +62,18 @@ NAMES = {
     "SimpleTuner": pair(f"lycoris_{TO_Q.replace('.', '_')}"),
 }
 TEXT_NAMES = {
-    "kohya": pair("lora_te_text_model_encoder_layers_1_self_attn_q_proj", TEXT_Q, part="text_encoder"),
-    "diffusers": pair(f"text_encoder.{TEXT_Q}", TEXT_Q, part="text_encoder", up="lora_B.weight", down="lora_A.weight"),
-    "transformers 5": pair("text_encoder.encoder.layers.1.self_attn.q_proj", TEXT_Q, part="text_encoder"),
+    "kohya": pair("lora_te_text_model_encoder_layers_1_self_attn_q_proj", TEXT_Q),
+    "diffusers": pair(f"text_encoder.{TEXT_Q}", TEXT_Q, up="lora_B.weight", down="lora_A.weight"),
+    "transformers 5": pair("text_encoder.encoder.layers.1.self_attn.q_proj", TEXT_Q),
     "diffusers, of 2023": pair(
-        f"text_encoder.{TEXT_Q}", TEXT_Q, part="text_encoder", up="lora_linear_layer.up.weight",
+        f"text_encoder.{TEXT_Q}", TEXT_Q, up="lora_linear_layer.up.weight",
         down="lora_linear_layer.down.weight",
     ),
-    "ComfyUI": pair(f"text_encoders.clip_l.transformer.{TEXT_Q}", TEXT_Q, part="text_encoder"),
+    "ComfyUI": pair(f"text_encoders.clip_l.transformer.{TEXT_Q}", TEXT_Q),
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "part", "path"), [(NAMES, "unet", TO_Q), (TEXT_NAMES, "text_encoder", TEXT_Q)])
 def test_every_naming_finds_the_layer(tmp_path, names, part, path):
     for number, (naming, tensors) in enumerate(names.items()):
@@ -129,6 +127,7 @@ def test_published_models_have_as_many_layers_as_kohyas_scripts_say(model, unet,
             assert aliases[name] == ("unet", path)
 
 
+@pytest.mark.slow
 def test_a_merge_is_the_formula(tmp_path):
     """W + scale alpha / rank up down (Hu et al. 2021, section 4.1; kohya's alpha), in both parts with their scales."""
     tensors = NAMES["kohya"] | {f"{TO_Q_KOHYA}.alpha": np.float32(6)} | TEXT_NAMES["kohya"]
@@ -144,6 +143,7 @@ def test_a_merge_is_the_formula(tmp_path):
         np.testing.assert_allclose(made[key], none[key] + delta, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_alpha_of_diffusers_metadata_counts(tmp_path):
     """peft: alpha / rank, alpha / sqrt(rank) with use_rslora, and alpha_pattern for single layers."""
     name = NAMES["diffusers"]
@@ -168,6 +168,7 @@ def test_a_file_of_peft_alone_says_that_its_alpha_is_elsewhere(tmp_path):
     assert not opened_lora(write(tmp_path / "b.safetensors", NAMES["kohya"])).notes
 
 
+@pytest.mark.slow
 def test_several_loras_add_up(tmp_path):
     first = opened_lora(write(tmp_path / "a.safetensors", NAMES["kohya"]))
     second = opened_lora(write(tmp_path / "b.safetensors", pair(TO_Q_KOHYA, rank=2)))
@@ -184,6 +185,7 @@ def test_several_loras_add_up(tmp_path):
     assert np.abs(made(0.5, 2.0) - base).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_no_two_layers_have_one_name(layout):
     architecture = checkpoint(layout)
@@ -193,8 +195,9 @@ def test_no_two_layers_have_one_name(layout):
     assert len(set(ldm_unet_names(paths["unet"]).values())) == len(paths["unet"])
 
 
+@pytest.mark.slow
 def test_a_lora_of_another_base_is_refused_and_its_base_is_named(tmp_path):
-    xl = pair("lora_te2_text_model_encoder_layers_0_self_attn_q_proj", TEXT_Q, part="text_encoder")
+    xl = pair("lora_te2_text_model_encoder_layers_0_self_attn_q_proj", TEXT_Q)
     flux = {"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": random(2, 8)}
     wide = {f"{TO_Q_KOHYA}.lora_up.weight": random(16, 2), f"{TO_Q_KOHYA}.lora_down.weight": random(2, 99)}
     for number, (tensors, metadata, base) in enumerate(
@@ -265,6 +268,7 @@ def test_a_rank_of_a_billion_costs_nothing(tmp_path):
     assert "is not a whole safetensors file" in error(path)
 
 
+@pytest.mark.slow
 def test_hostile_metadata_is_one_line(tmp_path):
     for number, text in enumerate(
         [

@@ -70,6 +70,7 @@ def test_each_scale_has_its_effect_and_none_stays_behind(images):
             assert not np.array_equal(made[key], made[other]), (key, other)
 
 
+@pytest.mark.slow
 def test_every_device_has_the_merged_weights(lora):
     one, two = (merged_arrays("sd1", scaled(lora, 0.5), devices=n) for n in (1, 2))
     for key, array in two.items():
@@ -78,6 +79,7 @@ def test_every_device_has_the_merged_weights(lora):
             np.testing.assert_array_equal(shard.data, one[key])
 
 
+@pytest.mark.slow
 def test_a_merged_weight_that_does_not_fit_the_precision_is_an_error(tmp_path):
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     up, down = np.full((16, 1), 300, np.float32), np.full((1, 16), 300, np.float32)
@@ -88,6 +90,7 @@ def test_a_merged_weight_that_does_not_fit_the_precision_is_an_error(tmp_path):
         merged_arrays("sd1", scaled(big, 1.0), dtype="float16")
 
 
+@pytest.mark.slow
 def test_differences_are_added_in_float32_whatever_the_weights_are(tmp_path):
     """bfloat16 has 8 bits: of many small differences that are added in it, nothing would be left."""
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -23,18 +23,18 @@ from tpusd.engine import programs
 from tpusd.engine.adapters import MergedWeights, ScaledLora
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.drawn_noise import ROWS_AT_ONCE, DrawnNoise
 from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import Conditioning, ProgramName
 from tpusd.inputs.arrays import Input
-from tpusd.plan.batches import guided_pieces, kind_of
+from tpusd.plan.batches import Kind, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
 
-UNGUIDED = "_unguided"  # the end of a program's name
 PIECE_SECONDS = 0.5  # of a call of the denoiser, where progress is reported; at least a row of the table
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
 
@@ -152,7 +152,7 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
-        specs: with guidance for the same model calls.
+        specs: all of one `kind_of`.
         tables: one for each spec.
         inputs: one for each spec, where they start from pictures.
         loras: merged into the weights in this order; those of all specs.
@@ -163,8 +163,8 @@ class Pipeline:
         (kind,) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
         assert kind.from_picture == (inputs is not None)
         pieces = guided_pieces(kind.guided, max(map(len, tables)))
-        denoisers = {has_it: denoiser(has_it, kind.from_picture) for _, has_it in pieces}
-        compiled = self._compiled(denoisers.values(), kind.from_picture)
+        denoisers = {has_it: denoiser(has_it, kind) for _, has_it in pieces}
+        compiled = self._compiled(denoisers, kind)
         began = time.monotonic()
         self._part = self._weights.merged.parts(loras)
         self.seconds["weights"] += time.monotonic() - began
@@ -176,14 +176,13 @@ class Pipeline:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(compiled["encode"], values) for name, values in texts.items()}
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
-        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in padded])
         start = None
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
-            start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables, keys)
+            start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables)
         calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
         picture = None if start is None else start.picture
-        state, trace = self._denoise(calls, cond, padded, padded_tables, keys, picture, on_step)
+        state, trace = self._denoise(calls, cond, padded, padded_tables, picture, on_step)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
         text_digests = [gather(one.digests) for one in encoded.values()]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
@@ -223,12 +222,13 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         inputs: Sequence[Input],
         tables: Sequence[Table],
-        keys: np.ndarray,
     ) -> _EncodedPicture:
         """What the images start from. All sequences are of a full batch, padding included."""
         put = self._devices.put_split
         pixels = np.stack([one.pixels for one in inputs])
-        latents, digests, finite = encode_picture.call(self._weights_of("encode_picture"), *put((pixels, keys)))
+        latents, digests, finite = encode_picture.call(
+            self._weights_of("encode_picture"), *put((pixels, image_keys(specs)))
+        )
         scale, masked, levels = put(
             (
                 np.array([picture_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
@@ -245,7 +245,6 @@ class Pipeline:
         cond: Conditioning,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
-        keys: np.ndarray,
         picture: programs.Picture | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[LoopState, programs.Trace]:
@@ -253,11 +252,14 @@ class Pipeline:
 
         pieces: all model calls, in order.
         cond: on the devices.
-        specs, tables, keys: of a full batch, padding included.
+        specs, tables: of a full batch, padding included.
         picture: on the devices; None: the images start from noise alone.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
+        _, h, w, c = self._blueprint.state.x.shape
+        drawn = DrawnNoise(specs, tables, (c, h, w)) if specs[0].noise.is_torch else None
+        keys = put(image_keys(specs) if drawn is None else drawn.without_steps())
         arguments = put(
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
@@ -265,7 +267,6 @@ class Pipeline:
                     [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
                 ),
                 np.array([noise_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
-                keys,
             )
         )
         more = () if picture is None else (picture,)
@@ -276,9 +277,12 @@ class Pipeline:
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
+            if drawn is not None and drawn.has_steps:
+                stop = min(stop, stops[-1] + ROWS_AT_ONCE)
+                keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, *more
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys, *more
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -298,21 +302,25 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
-    def _compiled(self, denoisers: Iterable[str], from_picture: bool) -> Mapping[str, Program]:
+    def _compiled(self, denoisers: Mapping[bool, str], kind: Kind) -> Mapping[str, Program]:
         """The programs by name, compiled side by side where they are not there yet.
 
-        denoisers: as `denoiser` names them; two where guidance begins or ends on the way.
+        denoisers: whether they have guidance -> name; both where guidance begins or ends on the way.
+        kind: of the batch.
         """
         sources: dict[str, Callable[[], ProgramSpec]] = {
             **{
                 name: functools.partial(
-                    self._blueprint.denoise, guided=not name.endswith(UNGUIDED), from_picture=from_picture
+                    self._blueprint.denoise,
+                    guided=has_it,
+                    given_noise=kind.given_noise,
+                    from_picture=kind.from_picture,
                 )
-                for name in denoisers
+                for has_it, name in denoisers.items()
             },
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
-            **({"encode_picture": self._blueprint.encode_picture} if from_picture else {}),
+            **({"encode_picture": self._blueprint.encode_picture} if kind.from_picture else {}),
         }
         missing = [name for name in sources if name not in self._programs]
         if missing:
@@ -369,9 +377,15 @@ class _WeightsInReading:
                 self.parts[part].set_exception(error)
 
 
-def denoiser(guided: bool, from_picture: bool) -> str:
+def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
-    return f"denoise{'_picture' if from_picture else ''}{'' if guided else UNGUIDED}"
+    endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
+    return f"denoise{''.join(endings)}"
+
+
+def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
+    """uint32 (b,2)."""
+    return np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
 
 
 def picture_scale(spec: ImageSpec, table: Table) -> float:

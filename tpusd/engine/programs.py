@@ -89,7 +89,7 @@ def denoise(
     rescale: jax.Array,
     table: jax.Array,
     init_scale: jax.Array,
-    keys: jax.Array,
+    keys: image_keys.Keys,
     picture: Picture | None = None,
     *,
     height: int,
@@ -105,7 +105,7 @@ def denoise(
     rescale: guidance_rescale (b,) float32; not read where uncond is None.
     table: (b,rows,columns) float32, with the guidance scale of each row.
     init_scale: (b,) float32.
-    keys: (b,2) uint32.
+    keys: (b,2) uint32, or the noise itself.
     picture: what the images start from; None: noise alone.
     height, width: pixels.
     """
@@ -143,7 +143,7 @@ def denoise(
     return state, Trace(drawn, rows, digest(state.x), num_finite)
 
 
-def _put_back(picture: Picture, keys: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _put_back(picture: Picture, keys: image_keys.Keys) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """k, x -> x whose part that is not masked is the picture's, with the image's initial noise at the level after k."""
     _, h, w, c = picture.latents.shape
     noise = image_keys.initial_latents(keys, (c, h, w))

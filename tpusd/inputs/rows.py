@@ -27,7 +27,7 @@ def located(row: Row, directory: Path) -> Row:
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
-    """The rows with the run's own picture and mask where they have none. Raises UserError for what lacks a picture."""
+    """The rows with the run's own picture and mask where they have none. Raises UserError for what lacks one."""
     shared = {name: getattr(config, name) for name, _ in _PICTURES if getattr(config, name) is not None}
     shared = {name: str(Path(path).absolute()) for name, path in shared.items()}
     filled = tuple(
@@ -39,6 +39,11 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
             value = getattr(row, name)
             if value is not None and row.image is None:
                 raise UserError(f"row {number}: {name}={show(value)}: has no image to start from; add image=FILE")
+        if row.image is not None and config.noise != "threefry":
+            raise UserError(
+                f"noise={config.noise}: row {number} starts from a picture, for which only noise=threefry is there; "
+                "leave noise or image out"
+            )
     return filled
 
 

@@ -38,21 +38,22 @@ class ProgramKey:
     batch_size_per_device: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What images of one batch have in common beside their programs' key: guidance, pictures to start from, LoRAs."""
+    """What the images of one batch have in common.
+
+    given_noise: whether the host draws their noise. from_picture: whether they start from pictures.
+    """
 
     guided: Guided
-    from_picture: bool = False
-    loras: tuple[AppliedLora, ...] = ()
+    given_noise: bool
+    from_picture: bool
+    loras: tuple[AppliedLora, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(Generic[Run]):
-    """Images to make together, which are of one kind.
-
-    entries: (the image's run, its spec).
-    """
+    """Images to make together, all of one `kind_of`. entries: (the image's run, its spec)."""
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -69,15 +70,20 @@ class Batch(Generic[Run]):
                 start = stop
 
 
-def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
-    """The model calls of an image that have guidance. num_calls: of the image."""
-    calls = spec.guided_calls(num_calls)
-    return bool(calls) if len(calls) in (0, num_calls) else calls
-
-
 def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
-    return Kind(guided_of(spec, num_calls), spec.picture is not None, spec.loras)
+    return Kind(
+        guided=guided_of(spec, num_calls),
+        given_noise=spec.noise.is_torch,
+        from_picture=spec.picture is not None,
+        loras=spec.loras,
+    )
+
+
+def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+    """Which model calls have guidance. num_calls: of the image."""
+    calls = spec.guided_calls(num_calls)
+    return bool(calls) if len(calls) in (0, num_calls) else calls
 
 
 def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
@@ -146,14 +152,14 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 
 
 def num_programs(kinds: Iterable[Kind]) -> int:
-    """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, from noise and
-    from pictures, and what encodes pictures."""
+    """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, by noise and by
+    whether images start from pictures, and what encodes these."""
     needed = {
-        (has_it, kind.from_picture)
+        (has_it, kind.given_noise, kind.from_picture)
         for kind in set(kinds)
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
-    return 2 + len(needed) + any(from_picture for _, from_picture in needed)
+    return 2 + len(needed) + any(from_picture for _, _, from_picture in needed)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

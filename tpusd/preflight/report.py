@@ -130,8 +130,8 @@ def preflight(
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
     guided_calls = max(
-        sum(len(piece) for piece, has_it in guided_pieces(own.guided, model_calls) if has_it)
-        for own in sizes[height, width]
+        sum(len(piece) for piece, has_it in guided_pieces(kind.guided, model_calls) if has_it)
+        for kind in sizes[height, width]
     )
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,

@@ -14,7 +14,16 @@ from tpusd.recipes.command import config_overrides, fitting_row, image_overrides
 from tpusd.samplers.registry import find_sampler
 
 # In a recipe only where they are not the usual ones; the second, of the image's row.
-OPTIONAL = ("guidance_interval", "guidance_schedule", "resize", "paste_back", "mask_feather")
+OPTIONAL = (
+    "guidance_interval",
+    "guidance_schedule",
+    "noise",
+    "noise_batch_size",
+    "noise_threads",
+    "resize",
+    "paste_back",
+    "mask_feather",
+)
 OPTIONAL_OF_ROW = ("image", "image_sha256", "mask", "mask_sha256", "strength")
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
