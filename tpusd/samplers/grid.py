@@ -24,13 +24,18 @@ def whole_grid(
 
     first_step: steps before it are left out; None: options.first_step.
     """
+    first = options.first_step if first_step is None else first_step
+    if (given := _given(options)) is not None:
+        return given[first:]
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     timesteps = schedule.whole_timesteps(spacing, n, config.train_timesteps, options.steps_offset)
-    return _checked(timesteps, config, options)[options.first_step if first_step is None else first_step :]
+    return _checked(timesteps, config, options)[first:]
 
 
 def distilled_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
     """Whole timesteps, falling, (n,): evenly chosen among the original_inference_steps of a distillation."""
+    if (given := _given(options)) is not None:
+        return given[options.first_step :]
     n, most = settings.num_inference_steps, options.original_inference_steps
     if not 1 <= most <= config.train_timesteps:
         raise UserError(f"sampler.original_inference_steps={most}: must be from 1 to {config.train_timesteps}")
@@ -61,7 +66,7 @@ def euler_grid(
     """
     n = settings.num_inference_steps
     trained = _trained(config, options, **beta_defaults)
-    if options.timestep_spacing == "linspace":
+    if options.timestep_spacing == "linspace" and _given(options) is None:
         timesteps = np.linspace(0, len(trained) - 1, n)[::-1]
     else:
         timesteps = whole_grid(settings, config, options, first_step=0)
@@ -108,7 +113,10 @@ def _whole_solver_grid(
             else f"sampler={settings.name}: needs two noise levels or more, and the checkpoint has "
             f"num_train_timesteps={len(trained)}; use sampler=ddim"
         )
-    if spacing == "trailing":  # with a clip these are fewer than n
+    given = _given(options)
+    if given is not None:
+        timesteps = given
+    elif spacing == "trailing":  # with a clip these are fewer than n
         timesteps = np.round(np.arange(last, 0, -len(trained) / n)).astype(np.int64)[:n] - 1
     elif spacing == "linspace":
         timesteps = np.linspace(0, last - 1, n + 1).round()[:0:-1].astype(np.int64)
@@ -133,6 +141,12 @@ def _whole_solver_grid(
         timesteps[0] = len(trained) - 1  # the reference takes both logarithms in float32, so they meet there
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
+
+
+def _given(options: SimpleNamespace) -> np.ndarray | None:
+    """The timesteps that the settings choose themselves."""
+    timesteps = getattr(options, "timesteps", None)
+    return None if timesteps is None else np.array(timesteps, np.int64)
 
 
 def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]) -> np.ndarray:
