@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.checkpoints import tiny
+from support.cluster import FakeHosts
 from support.runs import StandInPipeline, config, manifest
 
 from tpusd.config.grammar import hydra_value
@@ -23,11 +24,13 @@ from tpusd.records.saved import read_config, read_saved
 from tpusd.records.validate import faults
 from tpusd.reproduce import main as reproduce_main
 from tpusd.runs.dry_run import RunToShow, show_plan
-from tpusd.runs.prepare import prepare_run
+from tpusd.runs.executors import ray
+from tpusd.runs.prepare import open_model, prepare_run
 from tpusd.runs.reproduce import reproduce
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SIZE = 48
 
 
@@ -72,7 +75,7 @@ def words(files, *more):
         {"prompt": "an owl"},
         {"prompt": "a hat", "image": b, "mask": m},
     ]
-    size = (f"height={SIZE}", f"width={SIZE}", "sampler.num_inference_steps=10")
+    size = (f"height={SIZE}", f"width={SIZE}", "sampler.num_inference_steps=10", "batch_size_per_device=8")
     return ("model=local", f"model.path={tiny()}", f"prompts.rows={hydra_value(rows)}", *size, *more)
 
 
@@ -169,6 +172,23 @@ def test_a_picture_that_changes_while_the_run_is_made_ends_it_with_a_line(files,
     save(last, seed=2)
     resume_run(tmp_path / "run", [], load=load)
     assert len(manifest(tmp_path / "run")) == 24 and list(faults(tmp_path / "run")) == []
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_the_same_images_and_lines(files, tmp_path, monkeypatch):
+    pipelines = [Pipeline(), Pipeline()]
+    on = dict(zip(("host 0", "host 1"), pipelines, strict=True))
+    hosts = FakeHosts(pipelines=on, open_model=lambda place, model: open_model(model))
+    monkeypatch.setattr(ray, "check_cluster", lambda address: None)
+    monkeypatch.setattr(ray.RayHosts, "connect", lambda config: hosts)
+    made = {}
+    for name, more in (("local", []), ("cluster", ["executor=ray"])):
+        fields = words(files, "num_images_per_prompt=4", f"output={tmp_path / name}", *more)
+        path = start_run(config(*fields), load=load)
+        lines = sorted((path / "manifest.jsonl").read_bytes().splitlines())
+        made[name] = lines, {image.name: image.read_bytes() for image in (path / "images").iterdir()}
+    assert made["local"] == made["cluster"] and len(made["local"][0]) == 12
+    assert any(any(pipeline.with_pictures) for pipeline in pipelines)
 
 
 def test_a_strength_that_makes_no_step_is_refused_with_its_row(files, tmp_path):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
@@ -277,6 +278,7 @@ class RunConfig:
     images: Annotated[
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
+    executor: Annotated[ExecutorConfig, SavedIfSet(), Help("where the images are made")] = LOCAL
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -418,6 +420,7 @@ def _check(config: RunConfig) -> None:
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
+    check_executor(config.executor)
 
 
 def _check_noise(config: RunConfig) -> None:

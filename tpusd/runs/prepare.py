@@ -103,10 +103,7 @@ def prepare_run(
     saved = _with_pictures(saved, checkpoint)
     rows = saved.prompts.rows
 
-    @functools.lru_cache(MAX_TABLES)
-    def table(settings: SamplerSettings, height: int, width: int, strength: float) -> "Table":
-        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width, strength=strength)
-
+    table = _tables(checkpoint)
     table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
@@ -122,6 +119,20 @@ def prepare_run(
         warnings=warnings,
         loras=loras,
     )
+
+
+def table_of(checkpoint: "Checkpoint") -> Callable[[ImageSpec], "Table"]:
+    """An image -> the table of its sampler, with the checkpoint's schedule."""
+    table = _tables(checkpoint)
+    return lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength)
+
+
+def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, float], "Table"]:
+    @functools.lru_cache(MAX_TABLES)
+    def table(settings: SamplerSettings, height: int, width: int, strength: float) -> "Table":
+        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width, strength=strength)
+
+    return table
 
 
 def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:

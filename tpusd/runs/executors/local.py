@@ -94,7 +94,7 @@ class LocalExecutor:
         from tpusd.engine.jax_settings import check_settings
 
         check_settings()
-        self._devices = local_devices()
+        self.devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
         self._inputs = InputReader()
@@ -110,10 +110,10 @@ class LocalExecutor:
         self._inputs.close()
 
     def describe(self) -> str:
-        return f"{len(self._devices)} {self._devices[0].device_kind} device{'' if len(self._devices) == 1 else 's'}"
+        return f"{len(self.devices)} {self.devices[0].device_kind} device{'' if len(self.devices) == 1 else 's'}"
 
     def batch_size(self, config: SavedConfig) -> int:
-        return len(self._devices) * config.batch_size_per_device
+        return len(self.devices) * config.batch_size_per_device
 
     def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
         for batch in self._inputs.ahead(batches):
@@ -141,7 +141,7 @@ class LocalExecutor:
         from tpusd.engine.faults import out_of_memory
 
         size = batch.entries[0][0].prepared.config.batch_size_per_device
-        line = out_of_memory(error, self._devices, size)
+        line = out_of_memory(error, self.devices, size)
         return error if line is None else UserError(line)
 
     def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
@@ -178,7 +178,7 @@ class LocalExecutor:
         if key not in self._pipelines:
             shared = next((one for one in self._pipelines.values() if not isinstance(one, Exception)), None)
             try:
-                pipeline = self._load(prepared, self._devices, **({} if shared is None else {"weights_of": shared}))
+                pipeline = self._load(prepared, self.devices, **({} if shared is None else {"weights_of": shared}))
                 signals.renew()  # jax.distributed.initialize replaces our SIGTERM handler
                 self._pipelines[key] = pipeline
             except Exception as error:
@@ -199,7 +199,7 @@ class LocalExecutor:
         settings = noted_settings()
         return BatchProvenance(
             environment=describe_environment(
-                self._devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
+                self.devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
             ),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
