@@ -161,8 +161,8 @@ def make_sweep(
     num_failed = sum(result.error is not None for result in results)
     num_images, seconds = sum(result.num_made for result in results), time.monotonic() - started
     say(
-        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, {count(num_images, 'image')} in "
-        f"{seconds:.1f} s"
+        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, "
+        f"{count(num_images, 'image')} in {seconds:.1f} s"
         f"{f', {num_failed} failed' if num_failed else ''}; {see}"
     )
     if num_failed:
