@@ -17,7 +17,7 @@ from tpusd.samplers.rows import COLUMNS, Table
 def open_stand_in(model):
     checkpoint = stand_in_checkpoint()
 
-    def schedule(settings, scheduler_config, height, width):
+    def schedule(settings, scheduler_config, height, width, *, strength=1.0):
         return Table(np.zeros((settings.num_inference_steps, COLUMNS)), 1.0)
 
     checkpoint.family = SimpleNamespace(schedule=schedule)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
+from tpusd.inputs.arrays import Input
+from tpusd.inputs.reader import InputReader
 from tpusd.plan.batches import Batch, ProgramKey, WeightsKey, program_key
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
@@ -48,6 +50,7 @@ class PipelineLike(Protocol):
         specs: Sequence[ImageSpec],
         tables: Sequence[Any],
         *,
+        inputs: Sequence[Input] | None = None,
         loras: "Sequence[ScaledLora]" = (),
         on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
@@ -96,6 +99,7 @@ class LocalExecutor:
         self.devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._inputs = InputReader()
         self._weights: WeightsKey | None = None  # which weights are on the devices
         self._hashes: Future[Mapping[str, str]] | None = None  # of the checkpoint that has them
         self._pipelines: dict[ProgramKey, PipelineLike | Exception] = {}  # an exception: it could not be loaded
@@ -105,6 +109,7 @@ class LocalExecutor:
 
     def __exit__(self, *exception: object) -> None:
         self._background.shutdown(wait=True)
+        self._inputs.close()
 
     def describe(self) -> str:
         return f"{len(self.devices)} {self.devices[0].device_kind} device{'' if len(self.devices) == 1 else 's'}"
@@ -113,7 +118,7 @@ class LocalExecutor:
         return len(self.devices) * config.batch_size_per_device
 
     def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
-        for batch in batches:
+        for batch in self._inputs.ahead(batches):
             signals.check()
             yield from self._make(batch)
 
@@ -154,7 +159,9 @@ class LocalExecutor:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
         loras = scaled(prepared.config, prepared.loras)
-        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step)
+        inputs = self._inputs.of(batch.specs)
+        more = {} if inputs is None else {"inputs": inputs}
+        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
