@@ -159,10 +159,10 @@ def make_sweep(
     for line in _table(results):
         say(line)
     num_failed = sum(result.error is not None for result in results)
-    num_images, seconds = sum(result.num_made for result in results), time.monotonic() - started
+    num_made, seconds = sum(result.num_made for result in results), time.monotonic() - started
     say(
         f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, "
-        f"{count(num_images, 'image')} in {seconds:.1f} s"
+        f"{count(num_made, 'image')} in {seconds:.1f} s"
         f"{f', {num_failed} failed' if num_failed else ''}; {see}"
     )
     if num_failed:
