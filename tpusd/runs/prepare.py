@@ -214,10 +214,10 @@ def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
     return text[start or fits :]
 
 
-def _part_to_save(part: OtherPart, commit: str | None) -> OtherPart:
+def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:
     if part.path is not None:
         return replace(part, path=str(Path(part.path).resolve()))
-    return part if part.repo is None else replace(part, revision=commit)
+    return part if part.repo is None else replace(part, revision=checkpoint.identity.part_commits[name])
 
 
 def config_to_save(
@@ -242,9 +242,9 @@ def config_to_save(
         model = replace(model, path=str(Path(model.path).resolve()))
     if model.config is not None and Path(model.config).is_dir():
         model = replace(model, config=str(Path(model.config).resolve()))
-    commits = checkpoint.identity.part_commits
-    unet, vae = _part_to_save(model.unet, commits.get("unet")), _part_to_save(model.vae, commits.get("vae"))
-    model = replace(model, unet=unet, vae=vae)
+    model = replace(
+        model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
+    )
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
     own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
     return saved_config(
