@@ -418,7 +418,7 @@ def test_one_file_of_a_repository_is_read_and_needs_no_network_again(hub, tmp_pa
 def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
     vae = OtherPart(repo=REPO, revision=COMMIT)
     checkpoint = open_checkpoint(ModelSource(path=str(tiny()), vae=vae))
-    assert checkpoint.identity.vae_commit == COMMIT
+    assert checkpoint.identity.part_commits == {"vae": COMMIT}
     assert not [path for path in hub.asked if "unet" in path]
 
 
