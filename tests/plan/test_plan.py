@@ -3,7 +3,7 @@ from support.runs import saved
 
 from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.batches import count_batches, guided_of, guided_pieces, num_programs, pack
+from tpusd.plan.batches import Kind, count_batches, guided_of, guided_pieces, kind_of, num_programs, pack
 from tpusd.plan.specs import make_specs, planned
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
@@ -47,7 +47,7 @@ def test_prompts_added_at_the_end_change_no_earlier_image():
 
 def test_images_without_guidance_have_batches_of_their_own():
     made = plan("num_images_per_prompt=3", "batch_size_per_device=2", devices=2)
-    kinds = [{guided_of(spec, 50) for spec in batch.specs} for batch in made]
+    kinds = [{kind_of(spec, 50).guided for spec in batch.specs} for batch in made]
     assert [(kind, len(batch.specs)) for kind, batch in zip(kinds, made, strict=True)] == [
         ({True}, 4),
         ({False}, 3),
@@ -62,7 +62,7 @@ def test_batches_are_counted_as_they_are_packed(size):
     images = [("run", spec) for spec in make_specs(config)]
     batches = list(pack(images, size, lambda run, spec: num_calls[spec.row]))
     assert sorted(spec.name for batch in batches for spec in batch.specs) == sorted(spec.name for _, spec in images)
-    kinds = [(guided_of(spec, num_calls[spec.row]), num_calls[spec.row]) for _, spec in images]
+    kinds = [(kind_of(spec, num_calls[spec.row]), num_calls[spec.row]) for _, spec in images]
     assert count_batches(kinds, size) == len(batches)
 
 
@@ -127,10 +127,14 @@ def test_calls_are_cut_where_guidance_begins_and_ends():
     assert guided_pieces(range(3, 5), 5) == [(range(3), False), (range(3, 5), True)]
 
 
+def kind(guided, *, given_noise=False):
+    return Kind(guided=guided, given_noise=given_noise, loras=())
+
+
 def test_programs_are_counted():
-    assert [num_programs(kinds) for kinds in ([True], [False, False], [True, False], [range(2)], [range(2), True])] == [
-        3, 3, 4, 4, 4
-    ]  # fmt: skip
+    guided = ([True], [False, False], [True, False], [range(2)], [range(2), True])
+    assert [num_programs(kind(own) for own in kinds) for kinds in guided] == [3, 3, 4, 4, 4]
+    assert num_programs([kind(True), kind(True, given_noise=True), kind(range(2), given_noise=True)]) == 5
 
 
 def test_images_of_a_batch_have_guidance_for_the_same_calls():
@@ -139,7 +143,7 @@ def test_images_of_a_batch_have_guidance_for_the_same_calls():
         for interval in ("[0,1]", "[0,0.5]", "[0.2,1]") for steps in (5, 10)
     ]  # fmt: skip
     batches = pack([("run", spec) for spec in specs * 3], 4, lambda _, spec: spec.sampler.num_inference_steps)
-    made = [[guided_of(spec, spec.sampler.num_inference_steps) for spec in batch.specs] for batch in batches]
+    made = [[kind_of(spec, spec.sampler.num_inference_steps) for spec in batch.specs] for batch in batches]
     assert all(len(set(kinds)) == 1 for kinds in made) and sum(map(len, made)) == 18
-    kinds = [(guided_of(spec, calls := spec.sampler.num_inference_steps), calls) for spec in specs * 3]
+    kinds = [(kind_of(spec, calls := spec.sampler.num_inference_steps), calls) for spec in specs * 3]
     assert count_batches(kinds, 4) == len(made)

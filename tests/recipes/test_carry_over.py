@@ -64,6 +64,26 @@ def test_the_command_passes_every_check_before_devices(settings):
     prepare_run(config("model=tiny", *words))
 
 
+@pytest.mark.parametrize(
+    ("settings", "noise", "said"),
+    [
+        ({}, "noise=torch_cuda", "RNG: GPU: the noise of a large NVIDIA GPU is taken; "),
+        ({"RNG": "GPU"}, "noise=torch_cuda", "RNG: GPU: the noise of a large NVIDIA GPU is taken; "),
+        ({"RNG": "NV"}, "noise=torch_cuda", None),
+        ({"RNG": "CPU"}, "noise=torch_cpu", None),
+        ({"RNG": "CPU", "Sampler": "DPM++ 2M SDE"}, "noise=torch_cpu", "RNG: A1111 draws the noise"),
+        ({"RNG": "JAX"}, None, None),
+        ({"RNG": "MPS"}, None, "RNG: MPS: from the same seed tpusd draws other noise"),
+    ],
+)
+def test_what_drew_the_noise_carries_over(settings, noise, said):
+    """A1111 writes no RNG where it is GPU, its default."""
+    made = carried(**settings)
+    assert [word for word in made.overrides if word.startswith("noise")] == ([] if noise is None else [noise])
+    lines = [line for line in made.left_out if "noise" in line]
+    assert [line[: len(said or "")] for line in lines] == ([] if said is None else [said])
+
+
 @pytest.mark.slow
 def test_every_sampler_and_schedule_gives_a_number_of_steps_that_it_makes():
     """On the schedule of Stable Diffusion 1.5, which is that of the published models."""

@@ -10,6 +10,7 @@ MAX_SEED = 2**32 - 1  # JAX silently takes a larger seed for one of these
 MAX_COPIES = 4096  # an image's key is folded from row * 4096 + copy
 MAX_ROWS = 2**32 // MAX_COPIES
 MAX_STEPS = 1000
+MAX_TIMESTEP = 99_999
 MAX_SIZE = 8192  # pixels
 MAX_GUIDANCE = 1000.0
 MAX_CLIP_SKIP = 255  # layers; the largest text encoder has 32

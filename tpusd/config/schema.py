@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval, Len
+from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
@@ -25,6 +25,7 @@ from tpusd.errors import UserError, show
 
 MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
+Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +130,34 @@ class RunConfig:
         Help("LoRAs, merged into the weights in this order: `[{path: FILE.safetensors, scale: 0.8}]`"),
     ] = ()
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
+    noise: Annotated[
+        Noise,
+        SavedIfSet(),
+        Help(
+            "what draws noise from a seed: `torch_cpu` and `torch_cuda` draw as PyTorch does on a CPU and on an NVIDIA "
+            "GPU, so that a seed of another program gives its picture here"
+        ),
+    ] = "threefry"
+    noise_batch_size: Annotated[
+        int,
+        Interval(ge=1, le=MAX_COPIES),
+        Advice("1 draws each copy from a seed of its own"),
+        SavedIfSet(),
+        Help(
+            "copies that PyTorch draws at once from one seed, as the other program's batch; the copies after them are "
+            "drawn from the next seed"
+        ),
+    ] = 1
+    noise_threads: Annotated[
+        int | None,
+        Interval(ge=256, le=2**24),
+        MultipleOf(256),
+        SavedIfSet(),
+        Help(
+            "threads that the other program's GPU runs at once, for `torch_cuda`; null: at least one for each number "
+            "of a draw"
+        ),
+    ] = None
     num_images_per_prompt: Annotated[
         int, Interval(ge=1, le=MAX_COPIES), Advice("use more rows or another seed"), Help("copies of every row")
     ] = 1
@@ -346,6 +375,7 @@ def _check(config: RunConfig) -> None:
             f"guidance_interval={show(list(interval))}: must be two fractions from 0 to 1, the smaller one first; "
             "[0, 1] is all steps"
         )
+    _check_noise(config)
     if config.rows is not None:
         parse_rows(config.rows)
     if config.shard is not None:
@@ -354,6 +384,18 @@ def _check(config: RunConfig) -> None:
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
+
+
+def _check_noise(config: RunConfig) -> None:
+    if config.noise_batch_size != 1 and config.noise == "threefry":
+        raise UserError(
+            f"noise_batch_size={config.noise_batch_size}: is for noise=torch_cpu and noise=torch_cuda; choose one of "
+            "them or remove noise_batch_size"
+        )
+    if config.noise_threads is not None and config.noise != "torch_cuda":
+        raise UserError(
+            f"noise_threads={config.noise_threads}: is for noise=torch_cuda; add it or remove noise_threads"
+        )
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:

@@ -16,6 +16,8 @@ from tpusd.checkpoints.architecture import Architecture
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.compiler_options import OptionsByTarget, decode_options, denoise_options
+from tpusd.engine.drawn_noise import ROWS_AT_ONCE
+from tpusd.engine.noise import GivenNoise
 from tpusd.families.base import Conditioning, ProgramName, Tokens
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
@@ -97,8 +99,11 @@ class Blueprint:
         tokens = Tokens(ids, jax.ShapeDtypeStruct((b,), jnp.bool_))
         return ProgramSpec(function=encode, shared=[self.weights("encode")], split=[tokens])
 
-    def denoise(self, *, guided: bool) -> ProgramSpec:
-        """(weights, start, stop), state, conditioning, guidance_rescale, tables and keys -> LoopState, Trace."""
+    def denoise(self, *, guided: bool, given_noise: bool = False) -> ProgramSpec:
+        """(weights, start, stop), state, conditioning, guidance_rescale, tables and keys -> LoopState, Trace.
+
+        given_noise: the noise is an argument in the place of the keys.
+        """
         family, networks = self._family, self._merge("denoise")
         height, width = self._size
 
@@ -106,7 +111,12 @@ class Blueprint:
             return programs.denoise(family, networks(weights), *arguments, height=height, width=width)
 
         cond = self._conditioning
-        b, h, w, _ = self.state.x.shape
+        b, h, w, c = self.state.x.shape
+        given = GivenNoise(
+            self.state.x,
+            jax.ShapeDtypeStruct((b, ROWS_AT_ONCE, h, w, c), jnp.float32),
+            jax.ShapeDtypeStruct((b,), jnp.int32),
+        )
         per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
         split = (
             self.state,
@@ -115,7 +125,7 @@ class Blueprint:
             per_image,
             jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
             per_image,
-            jax.ShapeDtypeStruct((b, 2), jnp.uint32),
+            given if given_noise else jax.ShapeDtypeStruct((b, 2), jnp.uint32),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         return ProgramSpec(

@@ -5,6 +5,7 @@ which gives the same bits on every device, alone or vmapped. Knows nothing of ba
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,21 @@ from tpusd.config.limits import MAX_COPIES, MAX_ROWS, MAX_SEED
 from tpusd.engine.jax_settings import with_usual_settings
 
 IMPL = "threefry2x32"
+
+
+class GivenNoise(NamedTuple):
+    """Noise that the host has drawn, in the place of keys.
+
+    initial: (b,h,w,c) float32. steps: (b,n,h,w,c) float32, of the rows from `first` on. first: int32 (b,), all equal.
+    On the host, on the devices, or as shapes.
+    """
+
+    initial: Any
+    steps: Any
+    first: Any
+
+
+Keys = jax.Array | GivenNoise
 
 
 @with_usual_settings
@@ -28,14 +44,20 @@ def image_key(seed: int, row: int, copy: int, row_seed: int | None = None) -> np
     return np.asarray(_fold(np.uint32(root), np.uint32(index)))
 
 
-def initial_latents(keys: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+def initial_latents(keys: Keys, shape: tuple[int, int, int]) -> jax.Array:
     """Keys uint32 (b, 2), shape (c, h, w) -> standard normal (b, h, w, c) float32, drawn channel-first per image."""
+    if isinstance(keys, GivenNoise):
+        given: jax.Array = keys.initial
+        return given
     noise: jax.Array = _normal(keys, shape)
     return noise
 
 
-def step_noise(keys: jax.Array, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
+def step_noise(keys: Keys, k: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
     """The noise of step k of a stochastic sampler: (b, h, w, c) float32 from fold_in(key, 1 + k), channel-first too."""
+    if isinstance(keys, GivenNoise):
+        given: jax.Array = jax.lax.dynamic_index_in_dim(keys.steps, k - keys.first[0], axis=1, keepdims=False)
+        return given
 
     def fold(key: jax.Array) -> jax.Array:
         return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))

@@ -23,12 +23,13 @@ from tpusd.engine import programs
 from tpusd.engine.adapters import MergedWeights, ScaledLora
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
+from tpusd.engine.drawn_noise import ROWS_AT_ONCE, DrawnNoise
 from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import Conditioning, ProgramName
-from tpusd.plan.batches import guided_of, guided_pieces
+from tpusd.plan.batches import guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
@@ -140,16 +141,16 @@ class Pipeline:
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
-        specs: with guidance for the same model calls.
+        specs: all of one `kind_of`.
         tables: one for each spec.
         loras: merged into the weights in this order; those of all specs.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        (guided,) = {guided_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
-        pieces = guided_pieces(guided, max(map(len, tables)))
-        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces})
+        (kind,) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        pieces = guided_pieces(kind.guided, max(map(len, tables)))
+        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces}, kind.given_noise)
         began = time.monotonic()
         self._part = self._weights.merged.parts(loras)
         self.seconds["weights"] += time.monotonic() - began
@@ -157,10 +158,10 @@ class Pipeline:
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
-        if guided:
+        if kind.guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
         encoded = {name: self._encode(encode, values) for name, values in texts.items()}
-        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if guided else None
+        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
         calls = [_Calls(own, denoise[has_guidance], uncond if has_guidance else None) for own, has_guidance in pieces]
         state, trace = self._denoise(calls, cond, padded, padded_tables, on_step)
         pixels, finite_pixels = gather(decode.call(self._weights_of("decode"), state.x))
@@ -205,7 +206,13 @@ class Pipeline:
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
-        keys = np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+        _, h, w, c = self._blueprint.state.x.shape
+        drawn = DrawnNoise(specs, tables, (c, h, w)) if specs[0].noise.is_torch else None
+        keys = put(
+            np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+            if drawn is None
+            else drawn.without_steps()
+        )
         arguments = put(
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
@@ -213,7 +220,6 @@ class Pipeline:
                     [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
                 ),
                 np.array([table.init_scale for table in tables], np.float32),
-                keys,
             )
         )
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
@@ -223,9 +229,12 @@ class Pipeline:
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
+            if drawn is not None and drawn.has_steps:
+                stop = min(stop, stops[-1] + ROWS_AT_ONCE)
+                keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -245,14 +254,19 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
-    def _compiled(self, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
+    def _compiled(self, guided: Collection[bool], given_noise: bool) -> tuple[Program, Mapping[bool, Program], Program]:
         """The programs, compiled side by side where they are not there yet.
 
         guided: whether denoising has guidance; both where guidance begins or ends on the way.
+        given_noise: whether the host draws the noise.
         """
-        denoise = {has_it: "denoise" if has_it else "denoise_unguided" for has_it in guided}
+        ending = "_given_noise" if given_noise else ""
+        denoise = {has_it: ("denoise" if has_it else "denoise_unguided") + ending for has_it in guided}
         sources: dict[str, Callable[[], ProgramSpec]] = {
-            **{name: functools.partial(self._blueprint.denoise, guided=has_it) for has_it, name in denoise.items()},
+            **{
+                name: functools.partial(self._blueprint.denoise, guided=has_it, given_noise=given_noise)
+                for has_it, name in denoise.items()
+            },
             "encode": self._blueprint.encode,
             "decode": self._blueprint.decode,
         }

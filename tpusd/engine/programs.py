@@ -54,7 +54,7 @@ def denoise(
     rescale: jax.Array,
     table: jax.Array,
     init_scale: jax.Array,
-    keys: jax.Array,
+    keys: image_keys.Keys,
     *,
     height: int,
     width: int,
@@ -69,7 +69,7 @@ def denoise(
     rescale: guidance_rescale (b,) float32; not read where uncond is None.
     table: (b,rows,columns) float32, with the guidance scale of each row.
     init_scale: (b,) float32.
-    keys: (b,2) uint32.
+    keys: (b,2) uint32, or the noise itself.
     height, width: pixels.
     """
     b, h, w, c = state.x.shape

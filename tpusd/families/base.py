@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig
+from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig
 from tpusd.errors import UserError
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
@@ -146,6 +146,10 @@ class Family(abc.ABC):
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterable[str]:
         """A line for each thing in the scheduler's file that makes the images differ from the reference's."""
+        return ()
+
+    def guidance_notes(self, configs: Configs, config: SavedConfig) -> Iterable[str]:
+        """A line for each field of guidance that has no effect on this checkpoint."""
         return ()
 
     def parts(self, program: ProgramName) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
+from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
 from tpusd.families.base import (
     Agreement,
@@ -200,6 +201,20 @@ class LatentDiffusion(Family):
                 "latents to -1..1, which spoils the picture; here they are not clipped"
             )
 
+    def guidance_notes(self, configs: Configs, config: SavedConfig) -> Iterator[str]:
+        """What has no effect on a UNet that reads the guidance scale."""
+        width = entry(configs, UNET, UNetConfig).time_cond_proj_dim
+        if width is None:
+            return
+        idle = [name for name in ("negative_prompt", "guidance_rescale") if getattr(config, name)]
+        if not idle and any(row.negative_prompt for row in config.prompts.rows):
+            idle = ["negative_prompt"]
+        if idle:
+            yield (
+                f"{' and '.join(idle)}: no effect, because this UNet reads the guidance scale "
+                f"(time_cond_proj_dim={width}) and has no unconditional half"
+            )
+
     def would_clip(self, settings: SamplerSettings, config: SchedulerConfig) -> bool:
         """Whether the reference would clip the predicted sample to -1..1."""
         default = CLIPS.get(settings.name)
@@ -249,12 +264,15 @@ class LatentDiffusion(Family):
     def predict(
         self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
     ) -> jax.Array:
-        """One call of the UNet, with guidance for a batch of 2b."""
+        """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
         assert isinstance(conditioning, UNetConditioning)
         unet = entry(networks, UNET, UNet2DConditionModel)
         if guidance is None:
             return unet(x, t, *conditioning)
         b = x.shape[0]
+        if unet.config.time_cond_proj_dim is not None:
+            prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
+            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale))
         out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
         return classifier_free_guidance(
             out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 
@@ -38,11 +39,17 @@ class ProgramKey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch(Generic[Run]):
-    """Images to make together: with guidance for the same model calls, and with the same LoRAs.
+class Kind:
+    """What the images of one batch have in common. given_noise: the host draws their noise."""
 
-    entries: (the image's run, its spec).
-    """
+    guided: Guided
+    given_noise: bool
+    loras: tuple[AppliedLora, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Generic[Run]):
+    """Images to make together, all of one `kind_of`. entries: (the image's run, its spec)."""
 
     entries: tuple[tuple[Run, ImageSpec], ...]
 
@@ -59,8 +66,13 @@ class Batch(Generic[Run]):
                 start = stop
 
 
-def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
+    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras)
+
+
+def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
+    """Which model calls have guidance. num_calls: of the image."""
     calls = spec.guided_calls(num_calls)
     return bool(calls) if len(calls) in (0, num_calls) else calls
 
@@ -100,10 +112,10 @@ def pack(
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
     """
-    waiting: dict[tuple[Hashable, int], list[tuple[Run, ImageSpec]]] = {}
+    waiting: dict[tuple[Kind, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = ((guided_of(spec, calls), spec.loras), calls)
+        kind = (kind_of(spec, calls), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
@@ -118,8 +130,8 @@ def pack(
 def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
-    kinds: (what images of one batch have in common, number of model calls) of each image: `guided_of`, the LoRAs, and
-        its size where there are several.
+    kinds: (what images of one batch have in common, number of model calls) of each image: `kind_of`, and its size
+        where there are several.
     size: images of a full batch.
     """
     left_over: Counter[Hashable] = Counter()
@@ -130,9 +142,13 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     return full + sum(-(-number // size) for number in left_over.values())
 
 
-def num_programs(guided: Iterable[Guided]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both."""
-    needed = {has_it for own in set(guided) for has_it in ((own,) if isinstance(own, bool) else (True, False))}
+def num_programs(kinds: Iterable[Kind]) -> int:
+    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise."""
+    needed = {
+        (has_it, kind.given_noise)
+        for kind in set(kinds)
+        for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
+    }
     return 2 + len(needed)
 
 

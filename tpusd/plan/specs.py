@@ -10,7 +10,7 @@ from tpusd.config.adapters import AppliedLora, applied
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.schema import RunConfig, SavedConfig
+from tpusd.config.schema import Noise, RunConfig, SavedConfig
 from tpusd.config.shards import Shard, parse_rows
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
@@ -33,6 +33,20 @@ def parse_name(name: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseSource:
+    """What draws an image's noise. batch_size, threads: as `noise_batch_size` and `noise_threads` of a run."""
+
+    name: Noise = "threefry"
+    batch_size: int = 1
+    threads: int | None = None
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether the noise is PyTorch's, which the host draws."""
+        return self.name != "threefry"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageSpec:
     """All that decides an image's pixels beside checkpoint and precision. Sizes in pixels."""
 
@@ -50,6 +64,7 @@ class ImageSpec:
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
     loras: tuple[AppliedLora, ...] = ()
+    noise: NoiseSource = NoiseSource()
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
 
     def guided_calls(self, num_calls: int) -> range:
@@ -177,6 +192,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         guidance_rescale=config.guidance_rescale,
         guidance_interval=config.guidance_interval,
         guidance_schedule=config.guidance_schedule,
+        noise=NoiseSource(name=config.noise, batch_size=config.noise_batch_size, threads=config.noise_threads),
         height=height,
         width=width,
         sampler=_sampler_of(config, row),

@@ -101,7 +101,7 @@ def preflight(
 
     from tpusd.checkpoints.published import find_architecture
     from tpusd.config.schema import saved_config
-    from tpusd.plan.batches import Guided, count_batches, guided_of, guided_pieces, num_programs
+    from tpusd.plan.batches import Kind, count_batches, guided_pieces, kind_of, num_programs
     from tpusd.plan.sizes import image_size
     from tpusd.plan.specs import ImageSize, image_sizes, make_specs
     from tpusd.prompts.rows import read_rows
@@ -116,16 +116,17 @@ def preflight(
     specs = list(make_specs(saved))
     family, scheduler_config = architecture.family, architecture.scheduler_config
     tables = {spec.sampler: family.schedule(spec.sampler, scheduler_config, height, width) for spec in specs}
-    kinds: list[tuple[tuple[ImageSize, Guided], int]] = []
+    kinds: list[tuple[tuple[ImageSize, Kind], int]] = []
     for spec in specs:
         calls = len(tables[spec.sampler])
-        kinds.append((((spec.height, spec.width), guided_of(spec, calls)), calls))
+        kinds.append((((spec.height, spec.width), kind_of(spec, calls)), calls))
     model_calls = max(map(len, tables.values()))
     sizes = {size: [own for (other, own), _ in kinds if other == size] for size in image_sizes(saved)}
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
     guided_calls = max(
-        sum(len(piece) for piece, has_it in guided_pieces(own, model_calls) if has_it) for own in sizes[height, width]
+        sum(len(piece) for piece, has_it in guided_pieces(kind.guided, model_calls) if has_it)
+        for kind in sizes[height, width]
     )
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,

@@ -21,6 +21,9 @@ MODEL_HASHES = {
     "31e35c80fc": "sdxl",
 }
 _OPTIONS = {name: option for option, name in SCHEDULE_TYPES.items()}
+# A1111's name of what draws noise -> our `noise`. A picture without a name has A1111's default, GPU.
+_NOISE = {"GPU": "torch_cuda", "NV": "torch_cuda", "CPU": "torch_cpu", "JAX": "threefry"}
+_BROWNIAN = ("dpmpp_2m_sde",)  # A1111 draws the noise of their steps as a Brownian tree
 _DEFAULT_SCHEDULES = ("Automatic", "Uniform", "Normal")
 _READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "RNG", "Version"}
 # The innermost brackets, so that the time of a search is in proportion to the text.
@@ -42,7 +45,7 @@ def read_a1111(texts: PictureTexts) -> Recipe | None:
 
 
 def carry_over(infotext: Infotext) -> CarryOver:
-    """What of the picture tpusd can make: a similar picture at best, for A1111 draws its noise in another way."""
+    """What of the picture tpusd can make, with the noise that A1111 drew where it is known."""
     settings, carried = infotext.settings, CarryOver()
     _model(settings, carried)
     _sampler(settings, carried)
@@ -56,9 +59,7 @@ def carry_over(infotext: Infotext) -> CarryOver:
         (f"{show(name)}: {show(value)}" for name, value in settings.items() if name not in _READ),
         "has no counterpart",
     )
-    generator = settings.get("RNG", "GPU")
-    if generator != "JAX":
-        carried.leave_out("RNG", generator, "from the same seed tpusd draws other noise, so the picture differs")
+    _noise(settings, carried)
     return carried
 
 
@@ -88,6 +89,27 @@ def _sampler(settings: Mapping[str, str], carried: CarryOver) -> None:
         carried.leave_out("Schedule type", schedule, f"sampler={sampler.name} has no such schedule; its own is taken")
     else:
         carried.set(f"sampler.{option}", True)
+
+
+def _noise(settings: Mapping[str, str], carried: CarryOver) -> None:
+    """After the sampler and the seed. An image of a batch has a seed of its own, and its text says that seed."""
+    generator = settings.get("RNG", "GPU")
+    noise = _NOISE.get(generator)
+    if noise is None:
+        carried.leave_out("RNG", generator, "from the same seed tpusd draws other noise, so the picture differs")
+        return
+    if noise == "threefry":
+        return
+    carried.set("noise", noise)
+    if generator == "GPU":
+        carried.leave_out(
+            "RNG",
+            generator,
+            "the noise of a large NVIDIA GPU is taken; for a small one add noise_threads=, see docs/seeds.md; on other "
+            "devices the picture differs",
+        )
+    if carried.sampler().name in _BROWNIAN:
+        carried.leave_out("RNG", "A1111 draws the noise of this sampler's steps in another way")
 
 
 def _size(settings: Mapping[str, str], carried: CarryOver) -> None:

@@ -17,6 +17,7 @@ from tpusd.samplers.registry import find_sampler
 
 NEGATIVE = "Negative prompt:"
 SCHEDULE_TYPES = {"use_karras_sigmas": "Karras", "use_exponential_sigmas": "Exponential", "use_beta_sigmas": "Beta"}
+RNG = {"torch_cpu": "CPU", "torch_cuda": "NV"}  # our noise -> A1111's name of what draws it
 _NAME_ENDS = re.compile(r"[^\w \-/]")
 _VALUE = re.compile(r'\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _FEWEST_SETTINGS = 3
@@ -37,14 +38,15 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
     recipe: the image's manifest fields.
     max_chars: of each prompt; the rest is cut off. NUL is left out, for no text chunk can hold it.
     """
+    noise = recipe.get("noise", "")
     settings = {
         "Steps": recipe["num_inference_steps"],
         "Sampler": find_sampler(recipe["sampler"]).a1111,
         "CFG scale": f"{max(1.0, recipe['guidance_scale']):g}",  # below 1 A1111 would not take the prompt alone
-        "Seed": recipe["seed"],
+        "Seed": recipe["seed"] + (recipe["copy"] // recipe.get("noise_batch_size", 1) if noise else 0),
         "Size": f"{recipe['width']}x{recipe['height']}",
         "Model": recipe["model"],
-        "RNG": "JAX",
+        "RNG": RNG.get(noise, "JAX"),
         "Version": f"tpusd {__version__}",
     }
     for option, name in SCHEDULE_TYPES.items():

@@ -13,7 +13,8 @@ from tpusd.recipes.base import OWN, PictureTexts, Recipe
 from tpusd.recipes.command import config_overrides, fitting_row, image_overrides
 from tpusd.samplers.registry import find_sampler
 
-OPTIONAL = ("guidance_interval", "guidance_schedule")  # in a recipe only where they are not the usual ones
+# In a recipe only where they are not the usual ones.
+OPTIONAL = ("guidance_interval", "guidance_schedule", "noise", "noise_batch_size", "noise_threads")
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 

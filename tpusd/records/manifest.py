@@ -66,6 +66,9 @@ class ImageRecord:
     trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
     guidance_interval: list[float] | None = _only_where_set(decided_by_config=True)  # where it is not all steps
     guidance_schedule: str | None = _only_where_set(decided_by_config=True)  # where it is not constant
+    noise: str | None = _only_where_set(decided_by_config=True)  # where it is not threefry
+    noise_batch_size: int | None = _only_where_set(decided_by_config=True)  # where it is not 1
+    noise_threads: int | None = _only_where_set(decided_by_config=True)
     loras: list[dict[str, Any]] | None = _only_where_set(decided_by_config=True)  # of each, its sha256 and its scales
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -138,6 +141,9 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "precision": config.precision.name,
         "guidance_interval": None if spec.guidance_interval == (0, 1) else list(spec.guidance_interval),
         "guidance_schedule": None if spec.guidance_schedule == "constant" else spec.guidance_schedule,
+        "noise": spec.noise.name if spec.noise.is_torch else None,
+        "noise_batch_size": None if spec.noise.batch_size == 1 else spec.noise.batch_size,
+        "noise_threads": spec.noise.threads,
         "loras": [dataclasses.asdict(lora) for lora in spec.loras] or None,
     }
     assert tuple(values) == DECIDED_BY_CONFIG

@@ -7,7 +7,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.errors import show
-from tpusd.plan.batches import count_batches, grouped, guided_of, num_programs, program_key, weights_key
+from tpusd.plan.batches import count_batches, grouped, kind_of, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
@@ -105,11 +105,11 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int) -> 
     height, width = group[0][1]
     size = num_devices * config.batch_size_per_device
     kinds = [
-        ((guided_of(spec, one.prepared.num_calls(spec)), spec.loras), one.prepared.num_calls(spec))
+        (kind_of(spec, one.prepared.num_calls(spec)), one.prepared.num_calls(spec))
         for one, image_size in group
         for spec in one.specs(image_size)
     ]
-    batches, programs = count_batches(kinds, size), num_programs(guided for (guided, _), _ in kinds)
+    batches, programs = count_batches(kinds, size), num_programs(kind for kind, _ in kinds)
     say(
         f"model={show(config.model.name)} precision={show(config.precision.name)} {width}x{height}: "
         f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "

@@ -109,6 +109,7 @@ def prepare_run(
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
+    notes += checkpoint.family.guidance_notes(checkpoint.configs, saved)
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=saved,

@@ -14,7 +14,7 @@ from tpusd.config.schema import RunConfig
 from tpusd.config.shards import Shard
 from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
-from tpusd.plan.batches import Guided, count_batches, guided_of
+from tpusd.plan.batches import Kind, count_batches, kind_of
 from tpusd.plan.specs import ImageSize, Stripe
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
@@ -144,11 +144,11 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
         say(f"see {session.path / PAGE}")
 
 
-def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Guided], int]]:
+def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
     """Of each image that is missing: what it has in common with those of its batch, and its number of model calls."""
     for spec in session.specs():
         calls = session.prepared.num_calls(spec)
-        yield ((spec.height, spec.width), guided_of(spec, calls)), calls
+        yield ((spec.height, spec.width), kind_of(spec, calls)), calls
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
     loras = {"lora_settings": [dataclasses.asdict(lora) for lora in config.loras]} if config.loras else {}
     return loras | {
-        "sampler_settings": dataclasses.asdict(spec.sampler),
+        "sampler_settings": plain(spec.sampler),
         "model_settings": plain(config.model),
         "precision_settings": dataclasses.asdict(config.precision),
         "image_format": config.image_format,

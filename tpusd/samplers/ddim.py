@@ -74,6 +74,7 @@ SAMPLERS = (
             "steps_offset": 0,
             "rescale_betas_zero_snr": False,
             "variance_type": "fixed_small",
+            "timesteps": None,
         },
         # fixed_small_log is the same number as fixed_small; diffusers takes its logarithm and then its exponential.
         choices={"variance_type": ("fixed_small", "fixed_small_log", "fixed_large")},

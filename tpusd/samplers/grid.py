@@ -19,6 +19,8 @@ from tpusd.samplers.schedule import BetaDefaults, SchedulerConfig
 
 def whole_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
     """Whole timesteps, falling, (n,). Raises UserError for timesteps that the model does not know."""
+    if (given := _given(options)) is not None:
+        return given
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     timesteps = schedule.whole_timesteps(spacing, n, config.train_timesteps, options.steps_offset)
     return _checked(timesteps, config, options)
@@ -26,6 +28,8 @@ def whole_grid(settings: SamplerSettings, config: SchedulerConfig, options: Simp
 
 def distilled_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
     """Whole timesteps, falling, (n,): evenly chosen among the original_inference_steps of a distillation."""
+    if (given := _given(options)) is not None:
+        return given
     n, most = settings.num_inference_steps, options.original_inference_steps
     if not 1 <= most <= config.train_timesteps:
         raise UserError(f"sampler.original_inference_steps={most}: must be from 1 to {config.train_timesteps}")
@@ -50,7 +54,7 @@ def euler_grid(
     """
     n = settings.num_inference_steps
     trained = _trained(config, options, **beta_defaults)
-    if options.timestep_spacing == "linspace":
+    if options.timestep_spacing == "linspace" and _given(options) is None:
         timesteps = np.linspace(0, len(trained) - 1, n)[::-1]
     else:
         timesteps = whole_grid(settings, config, options)
@@ -83,7 +87,10 @@ def solver_grid(
             else f"sampler={settings.name}: needs two noise levels or more, and the checkpoint has "
             f"num_train_timesteps={len(trained)}; use sampler=ddim"
         )
-    if spacing == "trailing":  # with a clip these are fewer than n
+    given = _given(options)
+    if given is not None:
+        timesteps = given
+    elif spacing == "trailing":  # with a clip these are fewer than n
         timesteps = np.round(np.arange(last, 0, -len(trained) / n)).astype(np.int64)[:n] - 1
     elif spacing == "linspace":
         timesteps = np.linspace(0, last - 1, n + 1).round()[:0:-1].astype(np.int64)
@@ -108,6 +115,12 @@ def solver_grid(
         timesteps[0] = len(trained) - 1  # the reference takes both logarithms in float32, so they meet there
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
+
+
+def _given(options: SimpleNamespace) -> np.ndarray | None:
+    """The timesteps that the settings choose themselves."""
+    timesteps = getattr(options, "timesteps", None)
+    return None if timesteps is None else np.array(timesteps, np.int64)
 
 
 def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]) -> np.ndarray:

@@ -47,6 +47,7 @@ SAMPLERS = (
             "rescale_betas_zero_snr": False,
             "original_inference_steps": 50,
             "timestep_scaling": 10.0,
+            "timesteps": None,
         },
         diffusers="LCMScheduler",
         paper="[Luo et al. 2023](https://arxiv.org/abs/2310.04378)",

@@ -183,6 +183,7 @@ _DPMPP: dict[str, OptionValue] = {
     "solver_type": "midpoint",
     "euler_at_final": False,
     "lambda_min_clipped": -math.inf,
+    "timesteps": None,
 }
 _DPMPP_CHOICES: dict[str, tuple[OptionValue, ...]] = {"solver_type": ("midpoint", "heun"), "solver_order": ORDERS}
 SAMPLERS = (

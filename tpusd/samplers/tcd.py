@@ -51,6 +51,7 @@ SAMPLERS = (
             "rescale_betas_zero_snr": False,
             "eta": 0.3,
             "original_inference_steps": 50,
+            "timesteps": None,
         },
         diffusers="TCDScheduler",
         paper="[Zheng et al. 2024](https://arxiv.org/abs/2402.19159)",
