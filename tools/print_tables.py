@@ -190,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,

@@ -22,7 +22,7 @@ from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
-ProgramName = Literal["encode", "denoise", "decode"]
+ProgramName = Literal["encode", "encode_picture", "denoise", "decode"]
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
 Vector: TypeAlias = "jax.Array | np.ndarray | jax.ShapeDtypeStruct"  # traced, on the host, or only described
@@ -153,8 +153,9 @@ class Family(abc.ABC):
         return ()
 
     def parts(self, program: ProgramName) -> tuple[str, ...]:
-        """The parts that a program uses."""
-        return tuple(part for part, component in self.components.items() if component.program == program)
+        """The parts that a program uses. The autoencoder that decodes latents also encodes pictures."""
+        own = "decode" if program == "encode_picture" else program
+        return tuple(part for part, component in self.components.items() if component.program == own)
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -201,8 +202,13 @@ class Family(abc.ABC):
         """(h,w,c) of one image's latents."""
 
     @abc.abstractmethod
-    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
-        """The sampler's table for an image of this size. Raises UserError for settings that do not fit."""
+    def schedule(
+        self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0
+    ) -> Table:
+        """The sampler's table for an image of this size. Raises UserError for settings that do not fit.
+
+        strength: the share of the steps, the last ones, of an image that starts from a picture.
+        """
 
     # Prompts.
 
@@ -242,6 +248,13 @@ class Family(abc.ABC):
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
         """
+
+    def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images (b,H,W,3) float32 in -1..1 -> mean and standard deviation of their latents, (b,h,w,c) float32.
+
+        The networks are those of `decode`. `check` refuses pictures for a family that cannot start from one.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:

@@ -184,9 +184,11 @@ class LatentDiffusion(Family):
         scale = self.size_multiple(configs)
         return height // scale, width // scale, entry(configs, UNET, UNetConfig).in_channels
 
-    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+    def schedule(
+        self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0
+    ) -> Table:
         """The same for every size."""
-        return make_table(settings, config)
+        return make_table(settings, config, strength=strength)
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterator[str]:
         """diffusers' PNDM begins with Runge-Kutta steps, and others clip latents, unless the file switches that off."""
@@ -277,6 +279,12 @@ class LatentDiffusion(Family):
         return classifier_free_guidance(
             out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
         )
+
+    def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The autoencoder's encoder, scaled as the UNet has latents."""
+        vae = entry(networks, VAE, AutoencoderKL)
+        mean, logvar = vae.encode(images.astype(vae.dtype))
+        return mean * vae.config.scaling_factor, jnp.exp(logvar / 2) * vae.config.scaling_factor
 
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
         """Undoes the scaling of the latents, then the autoencoder's decoder."""

@@ -40,10 +40,14 @@ class ProgramKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What the images of one batch have in common. given_noise: the host draws their noise."""
+    """What the images of one batch have in common.
+
+    given_noise: whether the host draws their noise. from_picture: whether they start from pictures.
+    """
 
     guided: Guided
     given_noise: bool
+    from_picture: bool
     loras: tuple[AppliedLora, ...]
 
 
@@ -68,7 +72,12 @@ class Batch(Generic[Run]):
 
 def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
     """Images of one batch agree in this. num_calls: of the image."""
-    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras)
+    return Kind(
+        guided=guided_of(spec, num_calls),
+        given_noise=spec.noise.is_torch,
+        from_picture=spec.picture is not None,
+        loras=spec.loras,
+    )
 
 
 def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
@@ -143,13 +152,14 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 
 
 def num_programs(kinds: Iterable[Kind]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise."""
+    """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, by noise and by
+    whether images start from pictures, and what encodes these."""
     needed = {
-        (has_it, kind.given_noise)
+        (has_it, kind.given_noise, kind.from_picture)
         for kind in set(kinds)
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
-    return 2 + len(needed)
+    return 2 + len(needed) + any(from_picture for _, _, from_picture in needed)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -29,6 +29,10 @@ PIXEL_FIELDS = (
     "negative_prompt",
     "height",
     "width",
+    "strength",
+    "resize",
+    "paste_back",
+    "mask_feather",
     "image_format",
     "image_quality",
 )
