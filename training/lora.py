@@ -106,11 +106,10 @@ def export(factors: dict[str, dict[str, jax.Array]], file: Path) -> None:
         rank, ones = len(own["up"]), (1,) * (len(shape) - 2)
         down = np.asarray(own["down"]).reshape(*shape[2:], shape[1], rank)
         down = down.transpose(*range(down.ndim)[::-1][:2], *range(down.ndim - 2))
-        up = np.asarray(own["up"]).T.reshape(shape[0], rank, *ones)
+        up = ALPHA / rank * np.asarray(own["up"]).T.reshape(shape[0], rank, *ones)  # without a tensor for alpha
         stem = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
-        tensors |= {f"{stem}.lora_down.weight": np.ascontiguousarray(down), f"{stem}.lora_up.weight": up.copy()}
-        tensors[f"{stem}.alpha"] = np.float32(ALPHA)
-    half = {name: np.asarray(tensor, np.float16) for name, tensor in tensors.items()}
+        tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+    half = {name: np.ascontiguousarray(tensor, np.float16) for name, tensor in tensors.items()}
     save_file(half, file, metadata={"modelspec.title": "Portraits as old photographs, for tpusd's embedded model"})
 
 
