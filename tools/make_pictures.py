@@ -1,8 +1,8 @@
 """Makes docs/images/, the pictures of the README and the documentation: `python tools/make_pictures.py`.
 
 Runs the README's own commands in a temporary directory: the one of the quick start, whose contact sheet is
-portraits.webp, the first one of its sweeps, whose page in Chromium is sweep.webp, and the sweep over a LoRA's scale, whose
-grid is lora_scale.webp. Needs the extra `results`, and chromium on the path; takes some minutes on a CPU.
+portraits.webp, the first one of its sweeps, whose page in Chromium is sweep.webp, and the one over a LoRA's scale,
+whose grid is lora_scale.webp. Needs the extra `results`, and chromium on the path; takes some minutes on a CPU.
 """
 
 import io
