@@ -5,6 +5,7 @@ from support.runs import config, saved
 
 from tpusd.config.schema import config_values, make_config
 from tpusd.recipes.command import config_overrides
+from tpusd.records.saved import override
 from tpusd.runs.cards import CARDS, card_notes
 
 INK = "{path: /ink.safetensors, scale: 0.5}"
@@ -92,6 +93,16 @@ def test_the_loras_of_a_run_come_before_those_of_its_model():
     assert make_config(config_values(made)) == made  # a saved config has them once
     weaker = config("model=hyper_sdxl", "model.loras.0.scale=0.7", "prompt=a")
     assert [lora.scale for lora in weaker.loras] == [0.7]
+
+
+def test_a_lora_of_the_model_is_merged_once():
+    made = saved("model=hyper_sdxl", "prompt=a")
+    again = override(made, ["model=hyper_sdxl"])
+    assert again.loras == made.loras and len(made.loras) == 1
+    named = "{repo: ByteDance/Hyper-SD, file: Hyper-SDXL-4steps-lora.safetensors, scale: 0.5}"
+    assert [lora.scale for lora in config("model=hyper_sdxl", f"loras=[{named}]").loras] == [0.5]
+    other = override(saved("model=sdxl", "prompt=a"), ["model=hyper_sdxl"])
+    assert [lora.repo for lora in other.loras] == ["ByteDance/Hyper-SD"]
 
 
 def test_a_command_leaves_out_what_the_model_brings():
