@@ -15,6 +15,7 @@ from tpusd.config.schema import OtherPart, config_values
 from tpusd.errors import UserError
 from tpusd.runs.prepare import prepare_run
 
+pytestmark = pytest.mark.slow
 PREFIX = "model.diffusion_model."
 
 
@@ -34,7 +35,6 @@ def with_unet(path):
     return opened(tiny(), unet=OtherPart(path=str(path)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "folder", "diffusers file", "file", "file with a prefix", "checkpoint"])
 def test_every_form_gives_the_same_weights(tmp_path, other, form):
     path = tmp_path / "unet.safetensors"
