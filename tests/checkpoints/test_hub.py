@@ -15,7 +15,7 @@ from support.original_files import write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
-from tpusd.config.schema import OtherVAE
+from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
@@ -416,10 +416,20 @@ def test_one_file_of_a_repository_is_read_and_needs_no_network_again(hub, tmp_pa
 
 
 def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
-    vae = OtherVAE(repo=REPO, revision=COMMIT)
+    vae = OtherPart(repo=REPO, revision=COMMIT)
     checkpoint = open_checkpoint(ModelSource(path=str(tiny()), vae=vae))
-    assert checkpoint.identity.vae_commit == COMMIT
+    assert checkpoint.identity.part_commits == {"vae": COMMIT}
     assert not [path for path in hub.asked if "unet" in path]
+
+
+def test_weights_that_another_network_replaces_are_not_downloaded(hub):
+    source = {"revision": COMMIT, "unet": OtherPart(path=str(tiny()))}
+    opened(**source)
+    assert not [path for path in hub.asked if "unet/diffusion_pytorch_model" in path]
+    assert [path for path in hub.asked if "vae/diffusion_pytorch_model" in path]
+    hub.error = (500, "down")
+    assert opened(**source).identity.commit == COMMIT  # the cache is whole without them
+    assert "the cache does not hold all of this checkpoint" in refusal(revision=COMMIT)
 
 
 def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub, monkeypatch):

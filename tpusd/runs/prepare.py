@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
+from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_numbers
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_numbers, row_of
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
+from tpusd.runs.cards import card_notes
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def prepare_run(
     tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
-    notes += checkpoint.family.guidance_notes(checkpoint.configs, saved)
+    notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=saved,
@@ -137,9 +138,16 @@ def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, fl
 
 def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:
     """The config with the sha256 of every picture that the run starts from. Raises UserError for a broken one."""
+    images = planned(config)
+    if checkpoint.family.inpaints(checkpoint.configs):
+        bare = next((number for number in images.rows if row_of(config, number).mask is None), None)
+        if bare is not None:
+            raise UserError(
+                f"model={show(config.model.name)}: makes the masked part of a picture, and row {bare} has no mask; add "
+                "image=FILE mask=FILE, or choose a model that makes whole pictures"
+            )
     if all(row.image is None for row in config.prompts.rows):
         return config
-    images = planned(config)
     with waiting("reading the pictures to start from"):
         rows = pinned(
             config.prompts.rows,
@@ -245,6 +253,12 @@ def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
     return text[start or fits :]
 
 
+def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:
+    if part.path is not None:
+        return replace(part, path=str(Path(part.path).resolve()))
+    return part if part.repo is None else replace(part, revision=checkpoint.identity.part_commits[name])
+
+
 def config_to_save(
     config: RunConfig,
     rows: tuple[Row, ...],
@@ -267,10 +281,9 @@ def config_to_save(
         model = replace(model, path=str(Path(model.path).resolve()))
     if model.config is not None and Path(model.config).is_dir():
         model = replace(model, config=str(Path(model.config).resolve()))
-    if model.vae.path is not None:
-        model = replace(model, vae=replace(model.vae, path=str(Path(model.vae.path).resolve())))
-    elif model.vae.repo is not None:
-        model = replace(model, vae=replace(model.vae, revision=checkpoint.identity.vae_commit))
+    model = replace(
+        model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
+    )
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
     own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
     return saved_config(
