@@ -28,11 +28,13 @@ from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
-from tpusd.families.base import Conditioning, ProgramName
-from tpusd.plan.batches import guided_pieces, kind_of
+from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
+from tpusd.plan.batches import Kind, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
+from tpusd.syntax.chunks import extent, shape_of
+from tpusd.syntax.rules import TextRules, TextShape
 
 PIECE_SECONDS = 0.5  # of a call of the denoiser, where progress is reported; at least a row of the table
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
@@ -148,9 +150,12 @@ class Pipeline:
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        (kind,) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        (kind,) = {
+            kind_of(spec, len(table), self._text_shape(spec, len(table)))
+            for spec, table in zip(specs, tables, strict=True)
+        }
         pieces = guided_pieces(kind.guided, max(map(len, tables)))
-        encode, denoise, decode = self._compiled({has_guidance for _, has_guidance in pieces}, kind.given_noise)
+        encode, denoise, decode = self._compiled(kind, {has_guidance for _, has_guidance in pieces})
         began = time.monotonic()
         self._part = self._weights.merged.parts(loras)
         self.seconds["weights"] += time.monotonic() - began
@@ -160,7 +165,10 @@ class Pipeline:
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
         if kind.guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
-        encoded = {name: self._encode(encode, values) for name, values in texts.items()}
+        encoded = {
+            name: self._encode(encode, values, [spec.text for spec in padded], kind.text)
+            for name, values in texts.items()
+        }
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
         calls = [_Calls(own, denoise[has_guidance], uncond if has_guidance else None) for own, has_guidance in pieces]
         state, trace = self._denoise(calls, cond, padded, padded_tables, on_step)
@@ -184,11 +192,27 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def _encode(self, encode: Program, texts: Sequence[str | None]) -> _Encoded:
-        checkpoint = self._checkpoint
-        tokens = checkpoint.family.tokenize(checkpoint.tokenizers, texts, checkpoint.options)
+    def _text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
+        """The shape of an image's texts; None where they are plain."""
+        if spec.text.is_plain:
+            return None
+        tokenizers = self._checkpoint.tokenizers
+        return shape_of((extent(text, spec.text, tokenizers) for text in spec.texts(num_calls)), spec.text)
+
+    def _encode(
+        self, encode: Program, texts: Sequence[str | None], rules: Sequence[TextRules], shape: TextShape | None
+    ) -> _Encoded:
+        """rules: of each text. shape: of texts in chunks; None: they are plain."""
+        checkpoint, tokenizers = self._checkpoint, self._checkpoint.tokenizers
+        tokens: Tokens | ChunkTokens
+        if shape is None:
+            tokens = checkpoint.family.tokenize(tokenizers, texts, checkpoint.options)
+            ids = np.concatenate(tokens.input_ids, axis=1)
+        else:
+            tokens = checkpoint.family.tokenize_chunks(tokenizers, texts, rules, shape, checkpoint.options)
+            ids = np.concatenate([one.reshape(len(texts), -1) for one in jax.tree.leaves(tokens)[:-1]], axis=1)
         cond, digests, finite = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
-        return _Encoded(cond, digests, finite, np.concatenate(tokens.input_ids, axis=1))
+        return _Encoded(cond, digests, finite, ids)
 
     def _denoise(
         self,
@@ -254,20 +278,26 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
-    def _compiled(self, guided: Collection[bool], given_noise: bool) -> tuple[Program, Mapping[bool, Program], Program]:
+    def _compiled(self, kind: Kind, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
         """The programs, compiled side by side where they are not there yet.
 
+        kind: of the images.
         guided: whether denoising has guidance; both where guidance begins or ends on the way.
-        given_noise: whether the host draws the noise.
         """
-        ending = "_given_noise" if given_noise else ""
+        text, encode = kind.text, "encode"
+        ending = "_given_noise" if kind.given_noise else ""
+        if text is not None:
+            encode = f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
+            ending += f"_{text.chunks}"
         denoise = {has_it: ("denoise" if has_it else "denoise_unguided") + ending for has_it in guided}
         sources: dict[str, Callable[[], ProgramSpec]] = {
             **{
-                name: functools.partial(self._blueprint.denoise, guided=has_it, given_noise=given_noise)
+                name: functools.partial(self._blueprint.denoise, guided=has_it, given_noise=kind.given_noise, text=text)
                 for has_it, name in denoise.items()
             },
-            "encode": self._blueprint.encode,
+            encode: (
+                self._blueprint.encode if text is None else functools.partial(self._blueprint.encode_chunks, text)
+            ),
             "decode": self._blueprint.decode,
         }
         missing = [name for name in sources if name not in self._programs]
@@ -281,7 +311,7 @@ class Pipeline:
             self.seconds["compile"] += compiled_at - start
             self.seconds["weights"] += time.monotonic() - compiled_at
         programs = self._programs
-        return programs["encode"], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
+        return programs[encode], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
 
     @with_usual_settings
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
+from tpusd.syntax.rules import TextShape
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
@@ -40,11 +41,16 @@ class ProgramKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What the images of one batch have in common. given_noise: the host draws their noise."""
+    """What the images of one batch have in common.
+
+    given_noise: the host draws their noise.
+    text: the shape of their prompts; None where they are plain.
+    """
 
     guided: Guided
     given_noise: bool
     loras: tuple[AppliedLora, ...]
+    text: TextShape | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +72,9 @@ class Batch(Generic[Run]):
                 start = stop
 
 
-def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
-    """Images of one batch agree in this. num_calls: of the image."""
-    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras)
+def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> Kind:
+    """Images of one batch agree in this. num_calls: of the image. text: the shape of its prompts; None: plain."""
+    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras, text=text)
 
 
 def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
@@ -104,18 +110,22 @@ def program_key(config: SavedConfig, size: ImageSize | None = None) -> ProgramKe
 
 
 def pack(
-    images: Iterable[tuple[Run, ImageSpec]], size: int, num_calls: Callable[[Run, ImageSpec], int]
+    images: Iterable[tuple[Run, ImageSpec]],
+    size: int,
+    num_calls: Callable[[Run, ImageSpec], int],
+    text: Callable[[Run, ImageSpec], TextShape | None] = lambda run, spec: None,
 ) -> Iterator[Batch[Run]]:
     """Full batches as they fill up, then what is left over. Memory does not grow with the number of images.
 
     images: (run, spec), in the order in which they are wanted.
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
+    text: the shape of an image's prompts; without it all are plain.
     """
     waiting: dict[tuple[Kind, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = (kind_of(spec, calls), calls)
+        kind = (kind_of(spec, calls, text(run, spec)), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
@@ -143,13 +153,17 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 
 
 def num_programs(kinds: Iterable[Kind]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise."""
+    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise.
+
+    encode by the shape of prompts, and denoise by their number of chunks.
+    """
+    every = set(kinds)
     needed = {
-        (has_it, kind.given_noise)
-        for kind in set(kinds)
+        (has_it, kind.given_noise, None if kind.text is None else kind.text.chunks)
+        for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
-    return 2 + len(needed)
+    return 1 + max(1, len({kind.text for kind in every})) + len(needed)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

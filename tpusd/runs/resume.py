@@ -16,7 +16,7 @@ from tpusd.plan.specs import row_numbers
 from tpusd.process.report import report
 from tpusd.prompts.rows import read_rows
 from tpusd.records.directory import RunDir, close_quietly
-from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved, text_fields
 from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
@@ -97,6 +97,8 @@ def _refuse_others(before: RunConfig, after: RunConfig) -> None:
     old, new = plain(before, whole=True), plain(after, whole=True)
     for name in sorted(old.keys() - may_differ):
         _refuse_other(name, old[name], new[name])
+    for name, value in text_fields(before).items():
+        _refuse_other(name, value, text_fields(after)[name])
 
 
 def _refuse_other(name: str, before: object, after: object) -> None:

@@ -14,7 +14,7 @@ from tpusd.config.schema import RunConfig
 from tpusd.config.shards import Shard
 from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
-from tpusd.plan.batches import Kind, count_batches, kind_of
+from tpusd.plan.batches import Kind, count_batches
 from tpusd.plan.specs import ImageSize, Stripe
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
@@ -148,7 +148,7 @@ def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
     """Of each image that is missing: what it has in common with those of its batch, and its number of model calls."""
     for spec in session.specs():
         calls = session.prepared.num_calls(spec)
-        yield ((spec.height, spec.width), kind_of(spec, calls)), calls
+        yield ((spec.height, spec.width), session.prepared.kind(spec)), calls
 
 
 @contextlib.contextmanager
