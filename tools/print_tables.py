@@ -118,8 +118,9 @@ def sampler_options_table() -> str:
         hint, meaning = split_hint(known[option].hint)[0], known[option].help
         having = [sampler for sampler in samplers().values() if option in sampler.defaults]
         by_values: dict[str, list[str]] = {}
+        taken = split_hint(typing.get_args(hint)[0])[0]
         for sampler in having:
-            by_values.setdefault(_values(sampler, option, typing.get_args(hint)[0]), []).append(sampler.name)
+            by_values.setdefault(_values(sampler, option, taken), []).append(sampler.name)
         usual = max(by_values, key=lambda text: len(by_values[text]))
         values = [f"{_names(who)}: {text}" for text, who in by_values.items() if text != usual]
         values.append(f"others: {usual}" if values else usual)
@@ -189,6 +190,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,

@@ -36,6 +36,7 @@ def record(name: str, options: dict, steps: int, config: dict) -> dict:
         steps,
         noise=lambda k: torch.from_numpy(golden_noise(k))[None],
         eta=options.get("eta"),
+        timesteps=options.get("timesteps"),
     )
     return {
         "name": name,

@@ -8,7 +8,7 @@ from tpusd.config.completion import candidates
     [
         ([], "see", ["seed="]),
         ([], "pro", ["prompt=", "prompts.", "prompts="]),
-        ([], "res", ["resume="]),
+        ([], "resu", ["resume="]),
         ([], "sampler.num_", ["sampler.num_inference_steps="]),
         ([], "precision.u", ["precision.unet."]),
         ([], "precision.unet.", ["precision.unet.dtype=", "precision.unet.param_dtype="]),

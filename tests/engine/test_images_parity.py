@@ -100,6 +100,7 @@ def reference(layout, name, options, steps, guidance_rescale=0.0, scales=None):
             **embeddings(layout),
             latents=drawn(None),
             num_inference_steps=steps,
+            timesteps=None if (given := options.get("timesteps")) is None else list(given),
             guidance_scale=GUIDANCE if scales is None else scales[0],
             callback_on_step_end=None if scales is None else functools.partial(_set_scale, scales),
             guidance_rescale=guidance_rescale,
@@ -143,8 +144,8 @@ def ours(layout, cases, guidance_rescale=0.0, **guidance):
         for prompt, negative in TEXTS:
             spec = ImageSpec(
                 row=0, copy=0, prompt=prompt, negative_prompt=negative, seed=0, row_seed=None, height=SIZE,
-                width=SIZE, guidance_scale=GUIDANCE, guidance_rescale=guidance_rescale, sampler=settings,
-                **guidance,
+                width=SIZE, guidance_rescale=guidance_rescale, sampler=settings,
+                **{"guidance_scale": GUIDANCE, **guidance},
             )  # fmt: skip
             wanted.append((spec, table))
     order = sorted(range(len(wanted)), key=lambda i: len(wanted[i][1]))  # a batch takes as long as its longest
@@ -165,7 +166,8 @@ def cases_of(layout, name):
     config = SchedulerConfig.from_dict(scheduler_values(layout))
 
     def rows(options):
-        return make_table(SamplerSettings(name=name, num_inference_steps=20, **options), config).rows
+        steps = len(options.get("timesteps", range(20)))
+        return make_table(SamplerSettings(name=name, num_inference_steps=steps, **options), config).rows
 
     cases = [(name, {}, steps) for steps in (5, 20, 50)]
     for i, options in enumerate(CASES[name].options):
@@ -230,6 +232,22 @@ def test_guidance_by_step_is_that_of_the_references_callback(layout, name, monke
         theirs = reference(layout, *case, scales=[scale(call / 10) for call in range(10)])
         assert np.abs(plain - theirs).mean() > 3 * MEAN
         assert_same(layout, (case, fields), ours(layout, [case], **fields)[0], theirs)
+
+
+FEW_STEPS = [
+    *((name, {"timestep_spacing": "trailing"}) for name in ("ddim", "euler", "euler_ancestral")),
+    ("lcm", {}),
+    *(("tcd", {"eta": eta}) for eta in (0.0, 0.3, 1.0)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_few_steps_without_guidance_give_the_images_of_the_reference(layout, scale):
+    cases = [(name, options, steps) for name, options in FEW_STEPS for steps in (1, 2, 4, 8)]
+    cases += [("lcm", {"timesteps": (999, 749, 499, 249)}, 4), ("lcm", {"timesteps": (800,)}, 1)]
+    for case, made in zip(cases, ours(layout, cases, guidance_scale=scale), strict=True):
+        assert_same(layout, case, made, reference(layout, *case, scales=[scale] * case[2]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -155,13 +155,14 @@ def test_nothing_compiles_again_for_other_values():
         jax.monitoring.clear_event_listeners()
 
 
-def test_at_guidance_one_the_unconditional_half_is_not_computed():
+def test_up_to_guidance_one_the_unconditional_half_is_not_computed():
     pipe = pipeline(per_device=3)
-    one, other = (
-        generate(pipe, prompts("a fox"), STEPS, "guidance_scale=1", f"negative_prompt={text}")[0, 0]
-        for text in ("dark", "light")
+    one, other, zero = (
+        generate(pipe, prompts("a fox"), STEPS, f"guidance_scale={scale}", f"negative_prompt={text}")[0, 0]
+        for scale, text in ((1, "dark"), (1, "light"), (0, "dark"))
     )
     np.testing.assert_array_equal(one.pixels, other.pixels)
+    np.testing.assert_array_equal(one.pixels, zero.pixels)
     assert "denoise_unguided" in pipe.fingerprints
     close = generate(pipe, prompts("a fox"), STEPS, "guidance_scale=1.0001", "negative_prompt=dark")[0, 0]
     assert np.abs(close.pixels.astype(int) - one.pixels).max() <= 1  # and it is what guidance tends to

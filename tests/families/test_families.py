@@ -14,6 +14,7 @@ import tpusd
 from tpusd.checkpoints import load_weights
 from tpusd.checkpoints.source import likely_family
 from tpusd.config.sampler import SamplerSettings
+from tpusd.config.schema import saved_config
 from tpusd.errors import UserError
 from tpusd.families.base import Tokens
 from tpusd.families.latent_diffusion import TextConditioning
@@ -29,6 +30,7 @@ BOTH = (StableDiffusion(), SDXL())
 @pytest.mark.parametrize("prefix", ["", "Flax"])
 def test_each_pipeline_class_has_one_family(prefix):
     assert find_family(f"{prefix}StableDiffusionPipeline").name == "stable_diffusion"
+    assert find_family(f"{prefix}LatentConsistencyModelPipeline").name == "stable_diffusion"
     assert find_family(f"{prefix}StableDiffusionXLPipeline").name == "sdxl"
     assert find_family(f"{prefix}FluxPipeline") is None
     names = [name for family in FAMILIES for name in family.pipeline_classes]
@@ -47,6 +49,23 @@ def test_sdxl_refuses_the_float16_autoencoder_alone():
         SDXL().check(overflows)
     SDXL().check(works)
     StableDiffusion().check(overflows)
+
+
+def test_what_has_no_effect_on_a_unet_that_reads_the_guidance_is_named(tmp_path):
+    def notes(path, *overrides):
+        made = config(*overrides)
+        saved = saved_config(made, rows=made.prompts.rows, height=64, width=64)
+        return list(StableDiffusion().guidance_notes(opened(path).configs, saved))
+
+    path = copy(tmp_path)
+    assert notes(path, "negative_prompt=dark") == []
+    edit(path / "unet/config.json", time_cond_proj_dim=256)
+    assert notes(path) == []
+    assert notes(path, "negative_prompt=dark", "guidance_rescale=0.5")[0].startswith(
+        "negative_prompt and guidance_rescale: no effect, because this UNet reads the guidance scale (time_cond_"
+    )
+    (note,) = notes(path, 'prompts.rows=[{prompt: "a", negative_prompt: "b"}]')
+    assert note.startswith("negative_prompt: no effect")
 
 
 @pytest.mark.parametrize("folder", ["unet", "text_encoder", "vae"])

@@ -121,7 +121,7 @@ class Invented(Family):
     def latent_shape(self, configs, height, width):
         return height // SCALE, width // SCALE, entry(configs, MIXER, MixerConfig).channels
 
-    def schedule(self, settings, config, height, width):
+    def schedule(self, settings, config, height, width, *, strength=1.0):
         self.scheduled.append((height, width))
         return make_table(settings, config)
 

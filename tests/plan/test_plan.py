@@ -127,14 +127,17 @@ def test_calls_are_cut_where_guidance_begins_and_ends():
     assert guided_pieces(range(3, 5), 5) == [(range(3), False), (range(3, 5), True)]
 
 
-def kind(guided, *, given_noise=False):
-    return Kind(guided=guided, given_noise=given_noise, loras=())
+def kind(guided, *, given_noise=False, from_picture=False):
+    return Kind(guided=guided, given_noise=given_noise, from_picture=from_picture, loras=())
 
 
 def test_programs_are_counted():
     guided = ([True], [False, False], [True, False], [range(2)], [range(2), True])
     assert [num_programs(kind(own) for own in kinds) for kinds in guided] == [3, 3, 4, 4, 4]
     assert num_programs([kind(True), kind(True, given_noise=True), kind(range(2), given_noise=True)]) == 5
+    picture = kind(True, from_picture=True)
+    assert num_programs([picture]) == 4 and num_programs([kind(True), picture]) == 5  # with the encoder of pictures
+    assert num_programs([kind(True), picture, kind(range(2), from_picture=True)]) == 6
 
 
 def test_images_of_a_batch_have_guidance_for_the_same_calls():

@@ -70,6 +70,7 @@ def reference(name, case, dtype):
         steps,
         noise=lambda k: torch.from_numpy(NOISE[k])[None],
         eta=options.get("eta"),
+        timesteps=options.get("timesteps"),
     )
     return x[0].numpy(), scheduler.timesteps.numpy()
 

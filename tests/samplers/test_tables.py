@@ -217,7 +217,7 @@ def test_number_of_model_calls(name):
 def test_tables_of_every_option_are_finite_and_ask_falling_timesteps(name):
     for options in options_of(name):
         kind = "v_prediction" if options.get("rescale_betas_zero_snr") else "epsilon"
-        table = made(name, 20, prediction_type=kind, **options)
+        table = made(name, len(options.get("timesteps", range(20))), prediction_type=kind, **options)
         assert table.rows.shape[1] == COLUMNS and np.isfinite(table.rows).all()
         assert (np.diff(table.timesteps) <= 0).all() and 0 <= table.timesteps.min() <= table.timesteps.max() <= 999
         assert np.abs(table.rows[:, X:]).max() < 5000  # float32 holds what is left after differences
@@ -269,6 +269,7 @@ def test_config_lists_exactly_the_options_that_the_sampler_has(name):
         "disable_corrector": (0,),
         "original_inference_steps": 50,
         "timestep_scaling": 9.0,
+        "timesteps": (999, 600, 400, 300, 7),
     }
     for field in dataclasses.fields(SamplerSettings):
         if field.name in ("name", "num_inference_steps"):
@@ -330,6 +331,11 @@ def test_options_travel_from_the_command_line_to_the_table():
         ("lcm", {"original_inference_steps": 4}, "sampler.num_inference_steps=5: lcm chooses among"),
         ("lcm", {"original_inference_steps": 0}, "sampler.original_inference_steps=0: must be from 1 to 1000"),
         ("lcm", {"timestep_scaling": 0.0}, "sampler.timestep_scaling=0: must be above 0"),
+        ("lcm", {"timesteps": (9, 8, 8, 7, 6)}, "sampler.timesteps=[9, 8, 8, 7, 6]: must fall from step to step, from"),
+        ("lcm", {"timesteps": (1000, 8, 5, 1, 0)}, "must fall from step to step, from at most 999, the last that the"),
+        ("lcm", {"timesteps": (999, 8)}, "sampler.timesteps=[999, 8]: has 2, and sampler.num_inference_steps=5; write"),
+        ("ddim", {"timesteps": (5, 4, 3, 2, 1)}, "has no such option; leave it out, or write sampler.timesteps=null"),
+        ("heun", {"timesteps": (5, 4, 3, 2, 1), "use_karras_sigmas": True}, "write sampler.use_karras_sigmas=false"),
     ],
 )
 def test_settings_that_do_not_suit_are_one_line(name, options, expected):

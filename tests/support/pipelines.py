@@ -10,10 +10,11 @@ from support.runs import config
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.config.schema import saved_config
 from tpusd.engine.pipeline import GeneratedImage, Pipeline
+from tpusd.inputs.pictures import read_input
 from tpusd.plan.batches import pack
-from tpusd.plan.specs import make_specs
-from tpusd.prompts.rows import read_rows
-from tpusd.samplers.table import make_table
+from tpusd.plan.specs import ImageSpec, make_specs
+from tpusd.prompts.rows import run_rows
+from tpusd.samplers.table import Table, make_table
 
 SIZE = 64  # pixels
 
@@ -48,15 +49,19 @@ def checkpoint(layout: str = "sd1", path: Path | None = None):
 def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, loras=(), on_step=None):
     """{(row, copy): GeneratedImage} of a run with these overrides."""
     made = config(*overrides)
-    whole = saved_config(made, rows=read_rows(made.prompts), height=SIZE, width=SIZE)
+    whole = saved_config(made, rows=run_rows(made), height=SIZE, width=SIZE)
     scheduler_config = checkpoint(layout, path).scheduler_config
+
+    def table(spec: ImageSpec) -> Table:
+        return make_table(spec.sampler, scheduler_config, strength=spec.strength)
+
     entries = ((None, spec) for spec in make_specs(whole))
     images: dict[tuple[int, int], GeneratedImage] = {}
-    for batch in pack(entries, pipe.batch_size, lambda run, spec: len(make_table(spec.sampler, scheduler_config))):
+    for batch in pack(entries, pipe.batch_size, lambda run, spec: len(table(spec))):
         specs = list(batch.specs)
-        tables = [make_table(spec.sampler, scheduler_config) for spec in specs]
-        for spec, image in zip(specs, pipe.generate(specs, tables, loras=loras, on_step=on_step), strict=True):
-            images[spec.row, spec.copy] = image
+        inputs = [read_input(spec.picture, (SIZE, SIZE)) for spec in specs if spec.picture is not None] or None
+        made_images = pipe.generate(specs, list(map(table, specs)), inputs=inputs, loras=loras, on_step=on_step)
+        images |= {(spec.row, spec.copy): image for spec, image in zip(specs, made_images, strict=True)}
     return images
 
 

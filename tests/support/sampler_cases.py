@@ -18,6 +18,8 @@ _ZERO_SNR = [{"rescale_betas_zero_snr": True}, {"rescale_betas_zero_snr": True, 
 _TO_SIGMA_MIN = [{"final_sigmas_type": "sigma_min"} | sigmas for sigmas in ({}, *_SIGMAS)]
 _BOUNDS = [{"sigma_min": 0.05, "sigma_max": 9.0} | sigmas for sigmas in _SIGMAS]
 _ORDERS = [{"solver_order": order, "lower_order_final": final} for order in (1, 2, 3) for final in (True, False)]
+# Seven, as the records of tools/record_sampler_goldens.py have seven steps.
+_TIMESTEPS = {"timesteps": (999, 850, 700, 499, 249, 120, 3)}
 _DPMPP = [
     *({"solver_type": "heun"} | more for more in ({}, {"final_sigmas_type": "sigma_min"}, {"solver_order": 3})),
     {"euler_at_final": True},
@@ -25,6 +27,7 @@ _DPMPP = [
     {"use_lu_lambdas": True},
     *({"lambda_min_clipped": -1.5} | spacing for spacing in _SPACINGS),
     {"solver_order": 3, "use_karras_sigmas": True},
+    *(_TIMESTEPS | more for more in ({}, {"solver_order": 3}, {"final_sigmas_type": "sigma_min"})),
 ]
 
 
@@ -56,6 +59,7 @@ CASES = {
             {"steps_offset": 0},
             {"variance_type": "fixed_large"},
             {"variance_type": "fixed_small_log"},
+            _TIMESTEPS,
         ],
         noise=True,
         zero_alpha=True,
@@ -70,10 +74,14 @@ CASES = {
             *_BOUNDS,
             {"interpolation_type": "log_linear"},
             {"interpolation_type": "log_linear", "use_karras_sigmas": True},
+            _TIMESTEPS,
+            _TIMESTEPS | {"timestep_spacing": "leading"},
         ]
     ),
     "euler_ancestral": Case([*_SPACINGS, *_ZERO_SNR, {"timestep_spacing": "leading", "steps_offset": 0}], noise=True),
-    "heun": Case([*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "trailing"} | sigmas for sigmas in _SIGMAS)]),
+    "heun": Case(
+        [*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "trailing"} | sigmas for sigmas in _SIGMAS), _TIMESTEPS]
+    ),
     "lms": Case([*_SPACINGS, *_SIGMAS, *({"timestep_spacing": "leading"} | sigmas for sigmas in _SIGMAS)]),
     "dpmpp_2m": Case([*_SPACINGS, *_SIGMAS, *_ZERO_SNR, *_TO_SIGMA_MIN, *_ORDERS, *_DPMPP], whole_timesteps=True),
     "dpmpp_2m_sde": Case(
@@ -100,12 +108,19 @@ CASES = {
         [*_SPACINGS, *_SIGMAS, *_ORDERS, {"solver_order": 3, "use_karras_sigmas": True}], whole_timesteps=True
     ),
     "lcm": Case(
-        [{"original_inference_steps": 100}, {"timestep_scaling": 3.0}, {"rescale_betas_zero_snr": True}],
+        [{"original_inference_steps": 100}, {"timestep_scaling": 3.0}, {"rescale_betas_zero_snr": True}, _TIMESTEPS],
         noise=True,
         zero_alpha=True,
     ),
     "tcd": Case(
-        [{"eta": 0.0}, {"eta": 1.0}, {"eta": 0.8, "original_inference_steps": 333}, {"rescale_betas_zero_snr": True}],
+        [
+            {"eta": 0.0},
+            {"eta": 1.0},
+            {"eta": 0.8, "original_inference_steps": 333},
+            {"rescale_betas_zero_snr": True},
+            _TIMESTEPS,
+            _TIMESTEPS | {"eta": 1.0},
+        ],
         noise=True,
         zero_alpha=True,
     ),
@@ -118,7 +133,9 @@ def options_of(name: str) -> list[dict]:
 
 
 def steps_of(name: str, options: dict) -> tuple[int, ...]:
-    """5, 20 and 50, if diffusers can make them."""
+    """5, 20 and 50, if diffusers can make them; with timesteps, their number."""
+    if "timesteps" in options:
+        return (len(options["timesteps"]),)
     return (5, 20) if CASES[name].whole_timesteps and options.get("use_beta_sigmas") else (5, 20, 50)
 
 

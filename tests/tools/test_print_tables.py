@@ -47,9 +47,9 @@ def test_a_row_of_options_names_the_samplers_that_have_it(name):
 
 def test_every_field_that_a_command_line_can_set_is_in_a_table():
     printed = "".join(
-        tables.run_options_table(group) for group in ("", "model", "model.vae", "precision.unet", "prompts")
+        tables.run_options_table(group) for group in ("", "model", "model.vae", "precision.unet", "prompts", "executor")
     )
-    groups = {"model", "model.vae", "precision", "sampler", "prompts"}
+    groups = {"model", "model.vae", "precision", "sampler", "prompts", "executor"}
     names = [
         name
         for name in field_names()

@@ -66,9 +66,9 @@ def sweep(*words: str, **fields: object) -> Sweep:
     planned, requests = plan_sweep(jobs, sweep_words(lines))
     if requests[0].config.dry_run:
         raise UserError("dry_run=true: tpusd.sweep makes images; for a plan: python -m tpusd.run -m dry_run=true ...")
-    path = claim_sweep(jobs[0].values["output"], planned)
+    path, made = claim_sweep(jobs[0].values["output"], planned)
     with _interruptible(f"tpusd.resume({str(path)!r})"):
-        make_sweep(path, planned, requests, prepare=prepare_with_shared_checkpoints(), load=_kept)
+        make_sweep(path, planned, requests, prepare=prepare_with_shared_checkpoints(), load=_kept, made=made)
     return open_sweep(path)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size
+from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
+from tpusd.config.paths import expanded_path
 from tpusd.config.typed import read_value
 from tpusd.errors import UserError, show
 
@@ -20,8 +21,12 @@ _NUMBERS: Mapping[str, tuple[object, type[int] | type[float]]] = {
     "num_inference_steps": (NumSteps, int),
     "height": (Size, int),
     "width": (Size, int),
+    "strength": (Strength, float),
 }
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS)
+_FILES = ("image", "mask")  # a row's own pictures
+_SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
+ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256)
+MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
 
@@ -37,6 +42,11 @@ class Row:
     num_inference_steps: NumSteps | None = None
     height: Size | None = None  # pixels
     width: Size | None = None
+    strength: Strength | None = None
+    image: str | None = None  # a file
+    mask: str | None = None
+    image_sha256: str | None = None
+    mask_sha256: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -94,6 +104,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         name: _own_number(hint, kind, values.pop(name, None), f"{place}: {name}")
         for name, (hint, kind) in _NUMBERS.items()
     }
+    files: dict[str, Any] = {name: _file(place, name, values.pop(name, None)) for name in _FILES}
+    digests: dict[str, Any] = {name: _sha256(place, name, values.pop(name, None)) for name in _SHA256}
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
@@ -101,6 +113,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         prompt=prompt,
         negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
         **numbers,
+        **files,
+        **digests,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -116,6 +130,24 @@ def _text(place: str, name: str, value: object) -> str:
         raise UserError(
             f"{place}: {show(name)} holds half a surrogate pair, which is not Unicode text; take it out"
         ) from None
+    return value
+
+
+def _file(place: str, name: str, value: object) -> str | None:
+    """The path of a row's own picture; None if it has none."""
+    if value is None or value == "":
+        return None
+    path = _text(place, name, value)
+    if "\0" in path or len(path) > MAX_PATH_CHARS:
+        raise UserError(f"{place}: {name}={show(path)}: cannot be the name of a file")
+    return expanded_path(path, f"{place}: {name}")
+
+
+def _sha256(place: str, name: str, value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise UserError(f"{place}: {name}={show(value)}: must be 64 hexadecimal digits; leave it out to take any file")
     return value
 
 

@@ -6,8 +6,10 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tpusd.config.limits import NumSteps
-from tpusd.config.typed import Help
+from annotated_types import Interval, Len
+
+from tpusd.config.limits import MAX_STEPS, MAX_TIMESTEP, NumSteps
+from tpusd.config.typed import Help, SavedIfSet
 
 Spacing = Literal["leading", "linspace", "trailing"]
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
@@ -17,6 +19,7 @@ FinalSigmas = Literal["zero", "sigma_min"]
 Interpolation = Literal["linear", "log_linear"]
 SolverType = Literal["midpoint", "heun", "bh1", "bh2"]
 GuidanceSchedule = Literal["constant", "linear", "cosine"]
+Timesteps = Annotated[tuple[Annotated[int, Interval(ge=0, le=MAX_TIMESTEP)], ...], Len(1, MAX_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,9 @@ class SamplerOptions:
     disable_corrector: Annotated[tuple[int, ...] | None, Help("the steps without a corrector, as in [0, 1]")] = None
     original_inference_steps: Annotated[int | None, Help("the number of timesteps in the distillation")] = None
     timestep_scaling: Annotated[float | None, Help("scales the timestep in the boundary condition")] = None
+    timesteps: Annotated[
+        Timesteps | None, SavedIfSet(), Help("the timesteps themselves, falling, one a step: [999, 749, 499, 249]")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

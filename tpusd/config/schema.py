@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
-from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_ROWS, GuidanceScale, Seed, Size
+from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
+from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
@@ -28,6 +29,7 @@ DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
 Weighting = Literal["a1111", "a1111_no_norm", "comfy", "compel"]
+Resize = Literal["fill", "pad", "stretch", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,35 @@ class RunConfig:
     ] = None
     height: Annotated[Size | None, Help("pixels; null: the model's own size")] = None
     width: Annotated[Size | None, Help("pixels; null: the model's own size")] = None
+    image: Annotated[
+        str | None, SavedIfSet(), Help("a picture to start from, for the rows that have none of their own")
+    ] = None
+    mask: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("a picture whose white part is made again, for the rows that have none of their own; null: all is made"),
+    ] = None
+    strength: Annotated[
+        Strength, SavedIfSet(), Help("the share of the steps that is made from a picture: how much of it changes")
+    ] = 0.8
+    resize: Annotated[
+        Resize,
+        SavedIfSet(),
+        Help(
+            "how a picture gets the image's size: `fill` cuts off its edges, `pad` adds black ones, `stretch` changes "
+            "its shape, `fit` gives the image the picture's shape"
+        ),
+    ] = "fill"
+    paste_back: Annotated[
+        bool, SavedIfSet(), Help("with a mask: the pixels that are not masked are the picture's own, bit for bit")
+    ] = True
+    mask_feather: Annotated[
+        int,
+        Interval(ge=0, le=MAX_FEATHER),
+        Advice("0 is a hard edge"),
+        SavedIfSet(),
+        Help("with `paste_back`: pixels within the mask's edge over which the picture gives way to what is made"),
+    ] = 0
     batch_size_per_device: Annotated[
         int,
         Interval(ge=1, le=4096),
@@ -263,6 +294,7 @@ class RunConfig:
     images: Annotated[
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
+    executor: Annotated[ExecutorConfig, SavedIfSet(), Help("where the images are made")] = LOCAL
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -338,6 +370,10 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
+    image, mask = (
+        None if path is None else expanded_path(path, name)
+        for name, path in (("image", config.image), ("mask", config.mask))
+    )
     if model.path is not None:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
     if model.config is not None:
@@ -350,7 +386,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
-    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output)
+    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask)
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
@@ -400,6 +436,7 @@ def _check(config: RunConfig) -> None:
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
+    check_executor(config.executor)
 
 
 def _check_noise(config: RunConfig) -> None:

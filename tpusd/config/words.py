@@ -15,7 +15,7 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "model.vae.path", "model.config", "prompts.path")
+SOURCES = ("model.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
 PATHS = (*SOURCES, "output")
 LORAS = "loras="
 _LORA_PATH = re.compile(r"loras\.\d+\.path")

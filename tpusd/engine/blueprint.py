@@ -112,8 +112,22 @@ class Blueprint:
         tokens = family.chunk_shapes(self.per_device, text)
         return ProgramSpec(function=encode_chunks, shared=[self.weights("encode")], split=[tokens])
 
-    def denoise(self, *, guided: bool, given_noise: bool = False, text: TextShape | None = None) -> ProgramSpec:
-        """(weights, start, stop), state, conditioning, guidance_rescale, tables and keys -> LoopState, Trace.
+    def encode_picture(self) -> ProgramSpec:
+        """(weights), pixels (b,H,W,3) uint8, keys -> latents (b,h,w,c), digest (b,2), finite (b,)."""
+        family, networks = self._family, self._merge("encode_picture")
+
+        def encode_picture(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+            return programs.encode_picture(family, networks(weights), *arguments)
+
+        b, (height, width) = self.per_device, self._size
+        pixels = jax.ShapeDtypeStruct((b, height, width, 3), jnp.uint8)
+        keys = jax.ShapeDtypeStruct((b, 2), jnp.uint32)
+        return ProgramSpec(function=encode_picture, shared=[self.weights("encode_picture")], split=[pixels, keys])
+
+    def denoise(
+        self, *, guided: bool, given_noise: bool = False, from_picture: bool = False, text: TextShape | None = None
+    ) -> ProgramSpec:
+        """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture -> LoopState, Trace.
 
         given_noise: the noise is an argument in the place of the keys.
         text: of prompts in chunks; None: of plain ones.
@@ -140,6 +154,7 @@ class Blueprint:
             jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
             per_image,
             given if given_noise else jax.ShapeDtypeStruct((b, 2), jnp.uint32),
+            *([self._picture] if from_picture else []),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         return ProgramSpec(
@@ -160,6 +175,16 @@ class Blueprint:
         _, h, w, _ = self.state.x.shape
         return ProgramSpec(
             function=decode, shared=[self.weights("decode")], split=[self.state.x], options=decode_options(h * w)
+        )
+
+    @property
+    def _picture(self) -> programs.Picture:
+        b, h, w, _ = self.state.x.shape
+        return programs.Picture(
+            latents=self.state.x,
+            scale=jax.ShapeDtypeStruct((b,), jnp.float32),
+            masked=jax.ShapeDtypeStruct((b, h, w, 1), jnp.bool_),
+            levels=jax.ShapeDtypeStruct((b, MAX_ROWS, 2), jnp.float32),
         )
 
     def _merge(self, program: ProgramName) -> Callable[[tuple[Leaves, ...]], Mapping[str, nnx.Module]]:

@@ -15,6 +15,9 @@ from tpusd.config.limits import MAX_COPIES, MAX_ROWS, MAX_SEED
 from tpusd.engine.jax_settings import with_usual_settings
 
 IMPL = "threefry2x32"
+# What is folded into an image's key beside 1 + k for the noise of step k, which is far below these.
+PICTURE = 1 << 16  # for the sample of a picture's latents
+MASKED_PICTURE = PICTURE + 1  # the same of the picture without its masked part
 
 
 class GivenNoise(NamedTuple):
@@ -58,9 +61,14 @@ def step_noise(keys: Keys, k: jax.Array | int, shape: tuple[int, int, int]) -> j
     if isinstance(keys, GivenNoise):
         given: jax.Array = jax.lax.dynamic_index_in_dim(keys.steps, k - keys.first[0], axis=1, keepdims=False)
         return given
+    return folded_noise(keys, 1 + k, shape)
+
+
+def folded_noise(keys: jax.Array, index: jax.Array | int, shape: tuple[int, int, int]) -> jax.Array:
+    """Standard normal (b, h, w, c) float32 from fold_in(key, index), channel-first too."""
 
     def fold(key: jax.Array) -> jax.Array:
-        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), 1 + k))
+        return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key, impl=IMPL), index))
 
     noise: jax.Array = _normal(jax.vmap(fold)(keys), shape)
     return noise

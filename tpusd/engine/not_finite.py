@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # it imports JAX
     from tpusd.families.base import ProgramName
 
-_RESULTS: "dict[ProgramName, str]" = {"encode": "text embedding", "denoise": "latents", "decode": "pixels"}
+_RESULTS: "dict[ProgramName, str]" = {
+    "encode": "text embedding",
+    "encode_picture": "latents of its picture",
+    "denoise": "latents",
+    "decode": "pixels",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

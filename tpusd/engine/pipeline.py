@@ -8,7 +8,7 @@ import functools
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
+from tpusd.inputs.arrays import Input
 from tpusd.plan.batches import Kind, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
@@ -71,6 +72,14 @@ class _Calls(NamedTuple):
     uncond: Conditioning | None
 
 
+class _EncodedPicture(NamedTuple):
+    """picture: on the devices. digests (b,2), finite (b,): on the host."""
+
+    picture: programs.Picture
+    digests: np.ndarray
+    finite: np.ndarray
+
+
 class Pipeline:
     """One checkpoint at one precision and size on some devices. `load` makes one."""
 
@@ -86,6 +95,7 @@ class Pipeline:
         batch_size_per_device: int,
     ):
         self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
+        self._downscale = checkpoint.family.size_multiple(checkpoint.configs)
         self._blueprint = Blueprint(
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
@@ -138,6 +148,7 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         *,
+        inputs: Sequence[Input] | None = None,
         loras: Sequence[ScaledLora] = (),
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
@@ -145,6 +156,7 @@ class Pipeline:
 
         specs: all of one `kind_of`.
         tables: one for each spec.
+        inputs: one for each spec, where they start from pictures.
         loras: merged into the weights in this order; those of all specs.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
@@ -154,8 +166,10 @@ class Pipeline:
             kind_of(spec, len(table), self._text_shape(spec, len(table)))
             for spec, table in zip(specs, tables, strict=True)
         }
+        assert kind.from_picture == (inputs is not None)
         pieces = guided_pieces(kind.guided, max(map(len, tables)))
-        encode, denoise, decode = self._compiled(kind, {has_guidance for _, has_guidance in pieces})
+        denoisers = {has_it: denoiser(has_it, kind) for _, has_it in pieces}
+        compiled = self._compiled(denoisers, kind)
         began = time.monotonic()
         self._part = self._weights.merged.parts(loras)
         self.seconds["weights"] += time.monotonic() - began
@@ -165,29 +179,39 @@ class Pipeline:
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
         if kind.guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
-        encoded = {
-            name: self._encode(encode, values, [spec.text for spec in padded], kind.text)
-            for name, values in texts.items()
-        }
+        encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
+        encoded = {name: self._encode(encode, values, rules, kind.text) for name, values in texts.items()}
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
-        calls = [_Calls(own, denoise[has_guidance], uncond if has_guidance else None) for own, has_guidance in pieces]
-        state, trace = self._denoise(calls, cond, padded, padded_tables, on_step)
-        pixels, finite_pixels = gather(decode.call(self._weights_of("decode"), state.x))
+        start = None
+        if inputs is not None:
+            padded_inputs = [*inputs, *[inputs[-1]] * padding]
+            start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables)
+        calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
+        picture = None if start is None else start.picture
+        state, trace = self._denoise(calls, cond, padded, padded_tables, picture, on_step)
+        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
         text_digests = [gather(one.digests) for one in encoded.values()]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
             GeneratedImage(
-                pixels[i],
+                pixels[i] if inputs is None else inputs[i].pasted(pixels[i]),
                 {
                     "tokens": _text_digest(one.ids[i] for one in encoded.values()),
                     "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    **({} if start is None else {"picture": _hex(start.digests[i])}),
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
                         str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
                         for row in traced_rows(len(table))
                     },
                 },
-                _not_finite(table, bool(finite_texts[i]), int(trace.num_finite[i]), bool(finite_pixels[i])),
+                _not_finite(
+                    table,
+                    bool(finite_texts[i]),
+                    start is None or bool(start.finite[i]),
+                    int(trace.num_finite[i]),
+                    bool(finite_pixels[i]),
+                ),
             )
             for i, table in enumerate(tables)
         ]
@@ -214,12 +238,36 @@ class Pipeline:
         cond, digests, finite = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
         return _Encoded(cond, digests, finite, ids)
 
+    def _encode_picture(
+        self,
+        encode_picture: Program,
+        specs: Sequence[ImageSpec],
+        inputs: Sequence[Input],
+        tables: Sequence[Table],
+    ) -> _EncodedPicture:
+        """What the images start from. All sequences are of a full batch, padding included."""
+        put = self._devices.put_split
+        pixels = np.stack([one.pixels for one in inputs])
+        latents, digests, finite = encode_picture.call(
+            self._weights_of("encode_picture"), *put((pixels, image_keys(specs)))
+        )
+        scale, masked, levels = put(
+            (
+                np.array([picture_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
+                np.stack([one.latent_mask(self._downscale) for one in inputs]),
+                np.stack([table.padded_levels() for table in tables]),
+            )
+        )
+        picture = programs.Picture(latents=latents, scale=scale, masked=masked, levels=levels)
+        return _EncodedPicture(picture, gather(digests), gather(finite))
+
     def _denoise(
         self,
         pieces: "Sequence[_Calls]",
         cond: Conditioning,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
+        picture: programs.Picture | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[LoopState, programs.Trace]:
         """Runs the sampler: LoopState on the devices, and the host's Trace.
@@ -227,25 +275,23 @@ class Pipeline:
         pieces: all model calls, in order.
         cond: on the devices.
         specs, tables: of a full batch, padding included.
+        picture: on the devices; None: the images start from noise alone.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
         _, h, w, c = self._blueprint.state.x.shape
         drawn = DrawnNoise(specs, tables, (c, h, w)) if specs[0].noise.is_torch else None
-        keys = put(
-            np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
-            if drawn is None
-            else drawn.without_steps()
-        )
+        keys = put(image_keys(specs) if drawn is None else drawn.without_steps())
         arguments = put(
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
                 np.stack(
                     [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
                 ),
-                np.array([table.init_scale for table in tables], np.float32),
+                np.array([noise_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
             )
         )
+        more = () if picture is None else (picture,)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
@@ -258,7 +304,7 @@ class Pipeline:
                 keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys
+                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys, *more
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -278,27 +324,27 @@ class Pipeline:
         """A program's weights, as soon as they are on the devices."""
         return tuple(map(self._part, self._checkpoint.family.parts(program)))
 
-    def _compiled(self, kind: Kind, guided: Collection[bool]) -> tuple[Program, Mapping[bool, Program], Program]:
-        """The programs, compiled side by side where they are not there yet.
+    def _compiled(self, denoisers: Mapping[bool, str], kind: Kind) -> Mapping[str, Program]:
+        """The programs by name, compiled side by side where they are not there yet.
 
-        kind: of the images.
-        guided: whether denoising has guidance; both where guidance begins or ends on the way.
+        denoisers: whether they have guidance -> name; both where guidance begins or ends on the way.
+        kind: of the batch.
         """
-        text, encode = kind.text, "encode"
-        ending = "_given_noise" if kind.given_noise else ""
-        if text is not None:
-            encode = f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
-            ending += f"_{text.chunks}"
-        denoise = {has_it: ("denoise" if has_it else "denoise_unguided") + ending for has_it in guided}
+        blueprint, text = self._blueprint, kind.text
         sources: dict[str, Callable[[], ProgramSpec]] = {
             **{
-                name: functools.partial(self._blueprint.denoise, guided=has_it, given_noise=kind.given_noise, text=text)
-                for has_it, name in denoise.items()
+                name: functools.partial(
+                    blueprint.denoise,
+                    guided=has_it,
+                    given_noise=kind.given_noise,
+                    from_picture=kind.from_picture,
+                    text=text,
+                )
+                for has_it, name in denoisers.items()
             },
-            encode: (
-                self._blueprint.encode if text is None else functools.partial(self._blueprint.encode_chunks, text)
-            ),
-            "decode": self._blueprint.decode,
+            encoder(text): blueprint.encode if text is None else functools.partial(blueprint.encode_chunks, text),
+            "decode": blueprint.decode,
+            **({"encode_picture": blueprint.encode_picture} if kind.from_picture else {}),
         }
         missing = [name for name in sources if name not in self._programs]
         if missing:
@@ -310,8 +356,7 @@ class Pipeline:
             wait(self._weights.parts.values())
             self.seconds["compile"] += compiled_at - start
             self.seconds["weights"] += time.monotonic() - compiled_at
-        programs = self._programs
-        return programs[encode], {has_it: programs[name] for has_it, name in denoise.items()}, programs["decode"]
+        return self._programs
 
     @with_usual_settings
     def _compile(self, spec: Callable[[], ProgramSpec]) -> Program:
@@ -356,10 +401,45 @@ class _WeightsInReading:
                 self.parts[part].set_exception(error)
 
 
-def _not_finite(table: Table, finite_texts: bool, num_finite: int, finite_pixels: bool) -> NotFinite | None:
+def denoiser(guided: bool, kind: Kind) -> str:
+    """The name of a denoising program."""
+    endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
+    chunks = "" if kind.text is None else f"_{kind.text.chunks}"
+    return f"denoise{''.join(endings)}{chunks}"
+
+
+def encoder(text: TextShape | None) -> str:
+    """The name of a program that encodes prompts."""
+    return "encode" if text is None else f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
+
+
+def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
+    """uint32 (b,2)."""
+    return np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+
+
+def picture_scale(spec: ImageSpec, table: Table) -> float:
+    """The factor on a picture's latents before the first row."""
+    assert spec.picture is not None and table.levels is not None
+    return 0.0 if spec.picture.starts_from_noise else float(table.levels[0, 0])
+
+
+def noise_scale(spec: ImageSpec, table: Table) -> float:
+    """The factor on the initial noise before the first row."""
+    if spec.picture is None or spec.picture.starts_from_noise:
+        return table.init_scale
+    assert table.levels is not None
+    return float(table.levels[0, 1])
+
+
+def _not_finite(
+    table: Table, finite_texts: bool, finite_picture: bool, num_finite: int, finite_pixels: bool
+) -> NotFinite | None:
     """Where an image is not finite first. num_finite: rows of its table after which its latents were finite."""
     if not finite_texts:
         return NotFinite(program="encode")
+    if not finite_picture:
+        return NotFinite(program="encode_picture")
     if num_finite < len(table):
         timestep = float(table.timesteps[num_finite])
         return NotFinite(program="denoise", call=num_finite + 1, num_calls=len(table), timestep=timestep)

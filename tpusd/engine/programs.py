@@ -1,12 +1,12 @@
-"""The three programs as pure functions of one device's share: encode, denoise, decode.
+"""The programs as pure functions of one device's share: encode, denoise, decode, and encode_picture.
 
 Weights, keys, sampler tables, guidance and step bounds are arguments, so none of them compiles anything again. What a
 network computes is the family's. Knows nothing of devices, files or prompts as text.
 """
 
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,21 @@ class Trace(NamedTuple):
     num_finite: jax.Array
 
 
+class Picture(NamedTuple):
+    """What an image starts from.
+
+    latents: (b,h,w,c) float32.
+    scale: (b,), the factor on the latents before the first row; the noise has its `init_scale`.
+    masked: bool (b,h,w,1), what is made; elsewhere the picture is put back after each row.
+    levels: (b,rows,2) float32, the level after each row, as in Table.
+    """
+
+    latents: Any  # arrays of JAX, or shapes, as all of them
+    scale: Any
+    masked: Any
+    levels: Any
+
+
 def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
     """Tokens -> text embeddings, their digest (b,2), and whether they are finite (b,)."""
     return _described(family.encode(networks, tokens))
@@ -54,6 +69,26 @@ def _described(cond: Conditioning) -> tuple[Conditioning, jax.Array, jax.Array]:
     return cond, digests, functools.reduce(jnp.logical_and, map(is_finite, leaves))
 
 
+def encode_picture(
+    family: Family, networks: Networks, pixels: jax.Array, keys: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Pixels (b,H,W,3) uint8 and keys (b,2) -> latents (b,h,w,c) float32, their digest (b,2), are they finite (b,).
+
+    The latents are a sample of what the autoencoder gives, as in the reference; its noise is the image's own. Pictures
+    are encoded one by one, as images are decoded.
+    """
+
+    def one(arguments: tuple[jax.Array, jax.Array]) -> jax.Array:
+        pixels, key = arguments
+        images = pixels[None].astype(jnp.float32) / 127.5 - 1
+        mean, deviation = family.encode_picture(networks, images)
+        _, h, w, c = mean.shape
+        return (mean + deviation * image_keys.folded_noise(key[None], image_keys.PICTURE, (c, h, w)))[0]
+
+    latents: jax.Array = jax.lax.map(one, (pixels, keys))
+    return latents, digest(latents), is_finite(latents)
+
+
 def denoise(
     family: Family,
     networks: Networks,
@@ -66,6 +101,7 @@ def denoise(
     table: jax.Array,
     init_scale: jax.Array,
     keys: image_keys.Keys,
+    picture: Picture | None = None,
     *,
     height: int,
     width: int,
@@ -81,13 +117,17 @@ def denoise(
     table: (b,rows,columns) float32, with the guidance scale of each row.
     init_scale: (b,) float32.
     keys: (b,2) uint32, or the noise itself.
+    picture: what the images start from; None: noise alone.
     height, width: pixels.
     """
     b, h, w, c = state.x.shape
 
     def begin(_: LoopState) -> tuple[LoopState, jax.Array]:
         noise = image_keys.initial_latents(keys, (c, h, w))
-        return LoopState.start(noise * init_scale[:, None, None, None]), digest(noise)
+        x = noise * init_scale[:, None, None, None]
+        if picture is not None:
+            x = picture.scale[:, None, None, None] * picture.latents + x
+        return LoopState.start(x), digest(noise)
 
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
     conditioning = family.prepare(cond, uncond, height=height, width=width)
@@ -109,9 +149,21 @@ def denoise(
     state, (rows, num_finite) = run_steps(
         predict, state, table, start, stop,
         noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)),
-        record=record, log=log,
+        record=record, log=log, after=None if picture is None else _put_back(picture, keys),
     )  # fmt: skip
     return state, Trace(drawn, rows, digest(state.x), num_finite)
+
+
+def _put_back(picture: Picture, keys: image_keys.Keys) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """k, x -> x whose part that is not masked is the picture's, with the image's initial noise at the level after k."""
+    _, h, w, c = picture.latents.shape
+    noise = image_keys.initial_latents(keys, (c, h, w))
+
+    def put_back(k: jax.Array, x: jax.Array) -> jax.Array:
+        level = jax.lax.dynamic_index_in_dim(picture.levels, k, axis=1, keepdims=False)[:, :, None, None, None]
+        return jnp.where(picture.masked, x, level[:, 0] * picture.latents + level[:, 1] * noise)
+
+    return put_back
 
 
 def traced_rows(total: int) -> Iterator[int]:

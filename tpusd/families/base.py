@@ -16,14 +16,14 @@ import numpy as np
 from flax import nnx
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, Weighting
+from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
-ProgramName = Literal["encode", "denoise", "decode"]
+ProgramName = Literal["encode", "encode_picture", "denoise", "decode"]
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 ChunkTokens: TypeAlias = Any  # a pytree of arrays or shapes, of prompts in chunks; the family's own
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
@@ -162,9 +162,14 @@ class Family(abc.ABC):
         """A line for each thing in the scheduler's file that makes the images differ from the reference's."""
         return ()
 
+    def guidance_notes(self, configs: Configs, config: SavedConfig) -> Iterable[str]:
+        """A line for each field of guidance that has no effect on this checkpoint."""
+        return ()
+
     def parts(self, program: ProgramName) -> tuple[str, ...]:
-        """The parts that a program uses."""
-        return tuple(part for part, component in self.components.items() if component.program == program)
+        """The parts that a program uses. The autoencoder that decodes latents also encodes pictures."""
+        own = "decode" if program == "encode_picture" else program
+        return tuple(part for part, component in self.components.items() if component.program == own)
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -211,8 +216,13 @@ class Family(abc.ABC):
         """(h,w,c) of one image's latents."""
 
     @abc.abstractmethod
-    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
-        """The sampler's table for an image of this size. Raises UserError for settings that do not fit."""
+    def schedule(
+        self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0
+    ) -> Table:
+        """The sampler's table for an image of this size. Raises UserError for settings that do not fit.
+
+        strength: the share of the steps, the last ones, of an image that starts from a picture.
+        """
 
     # Prompts.
 
@@ -279,6 +289,13 @@ class Family(abc.ABC):
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
         """
+
+    def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images (b,H,W,3) float32 in -1..1 -> mean and standard deviation of their latents, (b,h,w,c) float32.
+
+        The networks are those of `decode`. `check` refuses pictures for a family that cannot start from one.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import Weighting
+from tpusd.config.schema import SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.families import chunks
 from tpusd.families.base import (
@@ -195,9 +195,11 @@ class LatentDiffusion(Family):
         scale = self.size_multiple(configs)
         return height // scale, width // scale, entry(configs, UNET, UNetConfig).in_channels
 
-    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+    def schedule(
+        self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0
+    ) -> Table:
         """The same for every size."""
-        return make_table(settings, config)
+        return make_table(settings, config, strength=strength)
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterator[str]:
         """diffusers' PNDM begins with Runge-Kutta steps, and others clip latents, unless the file switches that off."""
@@ -210,6 +212,20 @@ class LatentDiffusion(Family):
             yield (
                 f"scheduler_config.json does not say clip_sample=false: with {settings.name}, diffusers would clip the "
                 "latents to -1..1, which spoils the picture; here they are not clipped"
+            )
+
+    def guidance_notes(self, configs: Configs, config: SavedConfig) -> Iterator[str]:
+        """What has no effect on a UNet that reads the guidance scale."""
+        width = entry(configs, UNET, UNetConfig).time_cond_proj_dim
+        if width is None:
+            return
+        idle = [name for name in ("negative_prompt", "guidance_rescale") if getattr(config, name)]
+        if not idle and any(row.negative_prompt for row in config.prompts.rows):
+            idle = ["negative_prompt"]
+        if idle:
+            yield (
+                f"{' and '.join(idle)}: no effect, because this UNet reads the guidance scale "
+                f"(time_cond_proj_dim={width}) and has no unconditional half"
             )
 
     def would_clip(self, settings: SamplerSettings, config: SchedulerConfig) -> bool:
@@ -288,16 +304,25 @@ class LatentDiffusion(Family):
     def predict(
         self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
     ) -> jax.Array:
-        """One call of the UNet, with guidance for a batch of 2b."""
+        """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
         assert isinstance(conditioning, UNetConditioning)
         unet = entry(networks, UNET, UNet2DConditionModel)
         if guidance is None:
             return unet(x, t, *conditioning)
         b = x.shape[0]
+        if unet.config.time_cond_proj_dim is not None:
+            prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
+            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale))
         out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
         return classifier_free_guidance(
             out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
         )
+
+    def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The autoencoder's encoder, scaled as the UNet has latents."""
+        vae = entry(networks, VAE, AutoencoderKL)
+        mean, logvar = vae.encode(images.astype(vae.dtype))
+        return mean * vae.config.scaling_factor, jnp.exp(logvar / 2) * vae.config.scaling_factor
 
     def decode(self, networks: Networks, latents: jax.Array) -> jax.Array:
         """Undoes the scaling of the latents, then the autoencoder's decoder."""

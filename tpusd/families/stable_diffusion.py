@@ -49,7 +49,7 @@ class StableDiffusion(LatentDiffusion):
     """Stable Diffusion 1.x and 2.x."""
 
     name = "stable_diffusion"
-    pipeline_classes = ("StableDiffusionPipeline",)
+    pipeline_classes = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
     components = {
         TEXT_ENCODER: dataclasses.replace(
             CLIP_TEXT_COMPONENT,
@@ -68,14 +68,16 @@ class StableDiffusion(LatentDiffusion):
         yield Agreement("unet addition_embed_type", added, "Stable Diffusion's addition_embed_type", None)
         yield from super().agreements(configs)
 
-    def schedule(self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int) -> Table:
+    def schedule(
+        self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0
+    ) -> Table:
         """StableDiffusionPipeline corrects the scheduler's file: steps_offset is 1, whatever the file says.
 
         Where the file does not say it, the correction is lost when another scheduler replaces the file's own.
         """
         if config.steps_offset is not None or _is_the_files_own(settings, config):
             config = dataclasses.replace(config, steps_offset=1)
-        return super().schedule(settings, config, height, width)
+        return super().schedule(settings, config, height, width, strength=strength)
 
     def would_clip(self, settings: SamplerSettings, config: SchedulerConfig) -> bool:
         """StableDiffusionPipeline switches clip_sample off, and loses that correction in the same way."""

@@ -40,14 +40,32 @@ def timestep_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool,
     return jnp.concatenate(parts, axis=-1)
 
 
-class TimestepEmbedding(nnx.Module):
-    """Two-layer perceptron on an embedding vector. (b,in) -> (b,features)."""
+def guidance_embedding(scale: jax.Array, dim: int) -> jax.Array:
+    """Sinusoids of the guidance scale, for a distilled UNet that reads it. (b,) -> (b,dim) float32.
 
-    def __init__(self, in_features: int, features: int, **kw: Unpack[LayerArgs]) -> None:
+    Luo et al. 2023, section 4.2, whose omega is the scale less one. It is multiplied by 1000, as timesteps are.
+    """
+    return timestep_embedding(1000 * (scale.astype(jnp.float32) - 1), dim, flip_sin_to_cos=False, freq_shift=1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Two-layer perceptron on an embedding vector. (b,in) -> (b,features).
+
+    cond_features: of a second vector (b,cond_features), whose projection is added to the first; None: there is none.
+    """
+
+    def __init__(
+        self, in_features: int, features: int, cond_features: int | None = None, **kw: Unpack[LayerArgs]
+    ) -> None:
         self.linear_1 = nnx.Linear(in_features, features, **kw)
+        self.cond_proj = (
+            nnx.Linear(cond_features, in_features, use_bias=False, **kw) if cond_features is not None else None
+        )  # fmt: skip
         self.linear_2 = nnx.Linear(features, features, **kw)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, cond: jax.Array | None = None) -> jax.Array:
+        if self.cond_proj is not None and cond is not None:
+            x = x + self.cond_proj(cond)
         return self.linear_2(nnx.silu(self.linear_1(x)))
 
 
@@ -294,7 +312,7 @@ class UNet2DConditionModel(nnx.Module):
         channels = config.block_out_channels
         self.config, self.dtype = config, dtype
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], **kw)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], config.time_cond_proj_dim, **kw)
         self.add_embedding = (
             _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
         )  # fmt: skip
@@ -311,6 +329,7 @@ class UNet2DConditionModel(nnx.Module):
         encoder_hidden_states: jax.Array,
         text_embeds: jax.Array | None = None,
         time_ids: jax.Array | None = None,
+        guidance_scale: jax.Array | None = None,
     ) -> jax.Array:
         """One prediction: (b,h,w,c) float32.
 
@@ -320,10 +339,11 @@ class UNet2DConditionModel(nnx.Module):
         text_embeds: pooled text (b,p), for SDXL only.
         time_ids: (b,6), for SDXL only: original height and width, crop top and left, target height and width, in
             pixels.
+        guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
         """
         sample = sample.astype(self.dtype)
         context = encoder_hidden_states.astype(self.dtype)
-        emb = self._embed(timesteps, text_embeds, time_ids)
+        emb = self._embed(timesteps, text_embeds, time_ids, guidance_scale)
 
         x = self.conv_in(sample)
         skips = [x]
@@ -336,11 +356,21 @@ class UNet2DConditionModel(nnx.Module):
             x = up_block(x, skips, emb, context)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
 
-    def _embed(self, timesteps: jax.Array, text_embeds: jax.Array | None, time_ids: jax.Array | None) -> jax.Array:
+    def _embed(
+        self,
+        timesteps: jax.Array,
+        text_embeds: jax.Array | None,
+        time_ids: jax.Array | None,
+        guidance_scale: jax.Array | None,
+    ) -> jax.Array:
         """Time embedding (b,e), plus SDXL's embedding of pooled text and sizes (Podell et al. 2023, section 2.2)."""
         config = self.config
         sinusoids = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        emb = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(self.dtype))
+        cond = None
+        if config.time_cond_proj_dim is not None:
+            scale = jnp.ones_like(timesteps) if guidance_scale is None else guidance_scale
+            cond = guidance_embedding(scale, config.time_cond_proj_dim).astype(self.dtype)
+        emb = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(self.dtype), cond)
         if self.add_embedding is None:
             return emb
         assert text_embeds is not None and time_ids is not None and config.addition_time_embed_dim is not None

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Interval, Len
+from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.networks.config import (
     EMA_FIELDS,
@@ -81,6 +81,7 @@ class UNetConfig:
     norm_eps: Real = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: Annotated[int, Interval(ge=0, le=65536)] = 0
+    time_cond_proj_dim: Annotated[int, Interval(ge=4, le=65536), MultipleOf(2)] | None = None  # guidance as an input
     addition_embed_type: str | None = None
     addition_time_embed_dim: Number | None = None
     projection_class_embeddings_input_dim: Number | None = None

@@ -43,12 +43,14 @@ class ProgramKey:
 class Kind:
     """What the images of one batch have in common.
 
-    given_noise: the host draws their noise.
+    given_noise: whether the host draws their noise.
+    from_picture: whether they start from pictures.
     text: the shape of their prompts; None where they are plain.
     """
 
     guided: Guided
     given_noise: bool
+    from_picture: bool
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
 
@@ -74,7 +76,13 @@ class Batch(Generic[Run]):
 
 def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> Kind:
     """Images of one batch agree in this. num_calls: of the image. text: the shape of its prompts; None: plain."""
-    return Kind(guided=guided_of(spec, num_calls), given_noise=spec.noise.is_torch, loras=spec.loras, text=text)
+    return Kind(
+        guided=guided_of(spec, num_calls),
+        given_noise=spec.noise.is_torch,
+        from_picture=spec.picture is not None,
+        loras=spec.loras,
+        text=text,
+    )
 
 
 def guided_of(spec: ImageSpec, num_calls: int) -> Guided:
@@ -153,17 +161,19 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 
 
 def num_programs(kinds: Iterable[Kind]) -> int:
-    """How many programs are compiled: encode, decode, and denoise with guidance, without it, or both, by noise.
+    """How many programs are compiled.
 
-    encode by the shape of prompts, and denoise by their number of chunks.
+    encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
+    start from pictures and by chunks of prompts; and what encodes pictures.
     """
     every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, None if kind.text is None else kind.text.chunks)
+        (has_it, kind.given_noise, kind.from_picture, None if kind.text is None else kind.text.chunks)
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
-    return 1 + max(1, len({kind.text for kind in every})) + len(needed)
+    encoders = max(1, len({kind.text for kind in every}))
+    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -10,7 +10,7 @@ from tpusd.config.adapters import AppliedLora, applied
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
-from tpusd.config.schema import Noise, RunConfig, SavedConfig
+from tpusd.config.schema import Noise, Resize, RunConfig, SavedConfig
 from tpusd.config.shards import Shard, parse_rows
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
@@ -31,6 +31,35 @@ def parse_name(name: str) -> tuple[int, int]:
     if match is None or image_name(int(match[1]), int(match[2])) != name:
         raise UserError(f"images={show(name)}: must be names such as 00003-001 (row 3, copy 1)")
     return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureInput:
+    """The picture that an image starts from. Two are equal if they lead to the same pixels, wherever the files are.
+
+    image: the file.
+    image_sha256: of its bytes.
+    strength: the share of the steps that are made.
+    resize: how the picture gets the image's size.
+    mask: a file whose white part is made; None: all is made.
+    mask_sha256: of its bytes.
+    paste_back: whether the pixels that are not masked are the picture's own.
+    mask_feather: pixels within the mask over which the made pixels begin.
+    """
+
+    image: str = field(compare=False)
+    image_sha256: str | None
+    strength: float
+    resize: Resize
+    mask: str | None = field(default=None, compare=False)
+    mask_sha256: str | None = None
+    paste_back: bool = True
+    mask_feather: int = 0
+
+    @property
+    def starts_from_noise(self) -> bool:
+        """Whether nothing of the picture is in the first sample: with a mask and all steps, as in diffusers."""
+        return self.mask is not None and self.strength == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +97,12 @@ class ImageSpec:
     text: TextRules = TextRules()
     noise: NoiseSource = NoiseSource()
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
+    picture: PictureInput | None = None  # None: starts from noise alone
+
+    @property
+    def strength(self) -> float:
+        """The share of the steps, the last ones, that the image makes."""
+        return 1.0 if self.picture is None else self.picture.strength
 
     def guided_calls(self, num_calls: int) -> range:
         """The model calls that need classifier-free guidance, of `num_calls`."""
@@ -205,6 +240,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         loras=applied(config.loras),
         text=text_rules(config),
         extra=row.extra,
+        picture=_picture_of(config, row),
     )
 
 
@@ -244,6 +280,21 @@ def row_of(config: SavedConfig, number: int) -> Row:
 
 def _size_of(config: SavedConfig, row: Row) -> ImageSize:
     return config.height if row.height is None else row.height, config.width if row.width is None else row.width
+
+
+def _picture_of(config: SavedConfig, row: Row) -> PictureInput | None:
+    if row.image is None:
+        return None
+    return PictureInput(
+        image=row.image,
+        image_sha256=row.image_sha256,
+        strength=config.strength if row.strength is None else row.strength,
+        resize=config.resize,
+        mask=row.mask,
+        mask_sha256=row.mask_sha256,
+        paste_back=config.paste_back,
+        mask_feather=config.mask_feather,
+    )
 
 
 def _sampler_of(config: SavedConfig, row: Row) -> SamplerSettings:

@@ -104,21 +104,26 @@ def preflight(
     from tpusd.plan.batches import Kind, count_batches, guided_pieces, kind_of, num_programs
     from tpusd.plan.sizes import image_size
     from tpusd.plan.specs import ImageSize, image_sizes, make_specs
-    from tpusd.prompts.rows import read_rows
+    from tpusd.prompts.rows import run_rows
     from tpusd.records.provenance import versions
 
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the report
-    rows = read_rows(config.prompts)
+    rows = run_rows(config)
     architecture = find_architecture(config.model)
     height, width = image_size(config, architecture)
     saved = saved_config(config, rows=rows, height=height, width=width)
     height, width = max(image_sizes(saved), key=math.prod)  # of several, the one that needs the most memory
     specs = list(make_specs(saved))
     family, scheduler_config = architecture.family, architecture.scheduler_config
-    tables = {spec.sampler: family.schedule(spec.sampler, scheduler_config, height, width) for spec in specs}
+    tables = {
+        (spec.sampler, spec.strength): family.schedule(
+            spec.sampler, scheduler_config, height, width, strength=spec.strength
+        )
+        for spec in specs
+    }
     kinds: list[tuple[tuple[ImageSize, Kind], int]] = []
     for spec in specs:
-        calls = len(tables[spec.sampler])
+        calls = len(tables[spec.sampler, spec.strength])
         kinds.append((((spec.height, spec.width), kind_of(spec, calls)), calls))
     model_calls = max(map(len, tables.values()))
     sizes = {size: [own for (other, own), _ in kinds if other == size] for size in image_sizes(saved)}

@@ -44,6 +44,7 @@ class Progress:
         self._batch, self._step, self._num_steps = 0, 0, 0
         self._anchor: tuple[float, float] | None = None  # (seconds, images) at the first step
         self._preparing: tuple[str, float] | None = None  # (what happens, since when)
+        self._note = ""
         self._done_preparing = threading.Event()
         self._lock = threading.Lock()  # of the stream, which the thread of `prepare` writes too
         self._shown = clock()
@@ -73,6 +74,10 @@ class Progress:
         self._show(force=True)
         thread = threading.Thread(target=self._tick, args=(self._done_preparing,), name="progress", daemon=True)
         thread.start()
+
+    def note(self, text: str) -> None:
+        """Words behind the number of images, such as `3 workers`."""
+        self._note = text
 
     def start_batch(self, num_images: int) -> None:
         self._end_preparing()
@@ -105,7 +110,7 @@ class Progress:
 
     def text(self) -> str:
         """The progress in words: `4/10 images, step 3/50, 0.50 images/s, 0:12 left`."""
-        parts = [f"{self._finished}/{self._total} images"]
+        parts = [f"{self._finished}/{self._total} images", *([self._note] if self._note else [])]
         if self._preparing is not None:
             what, since = self._preparing
             parts.append(f"{what}: {duration(self._clock() - since)}")

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.meanings import meant_field
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
-from tpusd.config.schema import PromptsConfig, field_names
+from tpusd.config.schema import PromptsConfig, RunConfig, field_names
 from tpusd.config.yaml_files import MAX_VALUES
 from tpusd.errors import UserError, show, show_path
+from tpusd.inputs.rows import located, with_inputs
 from tpusd.prompts.files import read_file
 from tpusd.records.manifest import check_columns
 
@@ -21,7 +23,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
         check_columns(prompts.rows)
-        return _replaced(prompts.rows, prompts.replace or ())
+        return _replaced(tuple(located(row, Path()) for row in prompts.rows), prompts.replace or ())
     assert prompts.path is not None
     rows: list[Row] = []
     faults: list[str] = []  # the first of them
@@ -47,7 +49,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
             if num_faults == MAX_FAULTS or _is_of_every_row(record, column):
                 break
         else:
-            rows.append(row)
+            rows.append(located(row, Path(prompts.path).parent))
             room -= row.num_values(names)
             if room < 0:
                 raise UserError(
@@ -59,6 +61,11 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     if not rows:
         raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
     return _replaced(tuple(rows), prompts.replace or ())
+
+
+def run_rows(config: RunConfig) -> tuple[Row, ...]:
+    """All rows of a run's prompt set, with the run's picture and mask where they have none. Raises UserError."""
+    return with_inputs(read_rows(config.prompts), config)
 
 
 def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:

@@ -45,10 +45,13 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
         "CFG scale": f"{max(1.0, recipe['guidance_scale']):g}",  # below 1 A1111 would not take the prompt alone
         "Seed": recipe["seed"] + (recipe["copy"] // recipe.get("noise_batch_size", 1) if noise else 0),
         "Size": f"{recipe['width']}x{recipe['height']}",
+        **({} if recipe.get("strength") is None else {"Denoising strength": f"{recipe['strength']:g}"}),
         "Model": recipe["model"],
         "RNG": RNG.get(noise, "JAX"),
         "Version": f"tpusd {__version__}",
     }
+    if recipe.get("prompt_weighting") == "a1111_no_norm":
+        settings["Emphasis"] = "No norm"
     for option, name in SCHEDULE_TYPES.items():
         if recipe.get("sampler_settings", {}).get(option):
             settings["Schedule type"] = name

@@ -13,8 +13,19 @@ from tpusd.recipes.base import OWN, PictureTexts, Recipe
 from tpusd.recipes.command import config_overrides, fitting_row, image_overrides
 from tpusd.samplers.registry import find_sampler
 
-# In a recipe only where they are not the usual ones.
-OPTIONAL = ("guidance_interval", "guidance_schedule", "noise", "noise_batch_size", "noise_threads")
+# In a recipe only where they are not the usual ones; the second, of the image's row.
+OPTIONAL = (
+    "guidance_interval",
+    "guidance_schedule",
+    "noise",
+    "noise_batch_size",
+    "noise_threads",
+    "resize",
+    "paste_back",
+    "mask_feather",
+    "on_truncate",
+)
+OPTIONAL_OF_ROW = ("image", "image_sha256", "mask", "mask_sha256", "strength")
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 
@@ -44,6 +55,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
     """Anybody may have written the file that the recipe comes from, so it goes through the checks of every config."""
     try:
         row = {"prompt": recipe["prompt"], "negative_prompt": recipe["negative_prompt"], "seed": recipe["row_seed"]}
+        row |= {name: recipe[name] for name in OPTIONAL_OF_ROW if name in recipe}
         copied = (*COPIED, *(name for name in OPTIONAL if name in recipe))
         values = {name: recipe[name] for name in copied} | {
             "first_row": recipe["row"],
@@ -54,6 +66,9 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "loras": recipe.get("lora_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
         }
+        for name, own in (("syntax", "prompt_syntax"), ("weighting", "prompt_weighting")):
+            if own in recipe:
+                values["prompts"][name] = recipe[own]
         if row["seed"] is not None:
             values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
         config = make_config(values)

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,8 @@ from tpusd.records.layout import (
     PAGE,
     RUN,
     SHARDS,
+    SWEEP,
+    SWEEP_LOG,
     THUMBNAILS,
 )
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
@@ -364,6 +366,18 @@ def _discard(path: Path | None, made: list[Path]) -> None:
     """
     # run.log is the last: while it is there, the lock on it holds others off.
     ours = {} if path is None else {path / HYDRA: None, path / IMAGES: None, path: (CONFIG, MANIFEST, RUN, LOG)}
+    _remove(ours, made)
+
+
+def discard_sweep(path: Path, made: Sequence[Path]) -> None:
+    """Removes a fresh sweep that has no run, and then the directories that its claim made, those that are empty."""
+    with contextlib.suppress(OSError):
+        if set(storage.list_directory(path)) <= {SWEEP, SWEEP_LOG}:
+            _remove({path: (SWEEP, SWEEP_LOG)}, made)
+
+
+def _remove(ours: Mapping[Path, Sequence[str] | None], made: Sequence[Path]) -> None:
+    """ours: directory -> the files to remove, in this order; None: all. made: directories, outermost first."""
     for directory, names in ours.items():
         with contextlib.suppress(OSError):
             there = storage.list_directory(directory)

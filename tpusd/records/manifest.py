@@ -16,7 +16,7 @@ from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.plan.specs import ImageSpec, image_name, planned
+from tpusd.plan.specs import ImageSpec, PictureInput, image_name, planned
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
 from tpusd.records.parts import numbered_lines
 from tpusd.storage import os_errors_as_user_errors
@@ -73,6 +73,15 @@ class ImageRecord:
     prompt_syntax: str | None = _only_where_set(decided_by_config=True)  # where it is not plain
     prompt_weighting: str | None = _only_where_set(decided_by_config=True)
     on_truncate: str | None = _only_where_set(decided_by_config=True)  # where it is chunk
+    # The picture that the image starts from.
+    image: str | None = _only_where_set(decided_by_config=True)
+    image_sha256: str | None = _only_where_set(decided_by_config=True)
+    strength: float | None = _only_where_set(decided_by_config=True)
+    resize: str | None = _only_where_set(decided_by_config=True)
+    mask: str | None = _only_where_set(decided_by_config=True)
+    mask_sha256: str | None = _only_where_set(decided_by_config=True)
+    paste_back: bool | None = _only_where_set(decided_by_config=True)
+    mask_feather: int | None = _only_where_set(decided_by_config=True)
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -122,6 +131,8 @@ class ImageRecord:
 OPTIONAL_FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("optional"))
 FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.name not in (*OPTIONAL_FIELDS, "extra"))
 DECIDED_BY_CONFIG = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("decided_by_config"))
+_OF_PICTURE = tuple(field.name for field in dataclasses.fields(PictureInput))
+_OF_MASK = ("mask", "mask_sha256", "paste_back", "mask_feather")
 NOT_FOR_DATASETS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("for_datasets") is False)
 
 
@@ -152,6 +163,9 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "prompt_weighting": spec.text.weighting,
         "on_truncate": "chunk" if config.on_truncate == "chunk" else None,
     }
+    picture = {} if spec.picture is None else dataclasses.asdict(spec.picture)
+    without = _OF_MASK if spec.picture is not None and spec.picture.mask is None else ()
+    values |= {name: None if name in without else picture.get(name) for name in _OF_PICTURE}
     assert tuple(values) == DECIDED_BY_CONFIG
     return values
 

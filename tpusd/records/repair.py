@@ -16,7 +16,7 @@ from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, make_spec, planned
 from tpusd.records.directory import RunWriter
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, MAKE_ROOM, MANIFEST
-from tpusd.records.manifest import ImageRecord, manifest_lines, recipe_values
+from tpusd.records.manifest import DECIDED_BY_CONFIG, ImageRecord, manifest_lines, recipe_values
 from tpusd.storage import os_errors_as_user_errors
 
 HASHED_BYTES = 256 << 20  # of images, the newest first, whose sha256 is checked too; `validate` checks all of them
@@ -132,7 +132,9 @@ def _whole_lines(
 
 def _check_recipe(where: str, config: SavedConfig, record: ImageRecord) -> None:
     """The config that made the lines must be the one that will make the rest."""
-    for name, value in recipe_values(config, make_spec(config, *record.key)).items():
+    recipe = recipe_values(config, make_spec(config, *record.key))
+    for name in DECIDED_BY_CONFIG:
+        value = recipe.get(name)
         if getattr(record, name) != value:
             raise UserError(
                 f"{where}: {name}={show(getattr(record, name))}, and {CONFIG} says {show(value)}; "

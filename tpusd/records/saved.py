@@ -17,7 +17,12 @@ from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
 from tpusd.samplers.registry import find_sampler
 
-GROUPS = ("model", "precision", "sampler")  # whose saved choice is the start of an override such as sampler.eta=1
+GROUPS = (
+    "model",
+    "precision",
+    "sampler",
+    "executor",
+)  # whose saved choice is the start of an override such as sampler.eta=1
 # These fields do not decide a pixel, so a run may continue with other values of them.
 CHANGEABLE_ON_RESUME = (
     "batch_size_per_device",
@@ -27,6 +32,7 @@ CHANGEABLE_ON_RESUME = (
     "on_error",
     "dry_run",
     "loggers",
+    "executor",
 )
 
 
@@ -135,7 +141,7 @@ def _compared(config: SavedConfig) -> dict[str, Any]:
     """What is the same in all shards of a run, except its rows."""
     values = config_values(config)
     for name in (*CHANGEABLE_ON_RESUME, "output", "prompts"):
-        del values[name]
+        values.pop(name, None)  # a field that is saved only if it is set
     values |= text_fields(config)
     values["model"] = {name: value for name, value in values["model"].items() if name != "sha256"}
     return values

@@ -47,7 +47,8 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     """Prints the plan of runs, and reports the warnings that they would give. Raises UserError."""
     from tpusd.engine.faults import local_devices
 
-    devices = len(local_devices())
+    clusters = [run for run in runs if run.config.executor.name != "local"]
+    devices = None if clusters else len(local_devices())  # of a cluster's workers, only a worker knows
     shown: list[_Shown] = []
     warnings: dict[str, None] = {}
     sizes: dict[ImageSize, None] = {}
@@ -96,23 +97,28 @@ def _images(number: int, there: int) -> str:
     return f"{count(number, 'image')}{f' of which {there} are there and {number - there} are missing' if there else ''}"
 
 
-def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int) -> int:
+def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int | None) -> int:
     """Prints what is missing of images of one program; returns how many programs are compiled for them.
 
     group: runs, each with the size of these images, which is the same for all.
+    num_devices: None: not known.
     """
     config = group[0][0].prepared.config
     height, width = group[0][1]
-    size = num_devices * config.batch_size_per_device
     kinds = [
         (one.prepared.kind(spec), one.prepared.num_calls(spec))
         for one, image_size in group
         for spec in one.specs(image_size)
     ]
-    batches, programs = count_batches(kinds, size), num_programs(kind for kind, _ in kinds)
+    programs = num_programs(kind for kind, _ in kinds)
+    if num_devices is None:
+        batches = f"batches of {config.batch_size_per_device} for each device of a worker"
+    else:
+        size = num_devices * config.batch_size_per_device
+        batches = f"{count(count_batches(kinds, size), 'batch')} of {size}"
     say(
         f"model={show(config.model.name)} precision={show(config.precision.name)} {width}x{height}: "
-        f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {count(batches, 'batch')} of {size}, "
+        f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {batches}, "
         f"{programs} programs"
     )
     return programs

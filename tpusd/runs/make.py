@@ -11,7 +11,7 @@ from tpusd.errors import IncompleteRun, show_path
 from tpusd.plan.batches import Batch, grouped, pack, program_key, weights_key
 from tpusd.plan.specs import ImageSize, image_sizes
 from tpusd.process import signals
-from tpusd.runs.executors.base import Executor, FailedBatch
+from tpusd.runs.executors.base import Executor, FailedBatch, SetAsideBatch
 from tpusd.runs.session import RunSession
 from tpusd.runs.writer import BatchWriter
 
@@ -41,6 +41,8 @@ def make_runs(
                     run = made.batch.entries[0][0]
                     unmade.add(run)
                     writer.fail_after_pending(run, made.error)
+                elif isinstance(made, SetAsideBatch):
+                    writer.set_aside(made)
                 else:
                     writer.submit(made)
         if not (stop_on_error and any(run.error is not None for run in runs)):

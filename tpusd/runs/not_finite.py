@@ -13,7 +13,13 @@ if TYPE_CHECKING:  # it imports JAX
     from tpusd.families.base import ProgramName
 
 LISTED = 10  # images that the line names; run.log has all of them
-_PARTS: "dict[ProgramName, str]" = {"encode": "text_encoder", "denoise": "unet", "decode": "vae"}  # in PrecisionConfig
+# In PrecisionConfig.
+_PARTS: "dict[ProgramName, str]" = {
+    "encode": "text_encoder",
+    "encode_picture": "vae",
+    "denoise": "unet",
+    "decode": "vae",
+}
 
 
 class ImagesNotFinite(IncompleteRun):

@@ -6,21 +6,21 @@ directories and of how images are made.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError
+from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_of, text_rules
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, text_rules
 from tpusd.process.waiting import waiting
-from tpusd.prompts.rows import MAX_LISTED, column_notes, read_rows
+from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
 from tpusd.runs.texts import count_tokens, measure_texts
@@ -55,7 +55,7 @@ class PreparedRun:
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
     loras: tuple["Lora", ...] = ()
-    extents: Mapping[str, Extent] = MappingProxyType({})
+    extents: Mapping[str, Extent] = field(default_factory=dict)
 
     def num_calls(self, spec: ImageSpec) -> int:
         """Model calls that an image takes."""
@@ -104,7 +104,7 @@ def prepare_run(
     open_loras: the same for LoRAs.
     """
     check_loggers(config.loggers)
-    rows = read_rows(config.prompts)
+    rows = run_rows(config)
     model = config.model
     checkpoint = open_model(model)
     checkpoint.family.check(config)
@@ -115,13 +115,12 @@ def prepare_run(
     loras = open_loras(config.loras, model, checkpoint)
     lora_notes = check_loras(config, loras)
     saved = config_to_save(config, rows, checkpoint, height, width, loras)
+    saved = _with_pictures(saved, checkpoint)
+    rows = saved.prompts.rows
 
-    @functools.lru_cache(MAX_TABLES)
-    def table(settings: SamplerSettings, height: int, width: int) -> "Table":
-        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width)
-
-    table(config.sampler, height, width)  # its settings may not suit each other or the checkpoint
-    _check_rows(saved, checkpoint, lambda settings: table(settings, height, width))
+    table = _tables(checkpoint)
+    table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
+    _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
     extents: dict[str, Extent] = {}
     if rules.is_plain:
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
@@ -129,37 +128,70 @@ def prepare_run(
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
     notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
+    notes += checkpoint.family.guidance_notes(checkpoint.configs, saved)
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=saved,
         checkpoint=checkpoint,
         tokens=tokens,
-        table=lambda spec: table(spec.sampler, spec.height, spec.width),
+        table=lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength),
         warnings=warnings,
         loras=loras,
         extents=extents,
     )
 
 
-def _check_rows(config: SavedConfig, checkpoint: "Checkpoint", table: Callable[[SamplerSettings], object]) -> None:
-    """Raises UserError for rows whose own size or number of steps the checkpoint cannot make: each value once.
+def table_of(checkpoint: "Checkpoint") -> Callable[[ImageSpec], "Table"]:
+    """An image -> the table of its sampler, with the checkpoint's schedule."""
+    table = _tables(checkpoint)
+    return lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength)
 
-    table: sampler settings -> their table.
+
+def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, float], "Table"]:
+    @functools.lru_cache(MAX_TABLES)
+    def table(settings: SamplerSettings, height: int, width: int, strength: float) -> "Table":
+        return checkpoint.family.schedule(settings, checkpoint.scheduler_config, height, width, strength=strength)
+
+    return table
+
+
+def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:
+    """The config with the sha256 of every picture that the run starts from. Raises UserError for a broken one."""
+    if all(row.image is None for row in config.prompts.rows):
+        return config
+    images = planned(config)
+    with waiting("reading the pictures to start from"):
+        rows = pinned(
+            config.prompts.rows,
+            config,
+            box=(config.height, config.width),
+            multiple=checkpoint.family.size_multiple(checkpoint.configs),
+            used=lambda number: any((number, copy) in images for copy in images.copies),
+        )
+    return replace(config, prompts=replace(config.prompts, rows=rows))
+
+
+def _check_rows(
+    config: SavedConfig, checkpoint: "Checkpoint", table: Callable[[SamplerSettings, float], object]
+) -> None:
+    """Raises UserError for sizes, steps and strengths of rows that the checkpoint cannot make: each value once.
+
+    table: sampler settings and strength -> their table.
     """
     faults: list[str] = []
-    seen: set[object] = set()
+    seen: set[object] = {(config.height, config.width), (config.sampler, 1.0)}
     for number in planned(config).rows:
-        row = row_of(config, number)
-        for value in ((row.height, row.width), row.num_inference_steps):
-            if value in seen or value in ((None, None), None):
+        spec = make_spec(config, number, config.first_copy)
+        checks: dict[object, Callable[[], object]] = {
+            (spec.height, spec.width): functools.partial(check_image_size, config, checkpoint, spec.height, spec.width),
+            (spec.sampler, spec.strength): functools.partial(table, spec.sampler, spec.strength),
+        }
+        for value, check in checks.items():
+            if value in seen:
                 continue
             seen.add(value)
             try:
-                if isinstance(value, int):
-                    table(replace(config.sampler, num_inference_steps=value))
-                else:
-                    size = make_spec(config, number, config.first_copy)
-                    check_image_size(config, checkpoint, size.height, size.width)
+                check()
             except UserError as error:
                 faults.append(f"row {number}: {error}")
     if faults:

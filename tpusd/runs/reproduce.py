@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tpusd import storage
+from tpusd.config.executor import LOCAL
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
@@ -71,7 +72,7 @@ def reproduce(
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
-    config = override(replace(saved, output=None), overrides)
+    config = override(replace(saved, output=None, executor=LOCAL), overrides)  # a cluster may be elsewhere
     if config.shard is not None:
         raise UserError(
             f"shard={show(config.shard)}: reproduce makes all images that it compares; use --images or --sample"

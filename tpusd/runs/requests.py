@@ -38,6 +38,8 @@ def plan_sweep(
     outputs = {config.output for config in configs}
     if len(outputs) > 1:
         raise UserError("output: a sweep has one directory, which holds all of its runs; give one value")
+    if len({config.executor for config in configs}) > 1:
+        raise UserError("executor: a sweep is made in one place; give one value")
     if len({config.shard for config in configs}) > 1:
         raise UserError("shard: a process makes one shard of all runs of a sweep; give one value")
     given = _override_values(jobs)

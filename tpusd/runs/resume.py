@@ -9,12 +9,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.config.rows import ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, saved_config
 from tpusd.config.typed import plain
 from tpusd.errors import UserError, show
+from tpusd.inputs.rows import same_rows
 from tpusd.plan.specs import row_numbers
 from tpusd.process.report import report
-from tpusd.prompts.rows import read_rows
+from tpusd.prompts.rows import run_rows
 from tpusd.records.directory import RunDir, close_quietly
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved, text_fields
 from tpusd.records.shards import ShardDir
@@ -65,14 +67,15 @@ def resume_run(
 
 def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
     """`after` as a saved config, where it is `before` or more of it. Raises UserError for what differs."""
-    rows = read_rows(after.prompts)
+    rows = run_rows(after)
     for index, row in enumerate(before.prompts.rows):
-        if index >= len(rows) or rows[index] != row:
-            what = "is removed" if index >= len(rows) else f"is now {show(rows[index].prompt)}"
+        if index >= len(rows) or not same_rows(row, rows[index]):
+            what = "is removed" if index >= len(rows) else _what_it_is(row, rows[index])
             raise UserError(
                 f"prompts: row {index} of the run, {show(row.prompt)}, {what}; a run is extended by rows at its end; "
                 "start a new run for others"
             )
+    rows = (*before.prompts.rows, *rows[len(before.prompts.rows) :])  # with what they say of their pictures
     if after.num_images_per_prompt < before.num_images_per_prompt:
         raise UserError(
             f"num_images_per_prompt={after.num_images_per_prompt}: the run was made with "
@@ -89,6 +92,13 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
         )
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
     return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
+
+
+def _what_it_is(before: Row, after: Row) -> str:
+    if before.prompt != after.prompt:
+        return f"is now {show(after.prompt)}"
+    own = next(name for name in (*ROW_FIELDS, "extra") if getattr(before, name) != getattr(after, name))
+    return f"has {own}={show(getattr(after, own))}, not {show(getattr(before, own))}"
 
 
 def _refuse_others(before: RunConfig, after: RunConfig) -> None:

@@ -19,7 +19,7 @@ from tpusd.process.progress import Progress
 from tpusd.process.report import report
 from tpusd.records.compare import Comparison, Verdict
 from tpusd.runs.dry_run import count
-from tpusd.runs.executors.base import FailedBatch
+from tpusd.runs.executors.base import EncodedImage, FailedBatch
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor
 from tpusd.runs.prepare import Prepare, PreparedRun
 from tpusd.samplers.rows import Table
@@ -122,6 +122,7 @@ def _collected(
             raise made.error
         for spec, image in zip(made.batch.specs, made.images, strict=True):
             key = spec.row, spec.copy
+            assert not isinstance(image, EncodedImage)
             found.setdefault(key, []).append(image.pixels)
             if len(found[key]) == NUM_VERSIONS:
                 yield key, found.pop(key)

@@ -6,7 +6,7 @@ Knows nothing of devices, and nothing of the other runs.
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tpusd.records.run_json import RunJson, images_per_second, read_facts
 from tpusd.records.shards import ShardDir, num_unlisted, shared_files
 from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
+from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.storage import os_errors_as_user_errors
 
 MAX_CHANGES = 5  # in which a session differs from the one before, that a line names
@@ -92,6 +93,7 @@ class RunSession:
         self.num_elsewhere = 0  # images of other shards that are still missing when this one is complete
         self.num_made = 0
         self.left_out: dict[str, NotFinite] = {}  # images that were made, are not finite, and are not written
+        self.set_aside: dict[str, str] = {}  # images that no worker could make -> why
         self.timing = Timing()
         self.error: BaseException | None = None
         self.is_complete = False
@@ -113,8 +115,8 @@ class RunSession:
 
     @property
     def is_tried(self) -> bool:
-        """Whether every image was made, also those that are left out."""
-        return self.num_missing <= len(self.left_out)
+        """Whether every image was made or tried, also those that are left out."""
+        return self.num_missing <= len(self.left_out) + len(self.set_aside)
 
     def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
         """The images to make, in order. size: only those of this size."""
@@ -207,9 +209,18 @@ class RunSession:
         if not written:
             self.left_out[name] = place
 
+    def note_set_aside(self, names: Sequence[str], reason: str) -> None:
+        """Says of images that no worker could make them, in the log and on stderr."""
+        line = f"{', '.join(names)}: set aside, because {reason}"
+        report(f"{self.name}: {line}")
+        self.log(line)
+        self.set_aside |= dict.fromkeys(names, reason)
+
     def complete(self) -> None:
         """Writes the page and all that belongs to it, and closes the directory. Raises UserError."""
         opened = self._open_now()
+        if self.set_aside:
+            raise ImagesSetAside(self.path, self.set_aside, self.num_images)
         if self.left_out:
             raise ImagesNotFinite(self.path, self.left_out, self.num_images, self._config.precision)
         if isinstance(opened.run_dir, ShardDir):
@@ -253,7 +264,7 @@ class RunSession:
             return
         error = self.error or error
         opened.run_dir.log(f"stopped{_text_of(error)}")
-        empty = not self.num_made and not holds_images(self.path) and not self.left_out
+        empty = not self.num_made and not holds_images(self.path) and not self.left_out and not self.set_aside
         if self.is_new and empty and (isinstance(error, UserError) or not self._keep_empty):
             opened.run_dir.discard()
         else:

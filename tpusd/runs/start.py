@@ -12,7 +12,6 @@ from typing import Any
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.config.shards import Shard
-from tpusd.engine.faults import local_devices
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import Kind, count_batches
 from tpusd.plan.specs import ImageSize, Stripe
@@ -25,7 +24,8 @@ from tpusd.records.layout import CHOOSE_ANOTHER, PAGE
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import count
-from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.executors.place import opened
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
 from tpusd.runs.session import RunSession, holds_images
@@ -114,14 +114,16 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
     """Makes what a run lacks, prints its summary, and raises what stopped it."""
     try:
         session.open()
-        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with advising(
-            lambda: session.path,
-            lambda: holds_images(session.path),
-            shard=None if session.stripe is None else session.stripe.shard,
+        with (
+            opened(session.prepared.config.executor, load) as executor_for,
+            advising(
+                lambda: session.path,
+                lambda: holds_images(session.path),
+                shard=None if session.stripe is None else session.stripe.shard,
+            ),
         ):
             with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
-                executor = LocalExecutor(progress, load=load)
+                executor = executor_for(progress)
                 if started is not None:
                     session.timing.seconds["import"] = time.monotonic() - started
                 batches = count_batches(_kinds(session), executor.batch_size(session.prepared.config))

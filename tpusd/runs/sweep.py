@@ -19,21 +19,29 @@ from tpusd import storage
 from tpusd.config.compose import compose_jobs, refuse_shows, sweep_words
 from tpusd.config.shards import Shard
 from tpusd.config.words import with_whole_paths
-from tpusd.engine.faults import local_devices
 from tpusd.errors import UserError, show
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.plan.specs import planned
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
 from tpusd.process.waiting import waiting
-from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, make_claim
+from tpusd.records.directory import (
+    Claim,
+    DirectoryLog,
+    RunDir,
+    claim_directory,
+    close_quietly,
+    discard_sweep,
+    make_claim,
+)
 from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, MAKE_ROOM, SWEEP_LOG
 from tpusd.records.run_json import images_per_second, read_run_if_valid
 from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.shards import ShardDir, join_sweep, locked_shard, shared_files
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
-from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
+from tpusd.runs.executors.local import LoadPipeline, load_pipeline
+from tpusd.runs.executors.place import check_place, opened
 from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
@@ -76,10 +84,14 @@ def start_sweep(argv: Sequence[str], *, prepare: Prepare | None = None, load: Lo
     if requests[0].config.dry_run:
         show_plan([_to_show(request) for request in requests], prepare)
         return 0
+    check_place(requests[0].config.executor)
     output = jobs[0].values["output"]
     shard = _shard_of(requests)
-    path = claim_sweep(output, sweep) if shard is None else join_sweep(shared_output(output, shard), sweep)
-    return make_sweep(path, sweep, requests, prepare=prepare, load=load)
+    if shard is None:
+        path, made = claim_sweep(output, sweep)
+    else:
+        path, made = join_sweep(shared_output(output, shard), sweep), None
+    return make_sweep(path, sweep, requests, prepare=prepare, load=load, made=made)
 
 
 def resume_sweep(
@@ -101,21 +113,37 @@ def resume_sweep(
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
 
-def claim_sweep(output: str | None, sweep: Sweep) -> Path:
-    """A new directory for a sweep, or an empty one that the user named. Raises UserError."""
+def claim_sweep(output: str | None, sweep: Sweep) -> tuple[Path, list[Path]]:
+    """A new directory for a sweep, or an empty one that the user named; and the directories made for that, outermost
+    first. Raises UserError.
+    """
     fields = "_".join(["sweep", *(key.rsplit(".", 1)[-1] for key in sweep.axes)])
     claim = make_claim(output, fields, datetime.now().astimezone(), max_chars=60)
     with os_errors_as_user_errors(claim.path, CHOOSE_ANOTHER):
-        return claim_directory(claim, [], _refuse_taken)
+        made: list[Path] = []
+        return claim_directory(claim, made, _refuse_taken), made
 
 
 def make_sweep(
-    path: Path, sweep: Sweep, requests: Sequence[RunRequest], *, prepare: Prepare, load: LoadPipeline
+    path: Path,
+    sweep: Sweep,
+    requests: Sequence[RunRequest],
+    *,
+    prepare: Prepare,
+    load: LoadPipeline,
+    made: Sequence[Path] | None = None,
 ) -> int:
-    """Makes what is missing of the sweep at `path`, and its page. Returns the exit status. Raises UserError."""
+    """Makes what is missing of the sweep at `path`, and its page. Returns the exit status. Raises UserError.
+
+    made: the directories that were made for this sweep; a fault before its first run removes them. None: they stay.
+    """
     started = time.monotonic()
     shard = _shard_of(requests)
-    with _locked(path) if shard is None else locked_shard(path, shard) as log, _advising(path, shard):
+    with (
+        _locked(path) if shard is None else locked_shard(path, shard) as log,
+        contextlib.nullcontext() if made is None else _discarding(path, made),
+        _advising(path, shard),
+    ):
         with _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
             if shard is None or {run.name for run in sweep.runs} != {run.name for run in read_sweep(path).runs}:
                 write_sweep(path, sweep)
@@ -131,10 +159,10 @@ def make_sweep(
     for line in _table(results):
         say(line)
     num_failed = sum(result.error is not None for result in results)
-    made, seconds = sum(result.num_made for result in results), time.monotonic() - started
+    num_made, seconds = sum(result.num_made for result in results), time.monotonic() - started
     say(
-        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, {count(made, 'image')} in "
-        f"{seconds:.1f} s"
+        f"{path}: {'' if shard is None else f'shard {shard}: '}{count(len(results), 'run')}, "
+        f"{count(num_made, 'image')} in {seconds:.1f} s"
         f"{f', {num_failed} failed' if num_failed else ''}; {see}"
     )
     if num_failed:
@@ -180,10 +208,12 @@ def _make_requests(
         total = sum(session.num_images for session in sessions.values())
         there = sum(result.num_images for result in results.values())
         done = sum(len(session.done) for session in sessions.values())
-        local_devices()  # before there is a bar: it may take seconds, and says so in a line of its own
-        with contextlib.closing(Progress(there + total, there + done)) as progress:
-            executor = LocalExecutor(progress, load=load)
-            make_runs(list(sessions.values()), executor, stop_on_error=stop_on_error, on_failure=on_failure)
+        with (
+            opened(requests[0].config.executor, load) as executor_for,
+            contextlib.closing(Progress(there + total, there + done)) as progress,
+        ):
+            runs = list(sessions.values())
+            make_runs(runs, executor_for(progress), stop_on_error=stop_on_error, on_failure=on_failure)
     results |= {name: _result(session) for name, session in sessions.items()}
     return [results[request.run.name] for request in requests if request.run.name in results]
 
@@ -252,6 +282,16 @@ def _locked(path: Path) -> Iterator[Callable[[str], None]]:
     finally:
         with contextlib.suppress(OSError):
             log.close()
+
+
+@contextlib.contextmanager
+def _discarding(path: Path, made: Sequence[Path]) -> Iterator[None]:
+    """Takes a claim back where the sweep is impossible, as on a cluster without what it asks for."""
+    try:
+        yield
+    except UserError:
+        discard_sweep(path, made)
+        raise
 
 
 def _advising(path: Path, shard: Shard | None) -> contextlib.AbstractContextManager[None]:

@@ -6,21 +6,17 @@ images are made.
 """
 
 import contextlib
-import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tpusd import __version__
-from tpusd.config.schema import RunConfig
-from tpusd.config.typed import plain
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
-from tpusd.recipes.files import SUFFIXES, encode_image
+from tpusd.recipes.files import SUFFIXES
 from tpusd.records.manifest import ImageRecord
-from tpusd.records.provenance import KEY_DERIVATION
-from tpusd.runs.executors.base import MadeBatch, MadeImage
+from tpusd.runs.executors.base import EncodedImage, MadeBatch, MadeImage, SetAsideBatch
+from tpusd.runs.pictures import picture_file
 from tpusd.runs.session import ImageProvenance, RunSession
 
 Result = TypeVar("Result")
@@ -67,6 +63,23 @@ class BatchWriter:
     def complete(self, run: RunSession) -> None:
         """Completes a run that lacks no image, only its page."""
         self._opener.submit(self._complete, run)
+
+    def set_aside(self, batch: SetAsideBatch[RunSession]) -> None:
+        """Completes the batch's runs without its images, once what was submitted before is written."""
+        self._opener.submit(self._set_aside_after_opened, batch)
+
+    def _set_aside_after_opened(self, batch: SetAsideBatch[RunSession]) -> None:
+        for part in batch.batch.parts():
+            run = part.entries[0][0]
+            self._attempt(run, run.open)
+            if run.error is None:
+                self._committer.submit(self._attempt, run, self._set_aside, run, part.specs, batch.reason)
+
+    @staticmethod
+    def _set_aside(run: RunSession, specs: Sequence[ImageSpec], reason: str) -> None:
+        run.note_set_aside([spec.name for spec in specs], reason)
+        if run.is_tried:
+            run.complete()
 
     def fail_after_pending(self, run: RunSession, error: BaseException) -> None:
         """Ends a run of which a batch could not be made. The images that were submitted before are still written."""
@@ -115,18 +128,18 @@ class BatchWriter:
         return run.note(made.provenance())
 
     @staticmethod
-    def _write(run: RunSession, spec: ImageSpec, image: MadeImage, provenance: ImageProvenance) -> ImageRecord | None:
+    def _write(
+        run: RunSession, spec: ImageSpec, image: MadeImage | EncodedImage, provenance: ImageProvenance
+    ) -> ImageRecord | None:
         """The record of an image that is on disk; None where the run has failed, or leaves the image out."""
         config = provenance.config
         if run.error is not None or (image.not_finite is not None and config.on_nan == "error"):
             return None
         described = run.describe(spec)
-        data = encode_image(
-            image.pixels,
-            described | picture_values(config, spec),
-            image_format=config.image_format,
-            quality=config.image_quality,
-        )
+        data = image.data if isinstance(image, EncodedImage) else None
+        if data is None:
+            assert not isinstance(image, EncodedImage), spec.name
+            data = picture_file(config, described, spec, image.pixels)
         written = run.write_image(spec.name + SUFFIXES[config.image_format], data)
         return ImageRecord(
             **written,
@@ -137,14 +150,18 @@ class BatchWriter:
             extra=dict(spec.extra),
         )
 
-    def _commit(self, run: RunSession, name: str, image: MadeImage, written: "Future[ImageRecord | None]") -> None:
+    def _commit(
+        self, run: RunSession, name: str, image: MadeImage | EncodedImage, written: "Future[ImageRecord | None]"
+    ) -> None:
         try:
             self._attempt(run, self._append, run, name, image, written)
         finally:
             self._done(run, taken=True)
 
     @staticmethod
-    def _append(run: RunSession, name: str, image: MadeImage, written: "Future[ImageRecord | None]") -> None:
+    def _append(
+        run: RunSession, name: str, image: MadeImage | EncodedImage, written: "Future[ImageRecord | None]"
+    ) -> None:
         record = written.result()
         if run.error is not None:
             return
@@ -180,18 +197,3 @@ class BatchWriter:
         except BaseException as error:  # also what is not an Exception must reach the main thread
             self._fail(run, error)
             return None
-
-
-def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
-    """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
-    loras = {"lora_settings": [dataclasses.asdict(lora) for lora in config.loras]} if config.loras else {}
-    return loras | {
-        "sampler_settings": dataclasses.asdict(spec.sampler),
-        "model_settings": plain(config.model),
-        "precision_settings": dataclasses.asdict(config.precision),
-        "image_format": config.image_format,
-        "image_quality": config.image_quality,
-        "key_derivation": KEY_DERIVATION,
-        "tpusd": __version__,
-        "extra": dict(spec.extra),
-    }

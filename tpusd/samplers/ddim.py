@@ -8,7 +8,7 @@ from tpusd.errors import UserError
 from tpusd.samplers.grid import whole_grid
 from tpusd.samplers.predictions import to_x0
 from tpusd.samplers.registry import Sampler
-from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.rows import Table, level_of, row, table
 from tpusd.samplers.schedule import SchedulerConfig
 
 
@@ -18,7 +18,7 @@ def ddim(settings: SamplerSettings, config: SchedulerConfig, options: SimpleName
         raise UserError(f"sampler.eta={options.eta:g}: must be from 0 (no noise) to 1 (the noise of ddpm)")
     alphas = config.alphas_cumprod(rescale=options.rescale_betas_zero_snr)
     ratio = config.train_timesteps // settings.num_inference_steps
-    rows = []
+    rows, levels = [], []
     for t in whole_grid(settings, config, options):
         a = float(alphas[t])
         previous = alphas[t - ratio] if t >= ratio else 1.0 if options.set_alpha_to_one else alphas[0]
@@ -27,14 +27,15 @@ def ddim(settings: SamplerSettings, config: SchedulerConfig, options: SimpleName
         direction = math.sqrt(max(0.0, 1 - previous - sigma**2) / (1 - a))
         x = {"x": direction, "pred": math.sqrt(previous) - direction * math.sqrt(a), "noise": sigma}
         rows.append(row(t=t, pred=to_x0(a, options.prediction_type), x=x))
-    return table(rows)
+        levels.append(level_of(a))
+    return table(rows, levels)
 
 
 def ddpm(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Denoising diffusion probabilistic models: Ho et al. 2020, equations 6 and 7, between the chosen timesteps."""
     alphas = config.alphas_cumprod(rescale=options.rescale_betas_zero_snr)
     timesteps = whole_grid(settings, config, options)
-    rows = []
+    rows, levels = [], []
     for t, previous in zip(timesteps, [*alphas[timesteps[1:]], 1.0], strict=True):
         a = float(alphas[t])
         beta = 1 - a / previous
@@ -45,7 +46,8 @@ def ddpm(settings: SamplerSettings, config: SchedulerConfig, options: SimpleName
             "noise": math.sqrt(variance) if t > 0 else 0.0,
         }
         rows.append(row(t=t, pred=to_x0(a, options.prediction_type), x=x))
-    return table(rows)
+        levels.append(level_of(a))
+    return table(rows, levels)
 
 
 SAMPLERS = (
@@ -74,6 +76,7 @@ SAMPLERS = (
             "steps_offset": 0,
             "rescale_betas_zero_snr": False,
             "variance_type": "fixed_small",
+            "timesteps": None,
         },
         # fixed_small_log is the same number as fixed_small; diffusers takes its logarithm and then its exponential.
         choices={"variance_type": ("fixed_small", "fixed_small_log", "fixed_large")},

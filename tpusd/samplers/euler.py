@@ -32,7 +32,7 @@ def euler(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNam
         row(t=t, **_model(sigma, options), x={"x": 1.0, "pred": following - sigma})
         for t, sigma, following in zip(timesteps, sigmas[:-1], sigmas[1:], strict=True)
     ]
-    return table(rows, init_scale)
+    return table(rows, [(1.0, sigma) for sigma in sigmas[:-1]], init_scale)
 
 
 def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
@@ -46,32 +46,38 @@ def euler_ancestral(settings: SamplerSettings, config: SchedulerConfig, options:
         up = following * math.sqrt(1 - (following / sigma) ** 2)
         down = following**2 / sigma
         rows.append(row(t=t, **_model(sigma, options), x={"x": 1.0, "pred": down - sigma, "noise": up}))
-    return table(rows, init_scale)
+    return table(rows, [(1.0, sigma) for sigma in sigmas[:-1]], init_scale)
 
 
 def heun(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
     """Heun's method, two model calls a step and one for the last: Karras et al. 2022, algorithm 1 without churn."""
     timesteps, sigmas, init_scale = euler_grid(settings, config, options, beta_range=(0.00085, 0.012))
-    rows = []
+    rows, levels = [], []
     for i, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
         dt = following - sigma
+        levels.append((1.0, sigma))
         rows.append(row(t=timesteps[i], **_model(sigma, options), x={"x": 1.0, "pred": dt}, y={"x": 1.0}))
         if i + 1 < len(timesteps):
             mean = {"y": 1.0, "h1": dt / 2, "pred": dt / 2}
             rows.append(row(t=timesteps[i + 1], **_model(following, options), x=mean))
-    return table(rows, init_scale)
+            levels.append((1.0, following))
+    return table(rows, levels, init_scale)
 
 
 def lms(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> Table:
-    """Linear multistep of order 4 on uneven sigmas: k-diffusion's `lms`, with exact integrals of the polynomials."""
-    timesteps, sigmas, init_scale = euler_grid(settings, config, options)
+    """Linear multistep of order 4 on uneven sigmas: k-diffusion's `lms`, with exact integrals of the polynomials.
+
+    From a picture the order is at once that of the step in the whole schedule, as in diffusers, and what was not
+    predicted is 0.
+    """
+    timesteps, sigmas, init_scale = euler_grid(settings, config, options, first_step=0)
     rows = []
-    for i, t in enumerate(timesteps):
+    for i, t in list(enumerate(timesteps))[options.first_step :]:
         known = sigmas[i::-1][:LMS_ORDER]
         weights = [_lagrange_integral(known, j, sigmas[i], sigmas[i + 1]) for j in range(len(known))]
         x = {"x": 1.0, **dict(zip(("pred", "h1", "h2", "h3"), weights, strict=False))}
         rows.append(row(t=t, **_model(sigmas[i], options), x=x))
-    return table(rows, init_scale)
+    return table(rows, [(1.0, sigma) for sigma in sigmas[options.first_step : -1]], init_scale)
 
 
 def _model(sigma: float, options: SimpleNamespace) -> _ModelTerms:
@@ -105,6 +111,7 @@ SAMPLERS = (
             "sigma_max": None,
             "final_sigmas_type": "zero",
             "interpolation_type": "linear",
+            "timesteps": None,
         },
         diffusers="EulerDiscreteScheduler",
         paper="[Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1",
@@ -122,7 +129,7 @@ SAMPLERS = (
         name="heun",
         a1111="Heun",
         table=heun,
-        defaults={**_SPACING, **_SIGMAS},
+        defaults={**_SPACING, **_SIGMAS, "timesteps": None},
         diffusers="HeunDiscreteScheduler",
         paper="[Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1",
     ),

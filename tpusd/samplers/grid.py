@@ -17,15 +17,25 @@ from tpusd.samplers import schedule
 from tpusd.samplers.schedule import BetaDefaults, SchedulerConfig
 
 
-def whole_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
-    """Whole timesteps, falling, (n,). Raises UserError for timesteps that the model does not know."""
+def whole_grid(
+    settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace, *, first_step: int | None = None
+) -> np.ndarray:
+    """Whole timesteps, falling, (n,). Raises UserError for timesteps that the model does not know.
+
+    first_step: steps before it are left out; None: options.first_step.
+    """
+    first = options.first_step if first_step is None else first_step
+    if (given := _given(options)) is not None:
+        return given[first:]
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     timesteps = schedule.whole_timesteps(spacing, n, config.train_timesteps, options.steps_offset)
-    return _checked(timesteps, config, options)
+    return _checked(timesteps, config, options)[first:]
 
 
 def distilled_grid(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace) -> np.ndarray:
     """Whole timesteps, falling, (n,): evenly chosen among the original_inference_steps of a distillation."""
+    if (given := _given(options)) is not None:
+        return given[options.first_step :]
     n, most = settings.num_inference_steps, options.original_inference_steps
     if not 1 <= most <= config.train_timesteps:
         raise UserError(f"sampler.original_inference_steps={most}: must be from 1 to {config.train_timesteps}")
@@ -35,13 +45,19 @@ def distilled_grid(settings: SamplerSettings, config: SchedulerConfig, options: 
             "timesteps; 4 to 8 steps are usual"
         )
     distilled = np.arange(most, 0, -1) * (config.train_timesteps // most) - 1
-    return np.asarray(distilled[np.floor(np.linspace(0, most, n, endpoint=False)).astype(np.int64)])
+    chosen = distilled[np.floor(np.linspace(0, most, n, endpoint=False)).astype(np.int64)]
+    return np.asarray(chosen[options.first_step :])
 
 
 def euler_grid(
-    settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]
+    settings: SamplerSettings,
+    config: SchedulerConfig,
+    options: SimpleNamespace,
+    *,
+    first_step: int | None = None,
+    **beta_defaults: Unpack[BetaDefaults],
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """The grid of the samplers in Karras' variable.
+    """The grid of the samplers in Karras' variable. first_step: as in whole_grid.
 
     Returns:
         Timesteps (n,), which may be fractional.
@@ -50,10 +66,10 @@ def euler_grid(
     """
     n = settings.num_inference_steps
     trained = _trained(config, options, **beta_defaults)
-    if options.timestep_spacing == "linspace":
+    if options.timestep_spacing == "linspace" and _given(options) is None:
         timesteps = np.linspace(0, len(trained) - 1, n)[::-1]
     else:
-        timesteps = whole_grid(settings, config, options)
+        timesteps = whole_grid(settings, config, options, first_step=0)
     sigmas = schedule.sigmas_at(timesteps, trained)
     if getattr(options, "interpolation_type", "linear") == "log_linear":
         # One level more than steps, so that the last step leads to the lowest trained sigma and not to zero.
@@ -64,13 +80,27 @@ def euler_grid(
     sigmas = np.append(sigmas, _last(options, trained[0]))[: n + 1]
     high = sigmas[0]
     # The noise of the first step; with `leading`, which starts at a lower level, the deviation of the whole sample.
-    return timesteps, sigmas, math.sqrt(high**2 + 1) if options.timestep_spacing == "leading" else high
+    init_scale = math.sqrt(high**2 + 1) if options.timestep_spacing == "leading" else high
+    first = options.first_step if first_step is None else first_step
+    return timesteps[first:], sigmas[first:], init_scale
 
 
 def solver_grid(
     settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whole timesteps (n,) and sigmas (n + 1,), the last of which is the level at which the last step ends."""
+    timesteps, sigmas = _whole_solver_grid(settings, config, options)
+    if options.first_step >= len(timesteps):  # with a clip these are fewer than the steps
+        raise UserError(
+            f"sampler.lambda_min_clipped={options.lambda_min_clipped:g}: leaves {len(timesteps)} of "
+            f"{settings.num_inference_steps} steps, and this strength starts after them; use a larger strength"
+        )
+    return timesteps[options.first_step :], sigmas[options.first_step :]
+
+
+def _whole_solver_grid(
+    settings: SamplerSettings, config: SchedulerConfig, options: SimpleNamespace
+) -> tuple[np.ndarray, np.ndarray]:
     n, spacing = settings.num_inference_steps, options.timestep_spacing
     trained = _trained(config, options)
     # Leave out the levels whose log of signal to noise is under the clip; `trained` rises.
@@ -83,7 +113,10 @@ def solver_grid(
             else f"sampler={settings.name}: needs two noise levels or more, and the checkpoint has "
             f"num_train_timesteps={len(trained)}; use sampler=ddim"
         )
-    if spacing == "trailing":  # with a clip these are fewer than n
+    given = _given(options)
+    if given is not None:
+        timesteps = given
+    elif spacing == "trailing":  # with a clip these are fewer than n
         timesteps = np.round(np.arange(last, 0, -len(trained) / n)).astype(np.int64)[:n] - 1
     elif spacing == "linspace":
         timesteps = np.linspace(0, last - 1, n + 1).round()[:0:-1].astype(np.int64)
@@ -108,6 +141,12 @@ def solver_grid(
         timesteps[0] = len(trained) - 1  # the reference takes both logarithms in float32, so they meet there
     lowest = trained[0] if getattr(options, "sigma_min", None) is None else options.sigma_min
     return timesteps.astype(np.int64), np.append(chosen, _last(options, lowest))
+
+
+def _given(options: SimpleNamespace) -> np.ndarray | None:
+    """The timesteps that the settings choose themselves."""
+    timesteps = getattr(options, "timesteps", None)
+    return None if timesteps is None else np.array(timesteps, np.int64)
 
 
 def _trained(config: SchedulerConfig, options: SimpleNamespace, **beta_defaults: Unpack[BetaDefaults]) -> np.ndarray:

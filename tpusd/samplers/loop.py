@@ -44,6 +44,7 @@ def run_steps(
     noise: Callable[[jax.Array], jax.Array],
     record: Callable[[jax.Array, jax.Array, Log], Log],
     log: Log,
+    after: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> tuple[LoopState, Log]:
     """Runs rows [start, stop) of each image's table.
 
@@ -56,6 +57,7 @@ def run_steps(
         noise: k -> standard normal (b,h,w,c) of row k; called only if some image's row k uses noise.
         record: k, x and the log -> the log after row k. x holds the samples in their order, in another shape (b,...).
         log: the log before row `start`.
+        after: k and x (b,h,w,c) after row k -> what replaces x. None: x stays.
 
     Returns:
         The state and the log after the last row.
@@ -77,6 +79,7 @@ def run_steps(
         seen = (state.x, state.y, pred, state.h1, state.h2, state.h3, fresh)
         x = _dot(column[:, X : X + TERMS], seen)
         y = _dot(column[:, Y : Y + TERMS], seen)
+        x = x if after is None else flat(after(k, x.reshape(b, *shape)))
         push = column[:, PUSH] != 0
         new = LoopState(
             x,

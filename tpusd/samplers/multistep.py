@@ -15,7 +15,7 @@ from tpusd.config.sampler import SamplerSettings
 from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.predictions import to_epsilon, to_x0
 from tpusd.samplers.registry import OptionValue, Sampler
-from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.rows import Table, level_of, row, table
 from tpusd.samplers.schedule import SchedulerConfig
 
 SOLVER: dict[str, OptionValue] = {
@@ -83,7 +83,8 @@ def _multistep(
     combine: Callable[[Step], dict[str, float]],
 ) -> Table:
     timesteps, sigmas = solver_grid(settings, config, options)
-    n, few, rows = len(timesteps), len(timesteps) < FEW_STEPS and options.lower_order_final, []
+    n, few = len(timesteps), len(timesteps) + options.first_step < FEW_STEPS and options.lower_order_final
+    rows = []
     for i, t in enumerate(timesteps):
         order = min(options.solver_order, i + 1)
         if i == n - 1 and (options.euler_at_final or few or sigmas[-1] == 0):
@@ -93,7 +94,7 @@ def _multistep(
         step = Step(sigmas[i], sigmas[i + 1], tuple(sigmas[i - k] for k in range(1, order)))
         x = {"x": 1.0} if step.h == 0 else combine(step)
         rows.append(row(t=t, pred=convert(alpha(step.start) ** 2, options.prediction_type), x=x))
-    return table(rows)
+    return table(rows, [level_of(alpha(sigma) ** 2) for sigma in sigmas[:-1]])
 
 
 def _dpmpp(step: Step, solver_type: str) -> dict[str, float]:
@@ -183,6 +184,7 @@ _DPMPP: dict[str, OptionValue] = {
     "solver_type": "midpoint",
     "euler_at_final": False,
     "lambda_min_clipped": -math.inf,
+    "timesteps": None,
 }
 _DPMPP_CHOICES: dict[str, tuple[OptionValue, ...]] = {"solver_type": ("midpoint", "heun"), "solver_order": ORDERS}
 SAMPLERS = (

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from tpusd.config.sampler import SamplerSettings
 from tpusd.samplers.grid import whole_grid
 from tpusd.samplers.registry import Sampler
-from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.rows import Table, level_of, row, table
 from tpusd.samplers.schedule import SchedulerConfig
 
 # Adams-Bashforth of orders 1 to 4 on the model's outputs, the latest first. Liu et al. 2022, equation 12.
@@ -23,6 +23,9 @@ def pndm(settings: SamplerSettings, config: SchedulerConfig, options: SimpleName
 
     The correction costs one more model call. The kept variable is the model's own output. Where that output is a
     velocity, the mean of the last ones becomes epsilon at the present sample, as in diffusers.
+
+    From a picture, the steps that are left out are counted in calls, of which the first step has two. So the first call
+    is a step earlier than another sampler's, and its corrected step passes over one step of the grid, as in diffusers.
     """
     alphas = config.alphas_cumprod()
     ratio = config.train_timesteps // settings.num_inference_steps
@@ -38,18 +41,19 @@ def pndm(settings: SamplerSettings, config: SchedulerConfig, options: SimpleName
             scale = math.sqrt(alpha(t))
         return {sample: on_sample} | {name: scale * on_eps * weight for name, weight in weights.items()}
 
-    falling = whole_grid(settings, config, options)
-    first = falling[0]
+    falling = whole_grid(settings, config, options, first_step=0)
+    calls = [*falling[:2], *falling[1:]][options.first_step :]
+    first = calls[0]
     rows = [row(t=first, x=step(first, first - ratio, "x", {"pred": 1.0}), y={"x": 1.0})]
-    if len(falling) > 1:
+    if len(calls) > 1:
         # Repeat the first step from the sample that y holds, with the mean of the outputs at its two ends.
-        second = falling[1]
+        second = calls[1]
         mean = {"pred": 1 / 2, "h1": 1 / 2}
         rows.append(row(t=second, x=step(second + ratio, second, "y", mean), push=False))
-    for count, t in enumerate(falling[1:], start=2):
+    for count, t in enumerate(calls[2:], start=2):
         weights: dict[str, float] = dict(zip(("pred", "h1", "h2", "h3"), ADAMS_BASHFORTH[min(count, 4)], strict=False))
         rows.append(row(t=t, x=step(t, t - ratio, "x", weights)))
-    return table(rows)
+    return table(rows, [level_of(alpha(t)) for t in calls])
 
 
 def _transfer(a: float, previous: float) -> tuple[float, float]:

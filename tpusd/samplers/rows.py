@@ -9,6 +9,7 @@ A row is one model call:
     h1, h2, h3 = (pred, h1, h2) if push else (h1, h2, h3)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,14 +27,22 @@ MAX_ROWS = 2048  # Heun makes two calls a step, and 1000 steps are allowed
 
 @dataclass(frozen=True)
 class Table:
-    """rows: float64 (n, COLUMNS), one a model call. init_scale: the factor on the initial standard normal noise."""
+    """What a sampler does, in numbers.
+
+    rows: float64 (n, COLUMNS), one a model call.
+    init_scale: the factor on the initial standard normal noise.
+    levels: float64 (n, 2): the factors on a clean sample and on standard normal noise, whose sum is the sample before
+        each row. An image that starts from a picture needs them.
+    """
 
     rows: np.ndarray
     init_scale: float
+    levels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert self.rows.ndim == 2 and self.rows.shape[1] == COLUMNS, self.rows.shape
         assert 0 < len(self.rows) <= MAX_ROWS, len(self.rows)
+        assert self.levels is None or self.levels.shape == (len(self.rows), 2), self.levels
         if not (np.isfinite(self.rows.astype(np.float32)).all() and np.isfinite(self.init_scale)):
             raise ArithmeticError("a coefficient is not finite")
 
@@ -54,6 +63,13 @@ class Table:
         padded[: len(self.rows)] = self.rows
         if guidance is not None:
             padded[: len(self.rows), GUIDANCE] = guidance
+        return padded
+
+    def padded_levels(self) -> np.ndarray:
+        """float32 (MAX_ROWS, 2): the levels after each row. After the last one, and in padding, the sample is clean."""
+        assert self.levels is not None
+        padded = np.tile(np.array([1.0, 0.0], np.float32), (MAX_ROWS, 1))
+        padded[: len(self.rows) - 1] = self.levels[1:]
         return padded
 
 
@@ -84,6 +100,11 @@ def row(
     return made
 
 
-def table(rows: Sequence[np.ndarray], init_scale: float = 1.0) -> Table:
-    """rows: (COLUMNS,) each. init_scale: the factor on the initial standard normal noise."""
-    return Table(np.stack(rows), float(init_scale))
+def table(rows: Sequence[np.ndarray], levels: Sequence[tuple[float, float]], init_scale: float = 1.0) -> Table:
+    """rows: (COLUMNS,) each. levels: one a row, as in Table. init_scale: the factor on the initial noise."""
+    return Table(np.stack(rows), float(init_scale), np.array(levels, np.float64))
+
+
+def level_of(a: float) -> tuple[float, float]:
+    """The level at `a`, the share of the clean sample's variance, in the variable of constant variance."""
+    return math.sqrt(a), math.sqrt(1 - a)

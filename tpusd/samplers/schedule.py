@@ -21,7 +21,7 @@ MAX_TRAIN_TIMESTEPS = 100_000
 KARRAS_RHO = 7.0  # Karras et al. 2022, section 5
 BETA_SIGMAS = (0.6, 0.6)  # the two shape parameters of Lee et al. 2024, "Beta Sampling is All You Need"
 NEARLY_ZERO_ALPHA = 2.0**-24  # replaces the zero of a zero-terminal-SNR schedule, at which sigma would be infinite
-NEVER_PUBLISHED = "eta"  # diffusers takes it as an argument of a step, and ignores it in a file
+NEVER_PUBLISHED = {"eta", "timesteps"}  # diffusers takes them as arguments of calls, and ignores them in a file
 # Fields that change the result and are not implemented, with the values that switch them off.
 _ONLY = {"thresholding": (False, None), "use_flow_sigmas": (False, None), "timestep_type": ("discrete", None)}
 
@@ -78,7 +78,7 @@ class SchedulerConfig(SamplerOptions):
         for key, allowed in _ONLY.items():
             if not any(values.get(key) is value or values.get(key) == value for value in allowed):
                 raise UserError(f"{key}={show(values[key])}: is not implemented")
-        known = {field.name for field in fields(cls)} - {NEVER_PUBLISHED, "class_name"}
+        known = {field.name for field in fields(cls)} - NEVER_PUBLISHED - {"class_name"}
         taken = {key: value for key, value in values.items() if key in known and value is not None}
         taken["class_name"] = name.removeprefix("Flax") if isinstance(name, str) else None
         config = read(cls, taken)

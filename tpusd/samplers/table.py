@@ -15,8 +15,25 @@ from tpusd.samplers.settings import resolve
 __all__ = ["COLUMNS", "MAX_ROWS", "SamplerSettings", "Table", "make_table"]
 
 
-def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> Table:
+def first_step(num_inference_steps: int, strength: float) -> int:
+    """The step at which an image starts that keeps 1 - strength of a picture. Raises UserError where no step is left.
+
+    As in diffusers: the last int(num_inference_steps * strength) steps are made.
+    """
+    made = min(int(num_inference_steps * strength), num_inference_steps)
+    if made < 1:
+        smallest = math.ceil(10**4 / num_inference_steps) / 10**4
+        raise UserError(
+            f"strength={strength:g}: makes no step of sampler.num_inference_steps={num_inference_steps}; use "
+            f"strength={smallest:g} or more"
+        )
+    return num_inference_steps - made
+
+
+def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig, *, strength: float = 1.0) -> Table:
     """The coefficients of every step.
+
+    strength: the share of the steps, the last ones, that an image makes which starts from a picture.
 
     Raises UserError for an unknown sampler, and for settings that contradict each other or the checkpoint.
     """
@@ -32,6 +49,7 @@ def make_table(settings: SamplerSettings, scheduler_config: SchedulerConfig) -> 
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"sampler.{option}={value}: must be a finite number; leave it out for the default")
     options = resolve(settings, scheduler_config, sampler)
+    options.first_step = first_step(steps, strength)
     try:
         with np.errstate(all="ignore"):  # what is not finite is found in the table
             return sampler.table(settings, scheduler_config, options)

@@ -10,7 +10,7 @@ from tpusd.errors import UserError
 from tpusd.samplers.grid import distilled_grid
 from tpusd.samplers.predictions import to_x0
 from tpusd.samplers.registry import Sampler
-from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.rows import Table, level_of, row, table
 from tpusd.samplers.schedule import STABLE_DIFFUSION_BETAS, SchedulerConfig
 
 
@@ -24,7 +24,7 @@ def tcd(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNames
         raise UserError(f"sampler.eta={options.eta:g}: must be from 0 (no noise) to 1 (the most noise)")
     timesteps = distilled_grid(settings, config, options)
     alphas = config.alphas_cumprod(rescale=options.rescale_betas_zero_snr, **STABLE_DIFFUSION_BETAS)
-    rows = []
+    rows, levels = [], []
     for t, following in zip(timesteps, [*timesteps[1:], 0], strict=True):
         # In float32, as in diffusers: the product may lie just under a whole number or on it.
         s = math.floor(np.float32(1 - options.eta) * np.float32(following))
@@ -38,7 +38,8 @@ def tcd(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNames
             "noise": math.sqrt(1 - a_following / a_s),
         }
         rows.append(row(t=t, pred=to_x0(a, options.prediction_type), x=x))
-    return table(rows)
+        levels.append(level_of(a))
+    return table(rows, levels)
 
 
 SAMPLERS = (
@@ -51,6 +52,7 @@ SAMPLERS = (
             "rescale_betas_zero_snr": False,
             "eta": 0.3,
             "original_inference_steps": 50,
+            "timesteps": None,
         },
         diffusers="TCDScheduler",
         paper="[Zheng et al. 2024](https://arxiv.org/abs/2402.19159)",

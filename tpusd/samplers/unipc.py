@@ -11,7 +11,7 @@ from tpusd.samplers.grid import solver_grid
 from tpusd.samplers.multistep import ORDERS, PREDICTIONS, SOLVER, alpha
 from tpusd.samplers.predictions import to_epsilon, to_x0
 from tpusd.samplers.registry import Sampler
-from tpusd.samplers.rows import Table, row, table
+from tpusd.samplers.rows import Table, level_of, row, table
 from tpusd.samplers.schedule import SchedulerConfig
 
 
@@ -32,7 +32,7 @@ def unipc(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNam
     n, rows, last_order = len(timesteps), [], 0
     for i, t in enumerate(timesteps):
         corrected = {"x": 1.0}
-        if i > 0 and i - 1 not in options.disable_corrector:
+        if i > 0 and options.first_step + i - 1 not in options.disable_corrector:
             # Seen from the step before, this row's prediction is the new one and h1 is its m0.
             start, new, earlier = _step(sigmas, i - 1, last_order, options, corrector=True)
             corrected = {"y": start, "pred": new, **dict(zip(PREDICTIONS[1:], earlier, strict=False))}
@@ -43,7 +43,7 @@ def unipc(settings: SamplerSettings, config: SchedulerConfig, options: SimpleNam
             x[name] = x.get(name, 0.0) + weight
         pred = convert(alpha(sigmas[i]) ** 2, options.prediction_type)
         rows.append(row(t=t, pred=pred, x=x, y=corrected))
-    return table(rows)
+    return table(rows, [level_of(alpha(sigma) ** 2) for sigma in sigmas[:-1]])
 
 
 def _step(

@@ -13,7 +13,7 @@ from tpusd.syntax.rules import BREAK, MAX_DEPTH, Fragment, too_deep
 STEP = 1.1  # of one pair of brackets
 _NUMBER = r"[+-]?[.\d]+"
 _TOKEN = re.compile(rf"\\[()\[\]\\]?|[()\[\]]|:\s*({_NUMBER})\s*\)|[^\\()\[\]:]+|:", re.ASCII)
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{0,200}>")
 _AND = re.compile(r"\bAND\b")
 _WHEN = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$", re.ASCII)
@@ -46,12 +46,12 @@ def parse(text: str) -> list[Fragment]:
         elif token == "]" and opened["["]:
             close("[", 1 / STEP)
         else:
-            for i, part in enumerate(_BREAK.split(token)):
-                if i > 0:
-                    texts.append(BREAK.text)
-                    weights.append(BREAK.weight)
-                texts.append(part)
-                weights.append(1.0)
+            first, *others = _BREAK.split(token)
+            texts.append(first.rstrip() if others else first)
+            weights.append(1.0)
+            for i, part in enumerate(others, 1):
+                texts += [BREAK.text, part.lstrip() if i == len(others) else part.strip()]
+                weights += [BREAK.weight, 1.0]
     for bracket, step in (("(", STEP), ("[", 1 / STEP)):
         while opened[bracket]:
             close(bracket, step)

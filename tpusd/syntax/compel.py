@@ -3,6 +3,7 @@ r"""compel's syntax: `word++` weighs 1.1 for each plus, `word--` 0.9 for each mi
 Nested weights multiply; `\(`, `\)` and `\"` are signs. What does not fit the grammar is text, to the next space.
 """
 
+import itertools
 import re
 
 from tpusd.errors import UserError, show
@@ -22,6 +23,7 @@ _GROUP_WEIGHT = re.compile(r"\++|-+|\d+\.\d*|\.\d+|\d+", re.ASCII)
 _WORD_WEIGHT = re.compile(r"\++|-+")
 _ATTEND = re.compile(r"\s*\.attend\s*\(\s*(\++|-+|\d+\.\d*|\.\d+|\d+)\s*\)", re.ASCII)
 _QUOTED = re.compile(r'"((?:\\"|[^"\n\r])*)"')
+_ESCAPED = re.compile(r'(?<!\\)\\+([()"])')
 _FREE = re.compile(r"[^ \t\n\r\v\f]+")
 
 Part = tuple[int, list[Fragment]]  # where a part ends, and its words
@@ -121,13 +123,9 @@ def _weight(sign: str) -> float:
 
 
 def _joined(fragments: list[Fragment]) -> list[Fragment]:
-    made: list[Fragment] = []
-    for text, weight in fragments:
-        if made and made[-1].weight == weight:
-            made[-1] = Fragment(f"{made[-1].text} {text}", weight)
-        else:
-            made.append(Fragment(text, weight))
-    return [Fragment(re.sub(r'\\+([()"])', r"\1", text), weight) for text, weight in made]
+    groups = itertools.groupby(fragments, key=lambda fragment: fragment.weight)
+    joined = ((" ".join(fragment.text for fragment in group), weight) for weight, group in groups)
+    return [Fragment(_ESCAPED.sub(r"\1", text), weight) for text, weight in joined]
 
 
 def _check_depth(text: str) -> None:

@@ -40,6 +40,19 @@ class MadeImage(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncodedImage:
+    """An image whose file was encoded where it was made.
+
+    data: the file; None for an image that is not finite and is not written.
+    trace, not_finite: as in MadeImage.
+    """
+
+    data: bytes | None
+    trace: Mapping[str, Any]
+    not_finite: NotFinite | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MadeBatch(Generic[Run]):
     """A batch and its images.
 
@@ -51,7 +64,7 @@ class MadeBatch(Generic[Run]):
     """
 
     batch: Batch[Run]
-    images: Sequence[MadeImage]
+    images: Sequence[MadeImage | EncodedImage]
     provenance: Callable[[], BatchProvenance]
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -62,6 +75,17 @@ class FailedBatch(Generic[Run]):
 
     batch: Batch[Run]
     error: Exception
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetAsideBatch(Generic[Run]):
+    """A batch that is left out, while the rest of its runs is made. reason: why, in words."""
+
+    batch: Batch[Run]
+    reason: str
+
+
+Outcome = MadeBatch[Run] | FailedBatch[Run] | SetAsideBatch[Run]
 
 
 class Executor(Protocol):
@@ -78,7 +102,7 @@ class Executor(Protocol):
         """Images of a full batch of this run."""
         ...
 
-    def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
+    def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[Outcome[Run]]:
         """Makes batches, which are asked for one at a time, as late as the devices allow.
 
         Batches of one program come one after another. A batch of several runs that fails is tried again run by run, so
@@ -97,3 +121,9 @@ class Watcher(Protocol):
 
     def step(self, done: int, total: int) -> None: ...
     def end_batch(self) -> None: ...
+
+
+class ClusterWatcher(Watcher, Protocol):
+    """Shows also who makes the batches."""
+
+    def note(self, text: str) -> None: ...

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
+from tpusd.inputs.arrays import Input
+from tpusd.inputs.reader import InputReader
 from tpusd.plan.batches import Batch, ProgramKey, WeightsKey, program_key
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
@@ -48,6 +50,7 @@ class PipelineLike(Protocol):
         specs: Sequence[ImageSpec],
         tables: Sequence[Any],
         *,
+        inputs: Sequence[Input] | None = None,
         loras: "Sequence[ScaledLora]" = (),
         on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
@@ -91,9 +94,10 @@ class LocalExecutor:
         from tpusd.engine.jax_settings import check_settings
 
         check_settings()
-        self._devices = local_devices()
+        self.devices = local_devices()
         self._watcher, self._load = watcher, load
         self._background = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        self._inputs = InputReader()
         self._weights: WeightsKey | None = None  # which weights are on the devices
         self._hashes: Future[Mapping[str, str]] | None = None  # of the checkpoint that has them
         self._pipelines: dict[ProgramKey, PipelineLike | Exception] = {}  # an exception: it could not be loaded
@@ -103,15 +107,16 @@ class LocalExecutor:
 
     def __exit__(self, *exception: object) -> None:
         self._background.shutdown(wait=True)
+        self._inputs.close()
 
     def describe(self) -> str:
-        return f"{len(self._devices)} {self._devices[0].device_kind} device{'' if len(self._devices) == 1 else 's'}"
+        return f"{len(self.devices)} {self.devices[0].device_kind} device{'' if len(self.devices) == 1 else 's'}"
 
     def batch_size(self, config: SavedConfig) -> int:
-        return len(self._devices) * config.batch_size_per_device
+        return len(self.devices) * config.batch_size_per_device
 
     def generate(self, batches: Iterable[Batch[Run]]) -> Iterator[MadeBatch[Run] | FailedBatch[Run]]:
-        for batch in batches:
+        for batch in self._inputs.ahead(batches):
             signals.check()
             yield from self._make(batch)
 
@@ -136,7 +141,7 @@ class LocalExecutor:
         from tpusd.engine.faults import out_of_memory
 
         size = batch.entries[0][0].prepared.config.batch_size_per_device
-        line = out_of_memory(error, self._devices, size)
+        line = out_of_memory(error, self.devices, size)
         return error if line is None else UserError(line)
 
     def _generate(self, batch: Batch[Run]) -> MadeBatch[Run]:
@@ -152,7 +157,9 @@ class LocalExecutor:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
         loras = scaled(prepared.config, prepared.loras)
-        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step)
+        inputs = self._inputs.of(batch.specs)
+        more = {} if inputs is None else {"inputs": inputs}
+        images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
@@ -171,7 +178,7 @@ class LocalExecutor:
         if key not in self._pipelines:
             shared = next((one for one in self._pipelines.values() if not isinstance(one, Exception)), None)
             try:
-                pipeline = self._load(prepared, self._devices, **({} if shared is None else {"weights_of": shared}))
+                pipeline = self._load(prepared, self.devices, **({} if shared is None else {"weights_of": shared}))
                 signals.renew()  # jax.distributed.initialize replaces our SIGTERM handler
                 self._pipelines[key] = pipeline
             except Exception as error:
@@ -192,7 +199,7 @@ class LocalExecutor:
         settings = noted_settings()
         return BatchProvenance(
             environment=describe_environment(
-                self._devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
+                self.devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
             ),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),

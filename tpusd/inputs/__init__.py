@@ -1,0 +1,1 @@
+"""The pictures that images start from: found, checked, read, resized."""

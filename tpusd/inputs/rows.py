@@ -1,0 +1,162 @@
+"""The pictures of a run's rows: found, checked and pinned by their sha256 before anything runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tpusd import storage
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show, show_path
+from tpusd.inputs.pictures import check_picture, fitted_size
+from tpusd.plan.specs import ImageSize
+
+MAX_FILE_BYTES = 1 << 30
+MAX_LISTED = 10  # faults that an error names
+NUM_READERS = 4  # Pillow releases the interpreter while it decodes
+_PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
+
+
+def located(row: Row, directory: Path) -> Row:
+    """The row with whole paths; those that it has are relative to `directory`."""
+    own = {name: getattr(row, name) for name, _ in _PICTURES}
+    whole: dict[str, Any] = {name: str(directory.absolute() / path) for name, path in own.items() if path is not None}
+    return replace(row, **whole) if whole != {name: path for name, path in own.items() if path is not None} else row
+
+
+def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
+    """The rows with the run's own picture and mask where they have none. Raises UserError for what lacks one."""
+    shared = {name: getattr(config, name) for name, _ in _PICTURES if getattr(config, name) is not None}
+    shared = {name: str(Path(path).absolute()) for name, path in shared.items()}
+    filled = tuple(
+        replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
+        for row in rows
+    )
+    for number, row in enumerate(filled, config.first_row):
+        for name in ("mask", "strength"):
+            value = getattr(row, name)
+            if value is not None and row.image is None:
+                raise UserError(f"row {number}: {name}={show(value)}: has no image to start from; add image=FILE")
+        if row.image is not None and config.noise != "threefry":
+            raise UserError(
+                f"noise={config.noise}: row {number} starts from a picture, for which only noise=threefry is there; "
+                "leave noise or image out"
+            )
+    return filled
+
+
+def same_rows(before: Row, after: Row) -> bool:
+    """Whether a row that was read again is the row of a run, which also says what its files were."""
+    found = {name: getattr(before, name) for _, name in _PICTURES if getattr(after, name) is None}
+    if before.image is not None and after.height is None and after.width is None:
+        found |= {"height": before.height, "width": before.width}  # by resize=fit
+    return before == (replace(after, **found) if before.image is not None else after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A file. size: height and width as it is shown."""
+
+    sha256: str
+    size: ImageSize
+
+
+def pinned(
+    rows: Sequence[Row],
+    config: RunConfig,
+    *,
+    box: ImageSize,
+    multiple: int,
+    used: Callable[[int], bool] = lambda number: True,
+) -> tuple[Row, ...]:
+    """The rows with the sha256 of their files, each of which is read and decoded once; with resize=fit, their sizes.
+
+    rows: as `with_inputs` gives them.
+    config: of the run.
+    box: height and width of the run's images.
+    multiple: of which sizes must be multiples.
+    used: number of a row -> whether the run makes it; the files of other rows are not read.
+    Raises UserError, which names the rows of files that are missing, broken, or not those of their sha256.
+    """
+    wanted: dict[tuple[str, str], int] = {}  # (column, path) -> the first row that has it
+    for number, row in enumerate(rows, config.first_row):
+        for name, _ in _PICTURES:
+            path = getattr(row, name)
+            if path is not None and used(number):
+                wanted.setdefault((name, path), number)
+    if not wanted:
+        return tuple(rows)
+    with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="inputs") as pool:
+        looked = list(zip(wanted.items(), pool.map(_look_at, wanted), strict=True))
+    _refuse([f"row {number}: {found}" for (_, number), found in looked if isinstance(found, UserError)])
+    files = {key: found for (key, _), found in looked if not isinstance(found, UserError)}
+    made: list[Row] = []
+    faults: list[str] = []
+    for number, row in enumerate(rows, config.first_row):
+        try:
+            made.append(_pinned(row, files) if used(number) else row)
+        except UserError as error:
+            faults.append(f"row {number}: {error}")
+    _refuse(faults)
+    if config.resize != "fit":
+        return tuple(made)
+    return tuple(_sized(row, files, box, multiple) for row in made)
+
+
+def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
+    digests: dict[str, Any] = {}
+    for name, pin in _PICTURES:
+        path, wanted = getattr(row, name), getattr(row, pin)
+        if path is None:
+            continue
+        found = files[name, path].sha256
+        if wanted not in (None, found):
+            raise UserError(
+                f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not "
+                f"{wanted[:12]}...; restore the old one, or start a new run without {pin}"
+            )
+        digests[pin] = found
+    if row.image is not None and row.mask is not None:
+        (height, width), (own_height, own_width) = files["mask", row.mask].size, files["image", row.image].size
+        if (height, width) != (own_height, own_width):
+            raise UserError(
+                f"mask={show_path(Path(row.mask))}: has {width}x{height} pixels and its image has "
+                f"{own_width}x{own_height}; both must be of one size"
+            )
+    return replace(row, **digests)
+
+
+def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, multiple: int) -> Row:
+    """With the size of its picture's shape, unless it has a height and a width of its own."""
+    found = None if row.image is None else files.get(("image", row.image))
+    if found is None or (row.height is not None and row.width is not None):
+        return row
+    own = (box[0] if row.height is None else row.height, box[1] if row.width is None else row.width)
+    height, width = fitted_size(found.size, own, multiple)
+    return replace(row, height=height, width=width)
+
+
+def _refuse(faults: Sequence[str]) -> None:
+    if faults:
+        more = f"; and {len(faults) - MAX_LISTED} more files" if len(faults) > MAX_LISTED else ""
+        raise UserError("prompts: " + "; ".join(faults[:MAX_LISTED]) + more)
+
+
+def _look_at(one: tuple[str, str]) -> _Found | UserError:
+    column, path = one
+    where = f"{column}={show_path(Path(path))}"
+    try:
+        file = Path(path).resolve()
+        size = storage.file_size(file)
+        if size is None:
+            return UserError(f"{where}: {'is not a file' if file.exists() else 'no such file'}")
+        if size > MAX_FILE_BYTES:
+            return UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; save it smaller")
+        shown = check_picture(path, column)
+        return _Found(sha256=storage.file_sha256(file), size=shown)
+    except UserError as error:
+        return error
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a circle of links
+        return UserError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}")
