@@ -353,7 +353,8 @@ def saved_config(
     prompts_name: a name for the prompt set; None keeps the one that it has.
     """
     assert config.guidance_scale is not None
-    prompts = SavedPrompts(name=prompts_name or config.prompts.name, rows=rows)
+    own = config.prompts
+    prompts = SavedPrompts(name=prompts_name or own.name, rows=rows, syntax=own.syntax, weighting=own.weighting)
     known = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width, "shard": None})
 

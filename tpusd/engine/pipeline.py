@@ -163,7 +163,7 @@ class Pipeline:
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
         (kind,) = {
-            kind_of(spec, len(table), self._text_shape(spec, len(table)))
+            kind_of(spec, len(table), self.text_shape(spec, len(table)))
             for spec, table in zip(specs, tables, strict=True)
         }
         assert kind.from_picture == (inputs is not None)
@@ -216,7 +216,7 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def _text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
+    def text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
         """The shape of an image's texts; None where they are plain."""
         if spec.text.is_plain:
             return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.config.rows import ROW_FIELDS, Row
-from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, saved_config
+from tpusd.config.schema import RunConfig, SavedConfig, saved_config
 from tpusd.config.typed import plain
 from tpusd.errors import UserError, show
 from tpusd.inputs.rows import same_rows
@@ -91,7 +91,7 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
             "only be extended; choose those too, or start a new run"
         )
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
-    return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
+    return dataclasses.replace(extended, prompts=dataclasses.replace(before.prompts, rows=rows))
 
 
 def _what_it_is(before: Row, after: Row) -> str:
