@@ -212,7 +212,7 @@ def test_pending_images_are_bounded(tmp_path, monkeypatch):
     gate, write = threading.Event(), RunDir.write_image
     monkeypatch.setattr(RunDir, "write_image", lambda *arguments: gate.wait(20) and write(*arguments))
     provenance = BatchProvenance(environment={"weights": "0" * 64}, programs={}, checkpoint={})
-    with BatchWriter(max_pending=3, on_failure=lambda *failure: failures.append(failure)) as writer:
+    with BatchWriter(max_pending=3, num_threads=4, on_failure=lambda *failure: failures.append(failure)) as writer:
         submitted = []
 
         def submit():

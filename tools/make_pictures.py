@@ -1,8 +1,8 @@
 """Makes docs/images/, the pictures of the README and the documentation: `python tools/make_pictures.py`.
 
 Runs the README's own commands in a temporary directory: the one of the quick start, whose contact sheet is
-portraits.webp, and the first one of its sweeps, whose page in Chromium is sweep.webp. Needs the extra `results`, and
-chromium on the path; takes some minutes on a CPU.
+portraits.webp, the first one of its sweeps, whose page in Chromium is sweep.webp, and the one over a LoRA's scale,
+whose grid is lora_scale.webp. Needs the extra `results`, and chromium on the path; takes some minutes on a CPU.
 """
 
 import io
@@ -28,8 +28,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         run = make(readme, "python -m tpusd.run prompts=", Path(directory, "run"))
         sweep = make(readme, "python -m tpusd.run -m ", Path(directory, "sweep"))
+        scales = make(readme, "python -m tpusd.run -m experiment=lora_scale", Path(directory, "scales"))
         with Image.open(run / "contact_sheet.png") as sheet:
             save(sheet, PICTURES / "portraits.webp")
+        with Image.open(scales / "grid.png") as grid:
+            save(grid, PICTURES / "lora_scale.webp")
         with Image.open(io.BytesIO(screenshot(sweep / "index.html"))) as page:
             save(page, PICTURES / "sweep.webp")
     return 0

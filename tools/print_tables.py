@@ -24,8 +24,9 @@ from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
-from tpusd.config.schema import RunConfig  # noqa: E402
+from tpusd.config.schema import RunConfig, make_config  # noqa: E402
 from tpusd.config.typed import split_hint  # noqa: E402
+from tpusd.runs.cards import CARDS  # noqa: E402
 from tpusd.samplers.registry import OptionValue, Sampler, samplers  # noqa: E402
 from tpusd.samplers.rows import NOISE  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
@@ -158,6 +159,31 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def few_steps_table() -> str:
+    """A row for each distilled model: what conf/model sets, and what else its card allows."""
+    rows = []
+    for name, card in CARDS.items():
+        jobs = compose_jobs([f"model={name}"])
+        assert jobs is not None
+        made = make_config(jobs[0].values)
+        parts = [part.repo for part in (made.model.unet, *made.loras) if part.repo is not None]
+        schedule = f"timesteps {', '.join(map(str, card.timesteps))}" if card.timesteps else card.spacing or ""
+        steps = f"**{made.sampler.num_inference_steps}**"
+        others = [str(number) for number in card.steps if number != made.sampler.num_inference_steps]
+        guidance = "none" if card.most_guidance <= 1 else f"none, or up to {card.most_guidance:g}"
+        rows.append(
+            [
+                f"`{name}`",
+                " + ".join(f"`{repo}`" for repo in (made.model.repo, *parts)),
+                f"`{made.sampler.name}`{' ' if schedule else ''}{schedule}",
+                ", ".join([steps, *others]),
+                guidance,
+                card.licence or "as the base model",
+            ]
+        )
+    return markdown_table(["`model=`", "Made of", "Sampler", "Steps (bold: the default)", "Guidance", "Licence"], rows)
+
+
 def run_options_table(group: str = "") -> str:
     """A row for each field of a run, or of one of its groups: its default, what it accepts, and its help.
 
@@ -192,6 +218,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
+    "few-steps": few_steps_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,

@@ -24,7 +24,7 @@ from tpusd.config.schema import make_config
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import make_specs
 from training.captions import make_caption
-from training.measure import read_portrait
+from training.measure import Look, as_drawn, read_portrait
 from training.pool import sheet
 from training.world import VALUES, Portrait, draw_portrait
 
@@ -52,6 +52,7 @@ def held_out_prompts(count: int, silent: Sequence[str] = ()) -> tuple[list[Portr
 
 def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     """(n,H,W,3) uint8, as `python -m tpusd.run` with these overrides and prompts makes them."""
+    from tpusd.runs.loras import scaled
     from tpusd.runs.prepare import prepare_run
 
     (job,) = compose_jobs([f"batch_size_per_device={BATCH_SIZE}", f"seed={SEED}", *overrides])
@@ -63,7 +64,8 @@ def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     made = {}
     for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
         tables = [prepared.table(spec) for spec in batch.specs]
-        for spec, image in zip(batch.specs, pipeline.generate(batch.specs, tables), strict=True):
+        images_of = pipeline.generate(batch.specs, tables, loras=scaled(prepared.config, prepared.loras))
+        for spec, image in zip(batch.specs, images_of, strict=True):
             made[spec.row] = image.pixels
     return np.stack([made[row] for row in range(len(prompts))])
 
@@ -82,12 +84,13 @@ def _pipeline(model, precision, height: int, width: int):
     )
 
 
-def read_portraits(images: np.ndarray, processes: int = 2) -> list[Portrait]:
-    """What `training.measure` sees in each."""
+def read_portraits(images: np.ndarray, look: Look = as_drawn, processes: int = 2) -> list[Portrait]:
+    """What `training.measure` sees in each. look: of the images."""
+    read = functools.partial(read_portrait, look=look)
     if processes == 1:
-        return [read_portrait(image) for image in images]
+        return [read(image) for image in images]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return pool.map(read_portrait, list(images), chunksize=5)
+        return pool.map(read, list(images), chunksize=5)
 
 
 def count_matches(seen: Sequence[Portrait], wanted: Sequence[Portrait]) -> dict[str, tuple[int, int]]:

@@ -6,6 +6,7 @@ Knows the renderer, no model: a picture counts as having an attribute if drawing
 import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,23 +44,31 @@ POSE_BOUNDS = {
 MIDDLE = Pose(x=64, y=66, scale=1.115, width=25.5, height=29, eye_distance=11, gaze=(0, 0), shade=0, parting=1.0)
 
 
-def read_portrait(image: np.ndarray) -> Portrait:
-    """image (128,128,3) uint8 -> the portrait that it shows best."""
+Look = Callable[[np.ndarray], np.ndarray]  # (..., 3) of 0..255 -> the same in another style
+
+
+def as_drawn(image: np.ndarray) -> np.ndarray:
+    """The look of the drawn world itself."""
+    return image
+
+
+def read_portrait(image: np.ndarray, look: Look = as_drawn) -> Portrait:
+    """image (128,128,3) uint8, in a look -> the portrait that it shows best."""
     target = image.astype(np.float32)
     images, labels = _starts()
-    nearest = np.argsort(np.abs(images - _small(image)[None]).mean(axis=(1, 2, 3)))[:TRIES]
-    return min((_descend(target, from_labels(labels[i])) for i in nearest), key=lambda found: found[1])[0]
+    nearest = np.argsort(np.abs(look(images) - _small(image)[None]).mean(axis=(1, 2, 3)))[:TRIES]
+    return min((_descend(target, from_labels(labels[i]), look) for i in nearest), key=lambda found: found[1])[0]
 
 
-def _descend(target: np.ndarray, portrait: Portrait) -> tuple[Portrait, float]:
+def _descend(target: np.ndarray, portrait: Portrait, look: Look) -> tuple[Portrait, float]:
     """From a start to the best portrait that changing one group of attributes or the pose leads to, and its misfit."""
-    pose, best = MIDDLE, _misfit(target, portrait, MIDDLE)
+    pose, best = MIDDLE, _misfit(target, portrait, MIDDLE, look)
     for sweep in range(SWEEPS):
-        pose, best = _fit_pose(target, portrait, pose, best, 1.0 if sweep == 0 else 0.5)
+        pose, best = _fit_pose(target, portrait, pose, best, 1.0 if sweep == 0 else 0.5, look)
         before = portrait
         for names in TOGETHER:
             for other in _variants(portrait, names):
-                misfit = _misfit(target, other, pose)
+                misfit = _misfit(target, other, pose, look)
                 if misfit < best:
                     portrait, best = other, misfit
         if portrait == before:
@@ -78,21 +87,21 @@ def _variants(portrait: Portrait, names: tuple[str, ...]):
         yield other
 
 
-def _fit_pose(target, portrait, pose, best, size):
+def _fit_pose(target, portrait, pose, best, size, look):
     for name, step in POSE_STEPS.items():
         for direction in (-1, 1):
             while True:
                 value = getattr(pose, name) + direction * step * (1.0 if name == "parting" else size)
                 low, high = POSE_BOUNDS.get(name, (-np.inf, np.inf))
                 other = dataclasses.replace(pose, **{name: value})
-                if not low <= value <= high or (misfit := _misfit(target, portrait, other)) >= best:
+                if not low <= value <= high or (misfit := _misfit(target, portrait, other, look)) >= best:
                     break
                 pose, best = other, misfit
     return pose, best
 
 
-def _misfit(target, portrait, pose) -> float:
-    return float(np.abs(draw(portrait, pose, oversampling=1) - target).mean())
+def _misfit(target, portrait, pose, look) -> float:
+    return float(np.abs(look(draw(portrait, pose, oversampling=1)) - target).mean())
 
 
 def _small(image):

@@ -15,7 +15,7 @@ from support.original_files import write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
-from tpusd.config.schema import OtherVAE
+from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
 
@@ -416,9 +416,9 @@ def test_one_file_of_a_repository_is_read_and_needs_no_network_again(hub, tmp_pa
 
 
 def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
-    vae = OtherVAE(repo=REPO, revision=COMMIT)
+    vae = OtherPart(repo=REPO, revision=COMMIT)
     checkpoint = open_checkpoint(ModelSource(path=str(tiny()), vae=vae))
-    assert checkpoint.identity.vae_commit == COMMIT
+    assert checkpoint.identity.part_commits == {"vae": COMMIT}
     assert not [path for path in hub.asked if "unet" in path]
 
 

@@ -11,7 +11,7 @@ from support.original_files import vae_name, write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, load_weights, open_checkpoint
-from tpusd.config.schema import OtherVAE, config_values
+from tpusd.config.schema import OtherPart, config_values
 from tpusd.errors import UserError
 from tpusd.runs.prepare import prepare_run
 
@@ -29,7 +29,7 @@ def vae_of(checkpoint):
 
 
 def with_vae(path, root=None, **source):
-    return opened(root or tiny(), vae=OtherVAE(path=str(path)), **source)
+    return opened(root or tiny(), vae=OtherPart(path=str(path)), **source)
 
 
 def original_vae(root, prefix):
@@ -133,4 +133,4 @@ def test_a_saved_config_has_the_new_fields_only_where_they_are_set(other, tmp_pa
 
 
 def test_a_source_without_a_vae_reads_its_own():
-    assert open_checkpoint(ModelSource(path=str(tiny()), vae=OtherVAE())).identity.sha256.keys() >= {VAE}
+    assert open_checkpoint(ModelSource(path=str(tiny()), vae=OtherPart())).identity.sha256.keys() >= {VAE}

@@ -12,6 +12,7 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import ModelConfig, field_names, make_config
 from tpusd.config.typed import plain, read
 from tpusd.errors import UserError
+from tpusd.runs.cards import CARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -241,8 +242,11 @@ def test_sampler_choice_has_the_fields_of_0_1_0_in_their_order(name):
 @pytest.mark.parametrize("name", group_choices()["model"])
 def test_model_choice_has_the_fields_of_0_1_0_in_their_order(name):
     values = compose_jobs([f"model={name}", "prompt=a"])[0].values["model"]
-    assert " ".join(plain(read(ModelConfig, values))) == "name asset path repo revision variant sha256 guidance_scale"
-    assert values["name"] == name and (values["guidance_scale"] == 7.5) == (name not in ("tiny", "sdxl"))
+    own = " ".join(key for key in plain(read(ModelConfig, values)) if key not in ("unet", "loras"))
+    assert own == "name asset path repo revision variant sha256 guidance_scale"
+    usual = name not in ("tiny", "sdxl", *CARDS)
+    assert values["name"] == name and (values["guidance_scale"] == 7.5) == usual
+    assert not (usual and (values["loras"] or values["unet"]["repo"]))
 
 
 def test_shared_fields_are_no_choice(tmp_path):

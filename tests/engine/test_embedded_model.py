@@ -16,6 +16,7 @@ from training.evaluate import (
     read_portraits,
 )
 from training.measure import MIDDLE
+from training.styles import share_off
 from training.world import from_labels
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
@@ -95,6 +96,12 @@ def drawn_hair(style, hair, background):
         hat="none", clothes_color="purple",
     )  # fmt: skip
     return (distance(draw(portrait, MIDDLE)[:100], HAIR[hair]) < NEAR).sum()
+
+
+def test_the_packaged_lora_makes_old_photographs(ten):
+    styled = generate(list(TEN), "loras=[{asset: old_photograph}]")
+    before, after = (np.mean([share_off(image) for image in images]) for images in (ten, styled))
+    assert before > 0.6 and after < 0.15, (before, after)
 
 
 def test_accuracy_rises_from_guidance_1_to_the_default(held_out):

@@ -32,10 +32,10 @@ MODELS = sorted(file.stem for file in (conf_directory() / "model").glob("*.yaml"
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_choice_has_its_configs_offline(model):
     architecture = find_architecture(config(f"model={model}").model)
-    assert {"tiny": 16, "sd15": 64, "sd14": 64, "sd21_base": 64, "sd21": 96, "sdxl": 128}[model] == (
-        architecture.configs["unet"].sample_size
-    )
-    assert architecture.family.name == ("sdxl" if model == "sdxl" else "stable_diffusion")
+    xl = "sdxl" in model
+    sizes = {"tiny": 16, "sd21": 96, "sdxl_turbo": 64}
+    assert sizes.get(model, 128 if xl else 64) == architecture.configs["unet"].sample_size
+    assert architecture.family.name == ("sdxl" if xl else "stable_diffusion")
 
 
 def test_unknown_repository_is_one_line():

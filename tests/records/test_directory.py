@@ -220,11 +220,11 @@ def test_lock_of_a_file_that_is_gone_holds_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["manifest.jsonl", "run.log"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_line_is_refused_where_the_manifest_or_the_lock_is_no_longer_ours(run_dir, name, replaced):
-    run_dir.append_record(record(0))
+    run_dir.append_records(record(0))
     (run_dir.path / name).unlink()
     if replaced:
         (run_dir.path / name).write_bytes(b"")
-    for use in (lambda: run_dir.append_record(record(1)), run_dir.check_held):
+    for use in (lambda: run_dir.append_records(record(1)), run_dir.check_held):
         with pytest.raises(UserError, match=rf"{name}: was removed or replaced .* resume="):
             use()
 
@@ -269,7 +269,7 @@ def test_image_is_durable_under_its_name_before_its_line_is_written(run_dir, mon
             return call
 
     monkeypatch.setattr(storage, "os", RecordingOs())
-    run_dir.append_record(record(0, **run_dir.write_image("00000-000.png", b"pixels")))
+    run_dir.append_records(record(0, **run_dir.write_image("00000-000.png", b"pixels")))
     temporary = "00000-000.png.tmp"
     assert calls == [
         ("open", temporary), ("write", temporary), ("fsync", temporary), ("rename", "00000-000.png"),
@@ -285,7 +285,7 @@ def test_image_is_on_disk_before_its_line(run_dir):
     assert (run_dir.path / fields["file_name"]).read_bytes() == b"pixels"
     assert list(run_dir.records()) == []
     written = record(0, **fields, prompt='日本\n\u2028"x"', extra={"id": [5], "x": {"y": None}})
-    run_dir.append_record(written)
+    run_dir.append_records(written)
     assert list(run_dir.records()) == [written]
 
 
@@ -302,19 +302,19 @@ def test_full_disk_is_told_and_leaves_no_part_of_a_file(run_dir, monkeypatch, fu
 
 
 def test_line_that_does_not_fit_is_taken_back_whole(run_dir, monkeypatch):
-    run_dir.append_record(record(0))
+    run_dir.append_records(record(0))
     failing = FailingOs("fsync")
     monkeypatch.setattr(storage, "os", failing)
     with pytest.raises(UserError):
-        run_dir.append_record(record(1))
+        run_dir.append_records(record(1))
     monkeypatch.undo()
-    run_dir.append_record(record(2))
+    run_dir.append_records(record(2))
     assert failing.calls and [one.row for one in run_dir.records()] == [0, 2]
 
 
 @pytest.mark.parametrize("torn", [b'{"file_name": "b', b"x" * 70_000, b"\n{"[1:]])
 def test_torn_last_line_is_left_out_and_cut_off_on_opening(run_dir, torn):
-    run_dir.append_record(record(0))
+    run_dir.append_records(record(0))
     run_dir.write_config({})
     manifest = run_dir.path / "manifest.jsonl"
     with manifest.open("ab") as file:
@@ -322,7 +322,7 @@ def test_torn_last_line_is_left_out_and_cut_off_on_opening(run_dir, torn):
     assert [one.row for one in run_dir.records()] == [0]
     run_dir.close()
     again = RunDir.open(run_dir.path)
-    again.append_record(record(2))
+    again.append_records(record(2))
     again.close()
     assert [json.loads(line)["row"] for line in manifest.read_bytes().splitlines()] == [0, 2]
 
@@ -335,7 +335,7 @@ def test_file_without_a_newline_is_torn_from_its_start(tmp_path):
 
 
 def test_broken_manifest_line_is_told_with_its_number(run_dir):
-    run_dir.append_record(record(0))
+    run_dir.append_records(record(0))
     whole = record(0).to_line()
     for broken in (b"{", b"[1]", b'{"file_name": 1}', b"\xff", whole.replace(b'"row": 0', b'"row": "0"')):
         (run_dir.path / "manifest.jsonl").write_bytes(whole + b"\n" + broken + b"\n")

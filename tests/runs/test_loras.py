@@ -9,6 +9,9 @@ from support.checkpoints import tiny
 from support.loras import random, write
 from support.runs import StandInPipeline, config, manifest
 
+from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.checkpoints.adapters import find_lora
+from tpusd.config.adapters import LoraConfig
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import config_values, make_config
 from tpusd.config.words import with_whole_paths
@@ -18,6 +21,7 @@ from tpusd.plan.specs import make_specs
 from tpusd.recipe import main as recipe
 from tpusd.records.saved import override, read_config, read_saved
 from tpusd.records.validate import faults
+from tpusd.runs.loras import describe_loras, lora_to_save, open_loras
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
@@ -129,8 +133,8 @@ def test_a_sweep_over_a_scale_is_a_field_of_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("loras=[{scale: 1}]", r"loras\[0\].path=null loras\[0\].repo=null: one of the two must be set"),
-        ("loras=[{path: a, repo: b/c}]", "one of the two must be set"),
+        ("loras=[{scale: 1}]", r"loras\[0\]: exactly one of asset, path and repo must be set"),
+        ("loras=[{path: a, repo: b/c}]", "exactly one of asset, path and repo must be set"),
         ("loras=[{path: a, file: b}]", r"loras\[0\].file=b: is for files of the Hub"),
         ("loras=[{path: a, scale: 1000}]", r"loras\[0\].scale=1000: must be from -100 to 100; 1 is as it was trained"),
         ("loras=[{path: a, weight: 1}]", "no such field"),
@@ -143,6 +147,20 @@ def test_a_wrong_field_is_one_line(given, said):
     with pytest.raises(UserError, match=said) as caught:
         make_config(compose_jobs(words(given))[0].values)
     assert "\n" not in str(caught.value)
+
+
+def test_the_packaged_lora_is_known_by_its_name():
+    given = LoraConfig(asset="old_photograph", scale=0.5)
+    (lora,) = open_loras([given], config("model=tiny").model, open_checkpoint(ModelSource(asset="tiny")))
+    assert {difference.part for difference in lora.differences} == {"unet"} and not lora.notes
+    saved = lora_to_save(given, lora.file)
+    assert saved == dataclasses.replace(given, sha256=lora.file.sha256)
+    (told,) = describe_loras([lora])
+    assert told["asset"] == "old_photograph" and told["path"] is told["repo"] is None
+    with pytest.raises(
+        UserError, match=r"loras\[0\].asset=ink: the package holds no such LoRA; it holds old_photograph"
+    ):
+        find_lora(LoraConfig(asset="ink"), "loras[0]")
 
 
 def test_a_config_with_loras_is_read_back():

@@ -183,15 +183,15 @@ def test_images_of_the_older_rule_for_low_guidance_are_said_where_others_join_th
 def test_config_names_its_weights_before_the_first_image_exists(tmp_path):
     """Else a crash could leave images of weights that nobody knows."""
     seen = []
-    append = RunDir.append_record
+    append = RunDir.append_records
 
-    def look(self, record):
+    def look(self, *records):
         known = read_run(self.path)["environments"]
-        seen.append((read_config(self.path)["model"]["sha256"], record.environment in known))
-        append(self, record)
+        seen.extend((read_config(self.path)["model"]["sha256"], record.environment in known) for record in records)
+        append(self, *records)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunDir, "append_record", look)
+        patch.setattr(RunDir, "append_records", look)
         made(tmp_path / "run", INLINE)
     assert seen == [(weights_digest({"unet/weights.safetensors": "0" * 64}), True)] * 3
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.runs import INLINE, StandInPipeline, config, manifest, prepare
 
-from tpusd.errors import IncompleteRun
+from tpusd.errors import IncompleteRun, UserError
 from tpusd.process import signals
 from tpusd.records.directory import Claim, RunDir
 from tpusd.runs.executors.local import LocalExecutor
@@ -55,14 +55,14 @@ def test_failures_that_cannot_be_shown_do_not_hang_the_command(tmp_path):
 
 def test_signal_while_the_last_images_are_written_waits_for_them(tmp_path, monkeypatch):
     """The directory is closed when no thread writes into it any more."""
-    append, writing = RunDir.append_record, threading.Event()
+    append, writing = RunDir.append_records, threading.Event()
 
-    def slow(self, record):
+    def slow(self, *records):
         writing.set()
         time.sleep(0.3)
-        append(self, record)
+        append(self, *records)
 
-    monkeypatch.setattr(RunDir, "append_record", slow)
+    monkeypatch.setattr(RunDir, "append_records", slow)
     run = session(tmp_path / "run", "batch_size_per_device=3")  # one batch: the main thread waits for the writer alone
     leave, lines_when_left = run.leave, []
 
@@ -138,3 +138,43 @@ def test_a_run_whose_error_is_lost_does_not_count_as_made(tmp_path, monkeypatch,
         assert str(run.error) == "of the model"
     else:
         assert isinstance(run.error, IncompleteRun) and "ended without 3 of its 3 images" in str(run.error)
+
+
+def test_lines_of_images_that_wait_for_the_disk_are_appended_together_and_in_order(tmp_path, monkeypatch):
+    """Each append costs two calls of fsync: one at a time, they would be what a cluster waits for."""
+    append, groups, all_written = RunDir.append_records, [], threading.Event()
+    write, written = RunDir.write_image, []
+
+    def slow(self, *records):
+        groups.append([record.key for record in records])
+        assert all_written.wait(20)
+        append(self, *records)
+
+    def noted(self, name, data):
+        fields = write(self, name, data)
+        written.append(name)
+        if len(written) == 15:
+            all_written.set()
+        return fields
+
+    monkeypatch.setattr(RunDir, "append_records", slow)
+    monkeypatch.setattr(RunDir, "write_image", noted)
+    run = session(tmp_path / "run", "num_images_per_prompt=5", "batch_size_per_device=15")
+    assert ends([run]) and run.error is None
+    keys = [(row, copy) for row in range(3) for copy in range(5)]
+    assert [key for group in groups for key in group] == keys and len(groups) < 15
+    assert [(line["row"], line["copy"]) for line in manifest(run.path)] == keys
+
+
+def test_image_that_cannot_be_written_fails_its_run_after_those_before_it(tmp_path, monkeypatch):
+    write = RunDir.write_image
+
+    def refuses(self, name, data):
+        if name == "00001-000.png":
+            raise UserError("the disk refuses")
+        return write(self, name, data)
+
+    monkeypatch.setattr(RunDir, "write_image", refuses)
+    run = session(tmp_path / "run", "batch_size_per_device=3")
+    assert ends([run]) and str(run.error) == "the disk refuses"
+    assert [line["row"] for line in manifest(run.path)] == [0]

@@ -119,10 +119,12 @@ def with_nodes_ended(cluster, path, chance, times=2):
 def with_driver_ended(cluster, path, chance):
     """A run whose driver ends at a random moment, and which is then resumed; images that were there, and moment."""
     process = start(*WORDS, "executor=ray", f"executor.address={cluster.address}", f"output={path}")
-    moment = chance.uniform(8, 16)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=moment)
+    began, number = time.monotonic(), chance.randrange(NUM_IMAGES - 2)
+    while process.poll() is None and num_lines(path) < number:
+        time.sleep(0.02)
+    time.sleep(chance.uniform(0, 0.5 if number else 12))
     process.send_signal(signal.SIGKILL)
+    moment = time.monotonic() - began
     process.communicate()
     if not (path / "config.yaml").exists():
         run(*WORDS, "executor=ray", f"executor.address={cluster.address}", f"output={path}")
@@ -132,6 +134,13 @@ def with_driver_ended(cluster, path, chance):
     again = [name for name, when in written(path).items() if name in before and before[name] != when]
     assert not again, f"made again: {again}"
     return len(before), moment
+
+
+def num_lines(path):
+    """Images that the manifest of a run lists, which may not be there yet."""
+    with contextlib.suppress(OSError):
+        return (path / "manifest.jsonl").read_bytes().count(b"\n")
+    return 0
 
 
 def written(path):

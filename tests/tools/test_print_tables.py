@@ -49,12 +49,12 @@ def test_every_field_that_a_command_line_can_set_is_in_a_table():
     printed = "".join(
         tables.run_options_table(group) for group in ("", "model", "model.vae", "precision.unet", "prompts", "executor")
     )
-    groups = {"model", "model.vae", "precision", "sampler", "prompts", "executor"}
+    groups = {"model", "model.vae", "model.unet", "precision", "sampler", "prompts", "executor"}
     names = [
         name
         for name in field_names()
         if name not in groups
-        and not name.startswith(("sampler.", "precision.text_encoder", "precision.vae"))
+        and not name.startswith(("sampler.", "precision.text_encoder", "precision.vae", "model.unet."))  # as others
         and name not in ("precision.name", "precision.unet")
     ]
     assert [name for name in names if f"| `{name}` |" not in printed] == []

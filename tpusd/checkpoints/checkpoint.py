@@ -15,7 +15,7 @@ from tpusd.checkpoints.architecture import SCHEDULER_FILE, read_architecture
 from tpusd.checkpoints.copies import copies_of, difference
 from tpusd.checkpoints.fill import Matched, fill, parameters
 from tpusd.checkpoints.opened import Checkpoint, FolderWeights, Identity, Weights, check_size, check_vocabulary
-from tpusd.checkpoints.other_vae import with_other_vae
+from tpusd.checkpoints.other_part import with_other_parts
 from tpusd.checkpoints.single_file import open_single_file
 from tpusd.checkpoints.source import (
     CheckpointSource,
@@ -29,7 +29,6 @@ from tpusd.checkpoints.source import (
     variant_notes,
 )
 from tpusd.checkpoints.tokenizer import open_tokenizer
-from tpusd.config.schema import OtherVAE
 from tpusd.errors import UserError, show
 
 
@@ -40,8 +39,7 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
         error is a UserError.
     """
     checkpoint = open_single_file(source) if is_single_file(source) else _open_directory(source)
-    if source.vae != OtherVAE():
-        checkpoint = with_other_vae(checkpoint, source.vae)
+    checkpoint = with_other_parts(checkpoint, unet=source.unet, vae=source.vae)
     if source.clip_skip:
         configs = checkpoint.family.with_clip_skip(checkpoint.configs, source.clip_skip)
         checkpoint = dataclasses.replace(checkpoint, configs=configs)

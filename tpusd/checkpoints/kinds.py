@@ -63,7 +63,7 @@ _BY_CHANNELS = {9: _INPAINT, 8: _EDIT, 5: _DEPTH}
 _UNET_ALONE = Kind(
     name="unet",
     text="a UNet alone",
-    advice="give a file that has the text encoder and the VAE too, or the directory that it is of",
+    advice="use it with model.unet.path=FILE beside a checkpoint of its base model",
 )
 _VAE_ALONE = Kind(name="vae", text="a VAE alone", advice="use it with model.vae.path=FILE beside a checkpoint")
 _TEXT_ALONE = Kind(name="text_encoder", text="a text encoder alone", advice=_OTHER)
@@ -85,6 +85,11 @@ def other_kind(tensors: Mapping[str, TensorInfo]) -> Kind | None:
     if first is not None and len(first.shape) == 4:
         return _BY_CHANNELS.get(first.shape[1])
     return None
+
+
+def has_unet(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the file has a UNet and nothing else."""
+    return other_kind(tensors) is _UNET_ALONE
 
 
 def is_vae(tensors: Mapping[str, TensorInfo]) -> bool:

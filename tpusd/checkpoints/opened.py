@@ -4,7 +4,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Identity:
     repo: str | None
     commit: str | None
     variant: str | None
-    vae_commit: str | None = None  # of the repository of model.vae
+    part_commits: Mapping[str, str | None] = field(default_factory=dict)  # of the repositories of model.unet, model.vae
 
     @property
     def files(self) -> tuple[str, ...]:

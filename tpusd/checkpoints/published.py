@@ -8,6 +8,8 @@ from tpusd.checkpoints.packaged import ASSETS, packaged_architecture
 from tpusd.checkpoints.single_file import describe_single_file
 from tpusd.checkpoints.source import CheckpointSource, is_single_file, local_or_hub_file
 from tpusd.errors import UserError, show
+from tpusd.families.base import changed_config
+from tpusd.families.latent_diffusion import UNET
 
 _REPOSITORIES = {  # repository -> packaged configs
     "CompVis/stable-diffusion-v1-4": "sd15",
@@ -17,7 +19,10 @@ _REPOSITORIES = {  # repository -> packaged configs
     "stabilityai/stable-diffusion-2-1": "sd21",
     "stabilityai/stable-diffusion-2-1-base": "sd21_base",
     "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    "stabilityai/sd-turbo": "sd21_base",
+    "stabilityai/sdxl-turbo": "sdxl",
 }
+_SAMPLE_SIZES = {"stabilityai/sdxl-turbo": 64}  # where it is not that of the packaged config
 
 
 def find_architecture(source: CheckpointSource) -> Architecture:
@@ -45,4 +50,8 @@ def _found(source: CheckpointSource) -> Architecture:
             f"model.repo={show(source.repo)}: its configs are not in the package; download it, then use "
             "model=local model.path=DIR"
         )
-    return packaged_architecture(_REPOSITORIES[source.repo])
+    architecture = packaged_architecture(_REPOSITORIES[source.repo])
+    if (size := _SAMPLE_SIZES.get(source.repo)) is not None:
+        unet = changed_config(architecture.configs[UNET], {"sample_size": size})
+        architecture = replace(architecture, configs={**architecture.configs, UNET: unet})
+    return architecture

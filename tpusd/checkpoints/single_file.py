@@ -21,7 +21,7 @@ from tpusd.checkpoints.packaged import PACKAGED_CONFIGS, clip_tokenizer, package
 from tpusd.checkpoints.prediction import find_prediction
 from tpusd.checkpoints.source import CheckpointSource, local_or_hub_file
 from tpusd.checkpoints.tokenizer import FILES, Tokenizer, open_tokenizer
-from tpusd.config.schema import OtherVAE
+from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
 from tpusd.families.base import Family, OriginalNames, entry
 from tpusd.families.latent_diffusion import UNET, VAE
@@ -63,7 +63,7 @@ def open_single_file(source: CheckpointSource) -> Checkpoint:
     weights: dict[str, Weights] = {}
     for part in family.components:
         if part not in single.parts:
-            if part == VAE and source.vae != OtherVAE():
+            if part == VAE and source.vae != OtherPart():
                 continue
             advice = "set model.vae.path=FILE or model.vae.repo=OWNER/NAME" if part == VAE else "choose another file"
             raise UserError(f"{where}: has no {part} of {family.name}; {advice}")

@@ -16,7 +16,7 @@ from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.hub_file import HubFile, check_cache, hub_file, refusal
-from tpusd.config.schema import OtherVAE
+from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
 from tpusd.families.base import Component, Family
@@ -59,7 +59,9 @@ class CheckpointSource(Protocol):
     @property
     def use_ema(self) -> bool: ...
     @property
-    def vae(self) -> OtherVAE: ...
+    def unet(self) -> OtherPart: ...
+    @property
+    def vae(self) -> OtherPart: ...
     @property
     def clip_skip(self) -> int: ...
 
@@ -81,7 +83,8 @@ class ModelSource:
     config: str | None = None
     prediction_type: str | None = None
     use_ema: bool = False
-    vae: OtherVAE = OtherVAE()
+    unet: OtherPart = OtherPart()
+    vae: OtherPart = OtherPart()
     clip_skip: int = 0
 
 

@@ -14,8 +14,9 @@ Scale = Annotated[float, Interval(ge=-100, le=100), Advice("1 is as it was train
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """A LoRA: a file of differences to the model's weights. One of `path` and `repo` is set."""
+    """A LoRA: a file of differences to the model's weights. One of `asset`, `path` and `repo` is set."""
 
+    asset: Annotated[str | None, Help("a LoRA inside the package, by name: `old_photograph`, for model=tiny")] = None
     path: Annotated[str | None, Help("a safetensors file")] = None
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
     file: Annotated[str | None, Help("the repo's file; null: the only safetensors file that it has")] = None
@@ -53,9 +54,11 @@ def with_whole_path(lora: LoraConfig, field: str) -> LoraConfig:
 
 def check_lora(lora: LoraConfig, field: str) -> None:
     """The rules between its fields. Raises UserError. field: such as `loras[0]`."""
-    if (lora.path is None) == (lora.repo is None):
-        given = f"{field}.path={show(lora.path)} {field}.repo={show(lora.repo)}"
-        raise UserError(f"{given}: one of the two must be set; write loras=[{{path: FILE.safetensors, scale: 0.8}}]")
+    sources = {name: value for name in ("asset", "path", "repo") if (value := getattr(lora, name)) is not None}
+    if len(sources) != 1:
+        given = " ".join(f"{field}.{name}={show(value)}" for name, value in sources.items()) or field
+        rule = "exactly one of asset, path and repo must be set"
+        raise UserError(f"{given}: {rule}; write loras=[{{path: FILE.safetensors, scale: 0.8}}]")
     if lora.path is not None and not lora.path.strip():
         raise UserError(f"{field}.path='': must name a safetensors file")
     if lora.repo is None:

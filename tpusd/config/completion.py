@@ -15,8 +15,10 @@ _PLAIN = re.compile(r"[\w./+=,:@%~\[\]-]*")  # what a shell's completion can hol
 _SUFFIXES = {  # of the files that a field takes
     "prompts.path": (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet"),
     "model.path": (".safetensors",),
+    "model.unet.path": (".safetensors",),
     "model.vae.path": (".safetensors",),
 }
+_PATHS = ("resume", "--config-dir", "output", *_SUFFIXES, "model.config")  # fields that take a path
 _MAX_ENTRIES = 10_000  # of a directory that are looked at
 _RUN_FILES = ("config.yaml", "sweep.json")
 
@@ -52,7 +54,7 @@ def _names(word: str) -> Iterator[str]:
 
 def _values(key: str, value: str, several: bool) -> Iterator[str]:
     """The values of a field that begin with `value`; in a sweep, of the last of them."""
-    if key in ("resume", "--config-dir", "output", "model.path", "model.vae.path", "model.config", "prompts.path"):
+    if key in _PATHS:
         yield from _paths(value, key)
         return
     choices, is_list = _choices(key)

@@ -38,8 +38,13 @@ from tpusd.process.arguments import Parser
 
 VERSION_BASE = "1.3"
 MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
-_ALWAYS_THERE = (f"{REPLACE}=", "prompts.on_empty=", "loras.")  # fields that a group of the user need not name
-_IN_A_LIST = re.compile(r"(prompts\.rows|loras)\.")
+_ALWAYS_THERE = (
+    f"{REPLACE}=",
+    "prompts.on_empty=",
+    "loras.",
+    "model.loras.",
+)  # fields that a group of the user need not name
+_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras)\.")
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 

@@ -33,8 +33,8 @@ Resize = Literal["fill", "pad", "stretch", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherVAE:
-    """A VAE to use in place of the checkpoint's own: at most one of `path` and `repo`."""
+class OtherPart:
+    """A network to use in place of the checkpoint's own: at most one of `path` and `repo`."""
 
     path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
@@ -71,7 +71,8 @@ class ModelConfig:
         PredictionType | None, SavedIfSet(), Help("what a single file's model predicts, where the file does not say it")
     ] = None
     use_ema: Annotated[bool, SavedIfSet(), Help("reads a single file's averaged copy of the UNet")] = False
-    vae: Annotated[OtherVAE, SavedIfSet(), Help("another VAE than the checkpoint's own")] = OtherVAE()
+    unet: Annotated[OtherPart, SavedIfSet(), Help("another UNet than the checkpoint's own")] = OtherPart()
+    vae: Annotated[OtherPart, SavedIfSet(), Help("another VAE than the checkpoint's own")] = OtherPart()
     clip_skip: Annotated[
         int,
         Interval(ge=0, le=MAX_CLIP_SKIP),
@@ -79,6 +80,12 @@ class ModelConfig:
         SavedIfSet(),
         Help("layers of the text encoder to leave out at its end, as in diffusers: A1111's number less one"),
     ] = 0
+    loras: Annotated[
+        tuple[LoraConfig, ...],
+        Len(0, MAX_LORAS),
+        SavedIfSet(),
+        Help("LoRAs that make this model what it is; a run has them behind its own, and a saved config in `loras`"),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,11 +368,19 @@ def saved_config(
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Plain values (as YAML gives them) -> a checked RunConfig. Raises UserError for the first thing that is wrong."""
-    config = _with_paths(read(RunConfig, values))
+    config = _with_paths(_with_the_models_loras(read(RunConfig, values)))
     if config.guidance_scale is None:
         config = dataclasses.replace(config, guidance_scale=config.model.guidance_scale)
     _check(config)
     return config
+
+
+def _with_the_models_loras(config: RunConfig) -> RunConfig:
+    """Those that the model brings, behind the run's own, so that `loras.0` stays the first that the run names."""
+    model, loras = config.model, (*config.loras, *config.model.loras)
+    if len(loras) > MAX_LORAS:
+        raise UserError(f"loras: has {len(loras)} with those of the model; at most {MAX_LORAS} can be merged")
+    return dataclasses.replace(config, model=dataclasses.replace(model, loras=()), loras=loras)
 
 
 def _with_paths(config: RunConfig) -> RunConfig:
@@ -379,15 +394,18 @@ def _with_paths(config: RunConfig) -> RunConfig:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
     if model.config is not None:
         model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
-    if model.vae.path is not None:
-        vae = dataclasses.replace(model.vae, path=expanded_path(model.vae.path, "model.vae.path"))
-        model = dataclasses.replace(model, vae=vae)
+    unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
+    model = dataclasses.replace(model, unet=unet, vae=vae)
     if prompts.path is not None:
         prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask)
+
+
+def _with_path(part: OtherPart, field: str) -> OtherPart:
+    return part if part.path is None else dataclasses.replace(part, path=expanded_path(part.path, field))
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
@@ -513,13 +531,17 @@ def _check_model(model: ModelConfig) -> None:
     if model.file is not None and model.variant is not None:
         raise UserError(f"model.variant={show(model.variant)}: is for directories; name the file with model.file alone")
     _check_file_of_repo(model.file, "model.file")
-    vae = model.vae
-    if vae.path is not None and vae.repo is not None:
-        raise UserError(f"model.vae.path={show(vae.path)}: model.vae.repo is set too; leave one of the two out")
+    _check_part(model.unet, "model.unet", "a UNet")
+    _check_part(model.vae, "model.vae", "a VAE")
+
+
+def _check_part(part: OtherPart, field: str, noun: str) -> None:
+    if part.path is not None and part.repo is not None:
+        raise UserError(f"{field}.path={show(part.path)}: {field}.repo is set too; leave one of the two out")
     for name in ("revision", "file"):
-        if vae.repo is None and (value := getattr(vae, name)) is not None:
-            raise UserError(f"model.vae.{name}={show(value)}: is for a VAE from the Hub; set model.vae.repo")
-    _check_file_of_repo(vae.file, "model.vae.file")
+        if part.repo is None and (value := getattr(part, name)) is not None:
+            raise UserError(f"{field}.{name}={show(value)}: is for {noun} from the Hub; set {field}.repo")
+    _check_file_of_repo(part.file, f"{field}.file")
 
 
 def _check_file_of_repo(file: str | None, field: str) -> None:

@@ -15,7 +15,7 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
+SOURCES = ("model.path", "model.unet.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
 PATHS = (*SOURCES, "output")
 OF_ANY_SET = ("prompts.replace=", "prompts.syntax=", "prompts.weighting=")  # fields that go with prompt= too
 LORAS = "loras="

@@ -7,10 +7,11 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tpusd.config.adapters import LoraConfig
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig
-from tpusd.config.typed import plain
+from tpusd.config.typed import plain, read
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
 PROGRAM = "python -m tpusd.run"
@@ -47,10 +48,15 @@ def config_overrides(config: RunConfig) -> list[str]:
     lines = [f"{group}={name}" for group, name in chosen]
     base = _composed(chosen)
     for group in STAND_INS:
-        own = {name: value for name, value in values[group].items() if name != "name"}  # only the choice sets a name
-        lines += _differences(group, own, base[group])
-    if config.loras:
-        lines.append(f"loras={hydra_value([_named(lora) for lora in values['loras']])}")
+        own = {name: value for name, value in values[group].items() if name not in ("name", "loras")}
+        lines += _differences(group, own, base[group])  # only the choice sets a name
+    loras, brought = values["loras"], _brought_by(base["model"])
+    if brought and [_named(lora) for lora in loras[-len(brought) :]] == [_named(lora) for lora in brought]:
+        loras = loras[: -len(brought)]
+    elif brought:
+        lines.append("model.loras=[]")
+    if loras:
+        lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
     lines += _text_overrides(config)
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
@@ -74,6 +80,11 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
     own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
     lines = [f"prompts.rows=[{hydra_value(own)}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
+
+
+def _brought_by(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The LoRAs that a choice of conf/model has, with all their fields."""
+    return [plain(read(LoraConfig, lora)) for lora in model.get("loras") or ()]
 
 
 def _named(lora: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
     runs/<date>_<time>_<prompts>/
       config.yaml  run.json  manifest.jsonl  images/00003-001.png  contact_sheet.png  run.log  .hydra/
 
-Order of an image: temporary file, fsync, rename, fsync of images/, then its manifest line in one write, fsync. Knows
-nothing of how images are made; all its disk operations go through tpusd.storage.
+Order of an image: temporary file, fsync, rename, fsync of images/, then its manifest line in one write, fsync. The last
+three are done once for images that are written at the same time. Knows nothing of how images are made; all its
+disk operations go through tpusd.storage.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ from tpusd.records.layout import (
 )
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
 from tpusd.records.provenance import scrub
-from tpusd.storage import os_errors_as_user_errors
+from tpusd.storage import local, os_errors_as_user_errors
 from tpusd.storage.local import LineFile
 
 _OURS = (CONFIG, RUN, MANIFEST, CONTACT_SHEET, PAGE, METADATA)  # the files that a run writes as a whole
@@ -153,7 +154,7 @@ class RunWriter(Protocol):
     def write_config(self, values: Mapping[str, Any]) -> None: ...
     def write_run(self, values: Mapping[str, Any]) -> None: ...
     def write_image(self, name: str, data: bytes) -> dict[str, Any]: ...
-    def append_record(self, record: ImageRecord) -> None: ...
+    def append_records(self, *records: ImageRecord) -> None: ...
     def check_held(self) -> None: ...
     def write_weights(self, values: Mapping[str, Any]) -> None: ...
     def waste(self) -> list[Path]: ...
@@ -235,15 +236,17 @@ class RunDir:
 
     def write_image(self, name: str, data: bytes) -> dict[str, Any]:
         """Returns the manifest's fields about the file; the image counts once its line is there. Thread-safe."""
-        self.write(f"{IMAGES}/{name}", data)
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            local.write_unsynced_name(self.path / IMAGES / name, data)
         return {"file_name": f"{IMAGES}/{name}", "sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}
 
-    def append_record(self, record: ImageRecord) -> None:
-        """The manifest line of an image that is whole on disk. One thread at a time."""
-        line = record.to_line()
+    def append_records(self, *records: ImageRecord) -> None:
+        """The manifest lines of images whose files are written. One thread at a time."""
+        lines = [record.to_line() for record in records]
         self.check_held()
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
-            self._manifest.append(line)
+            local.sync_directory(self.path / IMAGES)
+            self._manifest.append(*lines)
 
     def check_held(self) -> None:
         """Raises UserError where somebody removed or replaced the manifest or the log: lines would be lost."""

@@ -59,16 +59,19 @@ def check_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
 
 def lora_to_save(given: LoraConfig, file: "AdapterFile") -> LoraConfig:
     """A LoRA's fields with what their meaning depended on: a full path, or the file and the commit, and the sha256."""
+    if given.asset is not None:
+        return replace(given, sha256=file.sha256)
     if given.repo is None:
         return replace(given, path=str(file.path), sha256=file.sha256)
     return replace(given, file=file.file, revision=file.commit or given.revision, sha256=file.sha256)
 
 
 def describe_loras(loras: Sequence["Lora"]) -> list[dict[str, Any]]:
-    """What run.json says of the files: repository, file and commit, or the path; what each was made for; sha256."""
+    """What run.json says of the files: the packaged name, the path, or repository, file and commit; base; sha256."""
     return [
         {
-            "path": str(lora.file.path) if lora.file.repo is None else None,
+            "asset": lora.file.asset,
+            "path": str(lora.file.path) if lora.file.repo is lora.file.asset is None else None,
             "repo": lora.file.repo,
             "file": lora.file.file,
             "commit": lora.file.commit,

@@ -32,7 +32,8 @@ def make_runs(
     unmade: set[RunSession] = set()  # of which a batch could not be made
     stopped: BaseException | None = None
     try:
-        with executor, BatchWriter(max_pending=2 * largest, on_failure=on_failure) as writer:
+        room, threads = executor.writing.max_pending(largest), executor.writing.threads
+        with executor, BatchWriter(max_pending=room, num_threads=threads, on_failure=on_failure) as writer:
             for run in runs:
                 if not run.num_missing:  # its last image was made, and the process ended before its page was
                     writer.complete(run)

@@ -138,7 +138,7 @@ def _copy(run_dir: RunDir, source: Path, record: ImageRecord) -> bool:
         report(f"{show_path(source / record.file_name)}: is left out: its sha256 is not the manifest's")
         return False
     run_dir.write_image(record.base_name, data)
-    run_dir.append_record(record)
+    run_dir.append_records(record)
     return True
 
 

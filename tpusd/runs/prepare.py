@@ -22,6 +22,7 @@ from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, text_ru
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
+from tpusd.runs.cards import card_notes
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
 from tpusd.runs.texts import count_tokens, measure_texts
 from tpusd.syntax.chunks import Extent, shape_of
@@ -128,7 +129,7 @@ def prepare_run(
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
     notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
-    notes += checkpoint.family.guidance_notes(checkpoint.configs, saved)
+    notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
     return PreparedRun(
         config=saved,
@@ -208,6 +209,12 @@ def _size_notes(config: SavedConfig) -> tuple[str, ...]:
     return (f"prompts: images of {len(sizes)} sizes, and programs are compiled for each: {listed}{more}",)
 
 
+def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:
+    if part.path is not None:
+        return replace(part, path=str(Path(part.path).resolve()))
+    return part if part.repo is None else replace(part, revision=checkpoint.identity.part_commits[name])
+
+
 def config_to_save(
     config: RunConfig,
     rows: tuple[Row, ...],
@@ -230,10 +237,9 @@ def config_to_save(
         model = replace(model, path=str(Path(model.path).resolve()))
     if model.config is not None and Path(model.config).is_dir():
         model = replace(model, config=str(Path(model.config).resolve()))
-    if model.vae.path is not None:
-        model = replace(model, vae=replace(model.vae, path=str(Path(model.vae.path).resolve())))
-    elif model.vae.repo is not None:
-        model = replace(model, vae=replace(model.vae, revision=checkpoint.identity.vae_commit))
+    model = replace(
+        model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
+    )
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
     own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
     return saved_config(

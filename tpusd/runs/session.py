@@ -191,10 +191,10 @@ class RunSession:
         """A picture's file; returns the manifest's fields about it. Thread-safe."""
         return self._open_now().run_dir.write_image(name, data)
 
-    def append(self, record: ImageRecord) -> None:
-        """The manifest line of a picture that is on disk. From here on the image counts."""
-        self._open_now().run_dir.append_record(record)
-        self.num_made += 1
+    def append(self, *records: ImageRecord) -> None:
+        """The manifest lines of pictures whose files are written. From here on the images count."""
+        self._open_now().run_dir.append_records(*records)
+        self.num_made += len(records)
 
     def note_not_finite(self, name: str, place: NotFinite, *, written: bool) -> None:
         """Says of an image that it has NaN or infinity, in the log, and of the run's first one on stderr too.

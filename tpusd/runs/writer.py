@@ -1,16 +1,19 @@
 """Made batches -> files and manifest lines of their runs, while the devices make the next batch.
 
 A batch goes through three stages, and each has threads of its own: its runs are opened and note what made it; its
-pictures are encoded and written; their manifest lines are appended, in the order of submission. Knows nothing of how
-images are made.
+pictures are encoded and written; their manifest lines are appended, in the order of submission, and those that wait
+for the disk are appended together. Knows nothing of how images are made.
 """
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
 from tpusd.recipes.files import SUFFIXES
@@ -21,7 +24,17 @@ from tpusd.runs.session import ImageProvenance, RunSession
 
 Result = TypeVar("Result")
 
-NUM_ENCODERS = 4  # Pillow releases the interpreter while it encodes
+MOST_LINES = 256  # that are appended together
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Image:
+    """An image whose file is being written. written: its record, or None as of `_write`."""
+
+    run: RunSession
+    name: str
+    not_finite: NotFinite | None
+    written: "Future[ImageRecord | None]"
 
 
 class BatchWriter:
@@ -32,15 +45,19 @@ class BatchWriter:
     what was submitted is on disk.
     """
 
-    def __init__(self, *, max_pending: int, on_failure: Callable[[RunSession, BaseException], None]):
-        """on_failure(run, error): called once for a run that fails, in any thread, before its directory is closed."""
+    def __init__(self, *, max_pending: int, num_threads: int, on_failure: Callable[[RunSession, BaseException], None]):
+        """num_threads: that encode and write files.
+
+        on_failure(run, error): called once for a run that fails, in any thread, before its directory is closed.
+        """
         self._room = threading.Semaphore(max(1, max_pending))
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="open")
-        self._encoders = ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="encode")
+        self._encoders = ThreadPoolExecutor(num_threads, thread_name_prefix="encode")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._on_failure = on_failure
         self._lock = threading.Lock()
         self._pending: dict[RunSession, int] = {}  # images of a run between opening and manifest line
+        self._to_commit: deque[_Image] = deque()  # those whose file is submitted, in order
 
     def __enter__(self) -> "BatchWriter":
         # Those who end a run start before a model takes the memory: Python waits for ever for a thread that has none.
@@ -116,7 +133,7 @@ class BatchWriter:
                     continue
                 try:
                     written = self._encoders.submit(self._write, run, spec, image, provenance)
-                    self._committer.submit(self._commit, run, spec.name, image, written)
+                    self._submit_commit(_Image(run=run, name=spec.name, not_finite=image.not_finite, written=written))
                 except BaseException as error:  # no thread can be started; the main thread waits for this image
                     self._fail(run, error)
                     self._done(run, taken=True)
@@ -150,25 +167,45 @@ class BatchWriter:
             extra=dict(spec.extra),
         )
 
-    def _commit(
-        self, run: RunSession, name: str, image: MadeImage | EncodedImage, written: "Future[ImageRecord | None]"
-    ) -> None:
+    def _submit_commit(self, image: _Image) -> None:
+        with self._lock:
+            self._to_commit.append(image)
         try:
-            self._attempt(run, self._append, run, name, image, written)
+            self._committer.submit(self._commit)
+        except BaseException:
+            with self._lock:
+                if image not in self._to_commit:  # it went with the one before it
+                    return
+                self._to_commit.remove(image)
+            raise
+
+    def _commit(self) -> None:
+        """Appends the line of the image that waits longest, and of those behind it that are written by then."""
+        with self._lock:
+            if not self._to_commit:  # the image of this call went with the one before it
+                return
+            first = self._to_commit.popleft()
+        group = [first]
+        if first.written.exception() is None:  # waits for it
+            with self._lock:
+                while self._to_commit and len(group) < MOST_LINES and _goes_with(self._to_commit[0], first.run):
+                    group.append(self._to_commit.popleft())
+        try:
+            self._attempt(first.run, self._append, first.run, group)
         finally:
-            self._done(run, taken=True)
+            for _ in group:
+                self._done(first.run, taken=True)
 
     @staticmethod
-    def _append(
-        run: RunSession, name: str, image: MadeImage | EncodedImage, written: "Future[ImageRecord | None]"
-    ) -> None:
-        record = written.result()
+    def _append(run: RunSession, group: Sequence[_Image]) -> None:
+        records = [image.written.result() for image in group]
         if run.error is not None:
             return
-        if image.not_finite is not None:
-            run.note_not_finite(name, image.not_finite, written=record is not None)
-        if record is not None:
-            run.append(record)
+        for image, record in zip(group, records, strict=True):
+            if image.not_finite is not None:
+                run.note_not_finite(image.name, image.not_finite, written=record is not None)
+        if listed := [record for record in records if record is not None]:
+            run.append(*listed)
         if run.is_tried:
             run.complete()
 
@@ -197,3 +234,8 @@ class BatchWriter:
         except BaseException as error:  # also what is not an Exception must reach the main thread
             self._fail(run, error)
             return None
+
+
+def _goes_with(image: _Image, run: RunSession) -> bool:
+    """Whether an image is of the run, and its file is written."""
+    return image.run is run and image.written.done() and image.written.exception() is None

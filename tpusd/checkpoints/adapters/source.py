@@ -7,6 +7,7 @@ import re
 import shlex
 import stat
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,8 @@ class AdapterSource(Protocol):
     """Where a file is: the fields of a LoraConfig that say it."""
 
     @property
+    def asset(self) -> str | None: ...
+    @property
     def path(self) -> str | None: ...
     @property
     def repo(self) -> str | None: ...
@@ -36,10 +39,16 @@ class AdapterSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """A file on this machine. where: as an error line begins with it. repo, file, commit: of a file from the Hub."""
+    """A file on this machine.
+
+    where: as an error line begins with it.
+    asset: its name in the package.
+    repo, file, commit: of a file from the Hub.
+    """
 
     path: Path
     where: str
+    asset: str | None = None
     repo: str | None = None
     file: str | None = None
     commit: str | None = None
@@ -56,10 +65,21 @@ class AdapterFile:
 
 def find_lora(source: AdapterSource, field: str) -> AdapterFile:
     """The file that a source names, downloaded if need be. field: such as `loras[0]`. Raises UserError."""
+    if source.asset is not None:
+        where = f"{field}.asset={show(source.asset)}"
+        return AdapterFile(path=_packaged(source.asset, where), where=where, asset=source.asset)
     if source.path is not None:
         where = f"{field}.path={show_path(source.path)}"
         return AdapterFile(path=_plain_file(Path(source.path), where), where=where)
     return _from_hub(source, field)
+
+
+def _packaged(name: str, where: str) -> Path:
+    folder = Path(str(resources.files("tpusd"))) / "assets" / "loras"
+    names = sorted(file.stem for file in folder.glob("*.safetensors"))
+    if name not in names:
+        raise UserError(f"{where}: the package holds no such LoRA; it holds {', '.join(names)}")
+    return folder / f"{name}.safetensors"
 
 
 def _plain_file(path: Path, where: str) -> Path:

@@ -88,8 +88,28 @@ class SetAsideBatch(Generic[Run]):
 Outcome = MadeBatch[Run] | FailedBatch[Run] | SetAsideBatch[Run]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How the images of an executor are written.
+
+    threads: that encode and write files.
+    batches, images: that may wait for that, the larger of the two.
+    """
+
+    threads: int
+    batches: int = 2
+    images: int = 1
+
+    def max_pending(self, batch_size: int) -> int:
+        """Images that may wait. batch_size: of the largest batch."""
+        return max(self.batches * batch_size, self.images)
+
+
 class Executor(Protocol):
     """A place with devices. Use as a context manager."""
+
+    @property
+    def writing(self) -> Writing: ...
 
     def __enter__(self) -> "Executor": ...
     def __exit__(self, *exception: object) -> None: ...

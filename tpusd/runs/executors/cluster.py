@@ -19,7 +19,7 @@ from tpusd.process import signals
 from tpusd.process.report import report
 from tpusd.process.waiting import waiting
 from tpusd.records.provenance import hash_checkpoint, versions
-from tpusd.runs.executors.base import ClusterWatcher, FailedBatch, MadeBatch, Outcome, Run, SetAsideBatch
+from tpusd.runs.executors.base import ClusterWatcher, FailedBatch, MadeBatch, Outcome, Run, SetAsideBatch, Writing
 from tpusd.runs.executors.schedule import Schedule, Task
 from tpusd.runs.executors.worker import Hello, RemoteBatch, RemoteResult
 from tpusd.runs.prepare import PreparedRun
@@ -118,6 +118,8 @@ class _Member:
 
 class ClusterExecutor:
     """Makes batches on the workers of a cluster."""
+
+    writing = Writing(threads=16, images=128)  # they are encoded already, and a disk syncs many files as fast as one
 
     def __init__(self, hosts: Hosts, *, unit_seconds: float):
         """unit_seconds: how long a worker should take for what it is given at a time."""

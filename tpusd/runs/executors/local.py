@@ -19,7 +19,7 @@ from tpusd.records.provenance import (
     describe_environment,
     hash_checkpoint,
 )
-from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher
+from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher, Writing
 from tpusd.runs.loras import describe_loras, scaled
 from tpusd.runs.prepare import PreparedRun
 
@@ -88,6 +88,8 @@ def load_pipeline(
 
 class LocalExecutor:
     """Makes batches on the local devices, one at a time, in the thread that asks for them."""
+
+    writing = Writing(threads=4)  # Pillow releases the interpreter while it encodes
 
     def __init__(self, watcher: Watcher, *, load: LoadPipeline = load_pipeline):
         from tpusd.engine.faults import local_devices
