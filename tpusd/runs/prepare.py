@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import ModelConfig, RunConfig, SavedConfig, saved_config
+from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
