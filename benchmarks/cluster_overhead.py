@@ -1,7 +1,7 @@
 """What a cluster's driver costs: beside a local run of the embedded model, and with hosts that take no time.
 
     python -m benchmarks.cluster_overhead --images 64 --rounds 3          needs the extra ray
-    python -m benchmarks.cluster_overhead --commits 10000 100000          needs no Ray
+    python -m benchmarks.cluster_overhead --commits 12000 100000          needs no Ray
 
 The first makes the same images alternately with executor=local and executor=ray (one worker, all CPUs), each in a
 process of its own, and compares the seconds after start-up, as run.json has them. The second has simulated workers hand
@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the disk that is written to; default: the system's temporary one")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
     arguments, overrides = parser.parse_known_args()  # what is left are fields of tpusd.run
+    if any(number % COPIES for number in arguments.commits or ()):
+        parser.error(f"--commits: must be multiples of {COPIES}")
     if arguments.work:
         print(json.dumps(commit(arguments.work, arguments.output)))
     elif arguments.commits:

@@ -26,6 +26,7 @@ from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import VAEConfig
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
+INPAINT = "_inpaint"  # at the end of a layout: its UNet also reads a mask and the rest of a picture
 SCHEDULER = {  # what every Stable Diffusion up to XL was trained with
     "_class_name": "PNDMScheduler",
     "num_train_timesteps": 1000,
@@ -43,6 +44,7 @@ VOCAB_SIZE = 514
 
 def tiny_configs(layout: str) -> dict[str, object]:
     """Config dataclasses of the parts, with every feature that the full-size layout has."""
+    layout, inpaints = layout.removesuffix(INPAINT), layout.endswith(INPAINT)
     text = CLIPTextConfig(
         vocab_size=VOCAB_SIZE, eos_token_id=VOCAB_SIZE - 1, hidden_size=WIDTH, intermediate_size=2 * WIDTH,
         num_hidden_layers=2,
@@ -54,6 +56,8 @@ def tiny_configs(layout: str) -> dict[str, object]:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=4,
     )  # fmt: skip
+    if inpaints:
+        unet |= dict(in_channels=9)
     if layout == "sd2":
         unet |= dict(attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True)
     if layout == "sdxl":
@@ -76,10 +80,10 @@ def tiny_configs(layout: str) -> dict[str, object]:
 def make_tiny_checkpoint(directory: Path, *, layout: str = "sd1", dtype: str = "float32", seed: int = 0) -> None:
     """Writes the checkpoint. SD 2.x and SDXL's second tokenizer pad with `!`, as the published ones do."""
     rng = np.random.default_rng(seed)
+    configs, layout = tiny_configs(layout), layout.removesuffix(INPAINT)
     family = SDXL() if layout == "sdxl" else StableDiffusion()
     networks = {
-        part: (config, random_state(family.components[part].network, config, rng))
-        for part, config in tiny_configs(layout).items()
+        part: (config, random_state(family.components[part].network, config, rng)) for part, config in configs.items()
     }
     with tempfile.TemporaryDirectory() as scratch:
         write_byte_tokenizer(Path(scratch) / "tokenizer", pad_token="!" if layout == "sd2" else "<|endoftext|>")
@@ -119,7 +123,7 @@ def random_state(cls, config, rng: np.random.Generator) -> nnx.State:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--layout", choices=LAYOUTS, default="sd1")
+    parser.add_argument("--layout", choices=[*LAYOUTS, *(layout + INPAINT for layout in LAYOUTS)], default="sd1")
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -422,6 +422,16 @@ def test_a_vae_of_a_repository_is_read_at_one_commit(hub):
     assert not [path for path in hub.asked if "unet" in path]
 
 
+def test_weights_that_another_network_replaces_are_not_downloaded(hub):
+    source = {"revision": COMMIT, "unet": OtherPart(path=str(tiny()))}
+    opened(**source)
+    assert not [path for path in hub.asked if "unet/diffusion_pytorch_model" in path]
+    assert [path for path in hub.asked if "vae/diffusion_pytorch_model" in path]
+    hub.error = (500, "down")
+    assert opened(**source).identity.commit == COMMIT  # the cache is whole without them
+    assert "the cache does not hold all of this checkpoint" in refusal(revision=COMMIT)
+
+
 def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub, monkeypatch):
     assert "model.file=y.safetensors: owner/name has no such file" in refusal(file="y.safetensors", revision=COMMIT)
     hub.error = (403, "GatedRepo")

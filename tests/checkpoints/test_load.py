@@ -346,7 +346,7 @@ def test_another_pipeline_class_is_refused(tmp_path):
         ("unet", {"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
         ("unet", {"mid_block_type": "UNetMidBlock3D"}, "mid_block_type='UNetMidBlock3D'"),
         ("unet", {"some_new_option": 3}, "some_new_option=3"),
-        ("unet", {"in_channels": 9}, "in_channels=9"),
+        ("unet", {"in_channels": 8}, "in_channels=8"),
         ("unet", {"cross_attention_dim": 31}, "cross_attention_dim=31"),
         ("unet", {"addition_embed_type": "text_time", "addition_time_embed_dim": 8}, "addition_embed_type=text_time"),
         ("unet", {"block_out_channels": [16, 33]}, "block_out_channels=33"),

@@ -6,7 +6,7 @@ import shutil
 import jax.numpy as jnp
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.checkpoints import TEXT, UNET, VAE, assert_equal, copy, edit, load_tool, opened, tiny
+from support.checkpoints import TEXT, UNET, VAE, assert_equal, copy, edit, error_of, load_tool, opened, tiny
 from support.original_files import unet_name, write_original
 from support.runs import config
 
@@ -15,6 +15,7 @@ from tpusd.config.schema import OtherPart, config_values
 from tpusd.errors import UserError
 from tpusd.runs.prepare import prepare_run
 
+pytestmark = pytest.mark.slow
 PREFIX = "model.diffusion_model."
 
 
@@ -34,7 +35,6 @@ def with_unet(path):
     return opened(tiny(), unet=OtherPart(path=str(path)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "folder", "diffusers file", "file", "file with a prefix", "checkpoint"])
 def test_every_form_gives_the_same_weights(tmp_path, other, form):
     path = tmp_path / "unet.safetensors"
@@ -62,6 +62,16 @@ def test_a_unet_and_a_vae_come_together(other):
     checkpoint = opened(tiny(), unet=both, vae=both)
     names = set(checkpoint.identity.files)
     assert not {UNET, VAE} & names and {"model.unet/config.json", "model.vae/config.json"} <= names
+
+
+def test_the_checkpoints_own_weights_need_not_be_there(tmp_path, other):
+    root = copy(tmp_path)
+    (root / UNET).unlink()
+    checkpoint = opened(root, unet=OtherPart(path=str(other)))
+    assert_equal(unet_of(checkpoint), unet_of(opened(other)))
+    assert "has no weights" in error_of(root)
+    (root / TEXT).unlink()
+    assert "text_encoder: has no weights" in error_of(root, unet=OtherPart(path=str(other)))
 
 
 def test_a_directory_brings_its_own_config(tmp_path, other):

@@ -65,6 +65,17 @@ def test_every_layout_has_the_weights_of_its_directory(tmp_path, layout, options
         np.testing.assert_array_equal(ours(["a b"]).input_ids, theirs(["a b"]).input_ids)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["sd1", "sd1_inpaint"])
+def test_an_inpainting_file_is_known_by_its_input_channels(tmp_path, config):
+    """Also where the configs beside it are of the model that makes whole pictures."""
+    file = write_original(tiny("sd1_inpaint"), tmp_path / "x.safetensors")
+    checkpoint, directory = opened(file, config), open_checkpoint(ModelSource(path=str(tiny("sd1_inpaint"))))
+    assert checkpoint.configs == directory.configs and checkpoint.configs["unet"].in_channels == 9
+    assert_equal(loaded(checkpoint), loaded(directory))
+    assert ", for inpainting; prediction_type=" in checkpoint.notes[0]
+
+
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -220,7 +231,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     for name, expected in kinds.items():
         save_file({name: one}, tmp_path / "x.safetensors")
         assert expected in refusal(tmp_path / "x.safetensors")
-    for channels, expected in ((9, "an inpainting model"), (8, "InstructPix2Pix"), (5, "depth model")):
+    for channels, expected in ((8, "InstructPix2Pix"), (5, "depth model")):
         first = {UNET + "input_blocks.0.0.weight": np.ones((16, channels, 3, 3), np.float32)}
         file = write_original(tiny(), tmp_path / "x.safetensors", lambda tensors, first=first: tensors.update(first))
         assert expected in refusal(file)

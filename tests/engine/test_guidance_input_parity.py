@@ -70,7 +70,7 @@ def reference(layout, steps, scale):
         ).images[0]
 
 
-@pytest.mark.parametrize("layout", PIPELINES)
+@pytest.mark.parametrize("layout", ["sd1", pytest.param("sdxl", marks=pytest.mark.long)])
 def test_a_unet_that_reads_the_guidance_scale_makes_the_images_of_the_reference(layout):
     _, path = distilled(layout)
     checkpoint = open_checkpoint(ModelSource(path=str(path)))

@@ -241,8 +241,11 @@ FEW_STEPS = [
 ]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("layout", "scale"),
+    [("sd1", 0.0), *(pytest.param(*case, marks=pytest.mark.long) for case in (("sd1", 1.0), ("sd2", 0.0)))]
+    + [pytest.param("sdxl", 0.0, marks=pytest.mark.long)],
+)
 def test_few_steps_without_guidance_give_the_images_of_the_reference(layout, scale):
     cases = [(name, options, steps) for name, options in FEW_STEPS for steps in (1, 2, 4, 8)]
     cases += [("lcm", {"timesteps": (999, 749, 499, 249)}, 4), ("lcm", {"timesteps": (800,)}, 1)]

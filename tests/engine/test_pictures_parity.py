@@ -72,19 +72,23 @@ def as_torch(noise):
 
 @functools.cache
 def torch_pipeline(layout, inpaint):
-    name = f"StableDiffusion{'XL' if layout == 'sdxl' else ''}{'Inpaint' if inpaint else 'Img2Img'}Pipeline"
+    name = f"StableDiffusion{'XL' if layout.startswith('sdxl') else ''}{'Inpaint' if inpaint else 'Img2Img'}Pipeline"
     pipeline = getattr(diffusers, name).from_pretrained(str(tiny(layout)), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 @contextlib.contextmanager
-def given_draws(pipeline):
-    """The picture's sample, the initial noise and the steps' noise of the reference are tpusd's."""
+def given_draws(pipeline, samples):
+    """The samples of the autoencoder, the initial noise and the steps' noise of the reference are tpusd's.
+
+    samples: which noise each sample has, in the order in which the reference takes them.
+    """
     module = __import__(type(pipeline).__module__, fromlist=["randn_tensor"])
     before = module.randn_tensor, torch_vae.randn_tensor
     module.randn_tensor = lambda shape, **kw: as_torch(keys.initial_latents(image_keys(), LATENTS))
-    torch_vae.randn_tensor = lambda shape, **kw: as_torch(keys.folded_noise(image_keys(), keys.PICTURE, LATENTS))
+    wanted = iter(samples)
+    torch_vae.randn_tensor = lambda shape, **kw: as_torch(keys.folded_noise(image_keys(), next(wanted), LATENTS))
     steps = itertools.count()
     try:
         with given_noise(pipeline.scheduler, lambda: as_torch(keys.step_noise(image_keys(), next(steps), LATENTS))):
@@ -101,7 +105,11 @@ def reference(layout, name, strength, *, steps=STEPS, inpaint=False):
     more = {"mask_image": Image.fromarray(mask().astype(np.uint8) * 255)} if inpaint else {}
     if inpaint:
         more |= {"height": SIZE, "width": SIZE}
-    with torch.no_grad(), given_draws(pipeline):
+    # Of the picture, and of the picture without its masked part, which a UNet of 4 channels does not get.
+    samples = [keys.PICTURE, keys.MASKED_PICTURE] if inpaint else [keys.PICTURE] * len(PROMPTS)
+    if strength == 1 and layout.endswith("_inpaint"):
+        samples = samples[1:]  # nothing of the picture is in the first sample
+    with torch.no_grad(), given_draws(pipeline, samples):
         return pipeline(
             prompt=list(PROMPTS),
             negative_prompt=["dark"] * len(PROMPTS),
@@ -193,3 +201,14 @@ def test_a_sample_of_images_from_pictures_is_that_of_the_reference(layout):
         cases = list(itertools.product(names, (0.3, 0.75)))
         for case, made in zip(cases, ours(layout, cases, steps=FEW_STEPS, inpaint=inpaint), strict=True):
             assert_same((layout, case, inpaint), made, reference(layout, *case, steps=FEW_STEPS, inpaint=inpaint))
+
+
+@pytest.mark.parametrize(
+    "layout", [pytest.param("sd1", marks=pytest.mark.long), pytest.param("sd2", marks=pytest.mark.long), "sdxl"]
+)
+def test_images_of_inpainting_checkpoints_are_those_of_the_reference(layout):
+    """A UNet of 9 channels reads the mask and the rest of the picture, and nothing is put back."""
+    layout += "_inpaint"
+    cases = [("ddim", 0.3), ("euler_ancestral", 0.75), ("unipc", 1.0)]
+    for case, made in zip(cases, ours(layout, cases, steps=FEW_STEPS, inpaint=True), strict=True):
+        assert_same((layout, case), made, reference(layout, *case, steps=FEW_STEPS, inpaint=True))

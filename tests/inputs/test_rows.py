@@ -75,6 +75,7 @@ def test_what_is_wrong_is_named_with_its_row(tmp_path):
     assert "row 0: image=" in line_of(pin, made, changed) and "another file" in line_of(pin, made, changed)
     for field in ("mask: m.png", "strength: 0.5"):
         assert "has no image to start from" in line_of(run_rows, config(f"prompts.rows=[{{prompt: a, {field}}}]"))
+    assert "no image to start from" in line_of(run_rows, config("prompts.rows=[{prompt: a}]", "strength=0.5"))
     made = config("prompts.rows=[{prompt: a}, {prompt: b, image: a.png}]", "noise=torch_cpu")
     assert line_of(run_rows, made).startswith("noise=torch_cpu: row 1 starts from a picture")
     with pytest.raises(UserError, match="must be from 0 to 1"):

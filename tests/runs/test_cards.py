@@ -5,6 +5,7 @@ from support.runs import config, saved
 
 from tpusd.config.schema import config_values, make_config
 from tpusd.recipes.command import config_overrides
+from tpusd.records.saved import override
 from tpusd.runs.cards import CARDS, card_notes
 
 INK = "{path: /ink.safetensors, scale: 0.5}"
@@ -74,6 +75,7 @@ def test_a_size_and_the_settings_of_rows_are_looked_at_too():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_licences_that_do_not_allow_every_use_are_named():
     named = {
         name for name in CARDS if any("licence" in note for note in card_notes(saved(f"model={name}", "prompt=a")))
@@ -86,6 +88,7 @@ def test_the_file_of_other_steps_is_a_word_away(file, steps):
     assert notes("model=sdxl_lightning", file, f"sampler.num_inference_steps={steps}") == []
 
 
+@pytest.mark.slow
 def test_the_loras_of_a_run_come_before_those_of_its_model():
     made = config("model=lcm_sd15", f"loras=[{INK}]", "prompt=a")
     assert [lora.path or lora.repo for lora in made.loras] == ["/ink.safetensors", "latent-consistency/lcm-lora-sdv1-5"]
@@ -94,6 +97,18 @@ def test_the_loras_of_a_run_come_before_those_of_its_model():
     assert [lora.scale for lora in weaker.loras] == [0.7]
 
 
+@pytest.mark.slow
+def test_a_lora_of_the_model_is_merged_once():
+    made = saved("model=hyper_sdxl", "prompt=a")
+    again = override(made, ["model=hyper_sdxl"])
+    assert again.loras == made.loras and len(made.loras) == 1
+    named = "{repo: ByteDance/Hyper-SD, file: Hyper-SDXL-4steps-lora.safetensors, scale: 0.5}"
+    assert [lora.scale for lora in config("model=hyper_sdxl", f"loras=[{named}]").loras] == [0.5]
+    other = override(saved("model=sdxl", "prompt=a"), ["model=hyper_sdxl"])
+    assert [lora.repo for lora in other.loras] == ["ByteDance/Hyper-SD"]
+
+
+@pytest.mark.slow
 def test_a_command_leaves_out_what_the_model_brings():
     def words(*overrides):
         return [word for word in config_overrides(config(*overrides)) if "lora" in word.partition("=")[0]]

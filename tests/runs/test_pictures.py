@@ -191,6 +191,16 @@ def test_a_cluster_makes_the_same_images_and_lines(files, tmp_path, monkeypatch)
     assert any(any(pipeline.with_pictures) for pipeline in pipelines)
 
 
+def test_an_inpainting_checkpoint_makes_images_with_masks_alone(files):
+    fields = words(files, f"model.path={tiny('sd1_inpaint')}")
+    line = line_of(prepare_run, config(*fields))
+    assert line.startswith(
+        "model=local: makes the masked part of a picture, and row 0 has no mask; add image=FILE mask="
+    )
+    made = prepare_run(config(*fields, f"image={files[0]}", f"mask={files[2]}"))
+    assert [row.mask for row in made.config.prompts.rows] == [str(files[2])] * 3
+
+
 def test_a_strength_that_makes_no_step_is_refused_with_its_row(files, tmp_path):
     line = line_of(prepare_run, config(*words(files, "strength=0.05")))
     assert line == (

@@ -178,3 +178,20 @@ def test_image_that_cannot_be_written_fails_its_run_after_those_before_it(tmp_pa
     run = session(tmp_path / "run", "batch_size_per_device=3")
     assert ends([run]) and str(run.error) == "the disk refuses"
     assert [line["row"] for line in manifest(run.path)] == [0]
+
+
+def test_memory_of_the_writer_does_not_grow_with_the_images_that_are_written(tmp_path, monkeypatch):
+    """A call for each image waited behind calls that took many images each, and there were ever more of them."""
+    append, waiting = RunDir.append_records, []
+
+    def slow(self, *records):
+        time.sleep(0.005)
+        append(self, *records)
+        waiting.append(writers[0]._committer._work_queue.qsize())
+
+    writers, enter = [], BatchWriter.__enter__
+    monkeypatch.setattr(BatchWriter, "__enter__", lambda self: writers.append(self) or enter(self))
+    monkeypatch.setattr(RunDir, "append_records", slow)
+    run = session(tmp_path / "run", "num_images_per_prompt=60", "batch_size_per_device=5")
+    assert ends([run]) and run.error is None and run.num_made == 180
+    assert max(waiting) <= 10  # as many as may be pending

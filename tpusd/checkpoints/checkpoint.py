@@ -87,7 +87,9 @@ def describe(resolved: Resolved) -> Checkpoint:
     weights: dict[str, Weights] = {}
     files = [model_index.FILE, SCHEDULER_FILE]
     names = {part: directory.names(part) for part in architecture.family.components}
-    chosen_files = choose_all_weights(names, architecture.family, resolved.variant, directory.shown(""))
+    chosen_files = choose_all_weights(
+        names, architecture.family, resolved.variant, directory.shown(""), resolved.replaced
+    )
     for part, chosen in chosen_files.items():
         files.append(f"{part}/config.json")
         found = FolderWeights(directory=directory, format=chosen.format, name=f"{part}/{chosen.name}")

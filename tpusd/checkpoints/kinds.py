@@ -48,18 +48,13 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
         name="cascade", text="Stable Cascade, which is not implemented", advice=_OTHER)),
 )  # fmt: skip
 _REFINER = Kind(name="sdxl_refiner", text="SDXL's refiner, which is not implemented", advice="choose SDXL's base model")
-_INPAINT = Kind(
-    name="inpaint",
-    text="an inpainting model (its UNet has 9 input channels), which is not implemented",
-    advice="choose the model that makes whole pictures",
-)
 _EDIT = Kind(
     name="pix2pix", text="InstructPix2Pix (its UNet has 8 input channels), which is not implemented", advice=_OTHER
 )
 _DEPTH = Kind(
     name="depth", text="SD 2's depth model (its UNet has 5 input channels), which is not implemented", advice=_OTHER
 )
-_BY_CHANNELS = {9: _INPAINT, 8: _EDIT, 5: _DEPTH}
+_BY_CHANNELS = {8: _EDIT, 5: _DEPTH}
 _UNET_ALONE = Kind(
     name="unet",
     text="a UNet alone",
@@ -81,10 +76,13 @@ def other_kind(tensors: Mapping[str, TensorInfo]) -> Kind | None:
         return _alone(tensors)
     if "conditioner.embedders.0.model.ln_final.weight" in names:  # the base model has OpenCLIP as its second encoder
         return _REFINER
+    return _BY_CHANNELS.get(input_channels(tensors) or 0)
+
+
+def input_channels(tensors: Mapping[str, TensorInfo]) -> int | None:
+    """Of the UNet; None where its first layer is not there, or is none."""
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
-    if first is not None and len(first.shape) == 4:
-        return _BY_CHANNELS.get(first.shape[1])
-    return None
+    return first.shape[1] if first is not None and len(first.shape) == 4 else None
 
 
 def has_unet(tensors: Mapping[str, TensorInfo]) -> bool:

@@ -6,7 +6,7 @@ What it is follows from its tensors. Configs and tokenizers come from the packag
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tpusd.checkpoints import model_index
@@ -15,7 +15,7 @@ from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.formats.safetensors import Safetensors
 from tpusd.checkpoints.formats.scaled import is_about_scales
 from tpusd.checkpoints.formats.single_file import EMA_PREFIX
-from tpusd.checkpoints.kinds import other_kind
+from tpusd.checkpoints.kinds import input_channels, other_kind
 from tpusd.checkpoints.opened import Checkpoint, Identity, OriginalWeights, Weights, check_size, check_vocabulary
 from tpusd.checkpoints.packaged import PACKAGED_CONFIGS, clip_tokenizer, packaged_architecture
 from tpusd.checkpoints.prediction import find_prediction
@@ -23,7 +23,7 @@ from tpusd.checkpoints.source import CheckpointSource, local_or_hub_file
 from tpusd.checkpoints.tokenizer import FILES, Tokenizer, open_tokenizer
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
-from tpusd.families.base import Family, OriginalNames, entry
+from tpusd.families.base import Family, OriginalNames, changed_config, entry
 from tpusd.families.latent_diffusion import UNET, VAE
 from tpusd.families.registry import FAMILIES
 from tpusd.networks.clip_text import CLIPTextConfig
@@ -103,7 +103,9 @@ def describe_single_file(path: Path, source: CheckpointSource) -> SingleFile:
         same = (one for one in _packaged(file, family) if _predicts(one) == prediction.type)
         architecture = next(same, architecture)
     parts = {part: names for part, names in _parts(file, family).items() if names is not None}
-    notes = [f"{where}: is {_named(architecture, config)}; prediction_type={prediction.type}, by {prediction.source}"]
+    named, architecture = _named(architecture, config), _with_inputs(architecture, file)
+    named += ", for inpainting" * family.inpaints(architecture.configs)
+    notes = [f"{where}: is {named}; prediction_type={prediction.type}, by {prediction.source}"]
     if unused := _unused(file, parts):
         listed = ", ".join(show(name, 80) for name in unused[:MAX_LISTED])
         more = f" and {len(unused) - MAX_LISTED} more" if len(unused) > MAX_LISTED else ""
@@ -116,6 +118,14 @@ def describe_single_file(path: Path, source: CheckpointSource) -> SingleFile:
         parts=parts,
         notes=tuple(notes),
     )
+
+
+def _with_inputs(architecture: Architecture, file: Safetensors) -> Architecture:
+    """The architecture with the file's own input channels where these are those of inpainting."""
+    configs = architecture.configs
+    unet = changed_config(configs[UNET], {"in_channels": input_channels(file.tensors)})
+    changed = {**configs, UNET: unet}
+    return replace(architecture, configs=changed) if architecture.family.inpaints(changed) else architecture
 
 
 def _parts(file: Safetensors, family: Family) -> dict[str, OriginalNames | None]:

@@ -20,6 +20,7 @@ from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
 from tpusd.families.base import Component, Family
+from tpusd.families.latent_diffusion import UNET, VAE
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +99,16 @@ class Unreachable(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A directory on this machine, and for the Hub the commit that it is."""
+    """A directory on this machine, and for the Hub the commit that it is.
+
+    replaced: parts whose weights come from elsewhere, and need not be there.
+    """
 
     directory: Directory
     repo: str | None = None
     commit: str | None = None
     variant: str | None = None
+    replaced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +129,20 @@ def resolve_source(source: CheckpointSource, *, only_cached: bool = False) -> Re
         folder = resources.files("tpusd") / "assets" / source.asset
         if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
             raise UserError(f"model.asset={show(source.asset)}: the package holds no such checkpoint; try model=tiny")
-        return Resolved(directory=Directory(str(folder)), variant=source.variant)
+        return Resolved(directory=Directory(str(folder)), variant=source.variant, replaced=_replaced(source))
     if source.path is not None:
-        return Resolved(directory=_local(source.path), variant=source.variant)
+        return Resolved(directory=_local(source.path), variant=source.variant, replaced=_replaced(source))
     if source.repo is None:
         raise UserError(
             "model: has neither path nor repo; choose a model such as model=sd15, or model=local model.path=DIR"
         )
     return _hub(source, only_cached=only_cached)
+
+
+def _replaced(source: CheckpointSource) -> frozenset[str]:
+    """The parts that another network replaces."""
+    others = {UNET: source.unet, VAE: source.vae}
+    return frozenset(part for part, other in others.items() if other != OtherPart())
 
 
 def is_single_file(source: CheckpointSource) -> bool:
@@ -171,7 +182,11 @@ def local_or_hub_file(
 
 
 def choose_all_weights(
-    names: Mapping[str, Iterable[str]], family: Family, variant: str | None, where: str
+    names: Mapping[str, Iterable[str]],
+    family: Family,
+    variant: str | None,
+    where: str,
+    replaced: frozenset[str] = frozenset(),
 ) -> dict[str, WeightFiles]:
     """The files of every part, by its name. Raises UserError.
 
@@ -179,12 +194,14 @@ def choose_all_weights(
     variant: a part that does not have it is read without it, as in diffusers, where another part has it. None: the only
         variant is read of a part that has no other weights.
     where: the checkpoint, for errors.
+    replaced: parts that are left out, because their weights come from elsewhere.
     """
-    inside = {part: set(names[part]) for part in family.components}
-    asked = {part: weight_files(inside[part], component, variant) for part, component in family.components.items()}
+    components = {part: component for part, component in family.components.items() if part not in replaced}
+    inside = {part: set(names[part]) for part in components}
+    asked = {part: weight_files(inside[part], component, variant) for part, component in components.items()}
     some_have_it = variant is not None and any(asked.values())
     chosen = {}
-    for part, component in family.components.items():
+    for part, component in components.items():
         found = asked[part]
         if found is None and some_have_it:
             found = weight_files(inside[part], component, None)
@@ -256,8 +273,13 @@ def likely_family(names: Iterable[str]) -> Family:
     return max(registry.FAMILIES, key=fit)
 
 
-def needed_files(names: Iterable[str], family: Family, variant: str | None, where: str) -> list[str]:
-    """Those of a repository's files that a checkpoint of this family is read from. Raises UserError if it lacks one."""
+def needed_files(
+    names: Iterable[str], family: Family, variant: str | None, where: str, replaced: frozenset[str] = frozenset()
+) -> list[str]:
+    """Those of a repository's files that a checkpoint of this family is read from. Raises UserError if it lacks one.
+
+    names: all files of the repository. variant, where, replaced: as in `choose_all_weights`.
+    """
     names = sorted(names)
     small = {model_index.FILE, SCHEDULER_FILE, *(f"{part}/config.json" for part in family.components)}
     small |= {f"{folder}/{name}" for folder in family.tokenizers for name in tokenizer.FILES}
@@ -266,7 +288,7 @@ def needed_files(names: Iterable[str], family: Family, variant: str | None, wher
         part: [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
         for part in family.components
     }
-    for part, chosen in choose_all_weights(inside, family, variant, where).items():
+    for part, chosen in choose_all_weights(inside, family, variant, where, replaced).items():
         component = family.components[part]
         wanted.append(f"{part}/{chosen.name}")
         if chosen.format == "shards":
@@ -321,7 +343,8 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
             single = [name for name in names if name.endswith(".safetensors")]
             hint = f"for a single file, set model.file={show(single[0])}" if single else "choose another repository"
             raise UserError(f"{where}: has no model_index.json, so it is not a diffusers checkpoint; {hint}")
-        wanted = needed_files(names, likely_family(names), source.variant, where)
+        replaced = _replaced(source)
+        wanted = needed_files(names, likely_family(names), source.variant, where, replaced)
         log.info("%s: commit %s", repo, info.sha)
         # By the user's name for it, not by info.sha: only then can the cache resolve a branch when offline.
         root = huggingface_hub.snapshot_download(
@@ -330,7 +353,7 @@ def _hub(source: CheckpointSource, *, only_cached: bool) -> Resolved:
         directory = Directory(root)
         if directory.root.name != info.sha:  # after some HTTP errors the library hands out an older copy
             raise UserError(f"{where}: commit {info.sha} could not be downloaded whole; run again")
-        return Resolved(directory=directory, repo=repo, commit=info.sha, variant=source.variant)
+        return Resolved(directory=directory, repo=repo, commit=info.sha, variant=source.variant, replaced=replaced)
     except UserError:
         raise
     except Exception as error:
@@ -358,19 +381,25 @@ def _cached(source: CheckpointSource, where: str) -> Resolved | None:
             source.repo, revision=source.revision, local_files_only=True, allow_patterns=[model_index.FILE]
         )
         directory = Directory(root)
-        if not _whole(directory, source.variant, where):
+        if not _whole(directory, source, where):
             return None
     except (errors.LocalEntryNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError, UserError):
         return None
-    return Resolved(directory=directory, repo=source.repo, commit=directory.root.name, variant=source.variant)
+    return Resolved(
+        directory=directory,
+        repo=source.repo,
+        commit=directory.root.name,
+        variant=source.variant,
+        replaced=_replaced(source),
+    )
 
 
-def _whole(directory: Directory, variant: str | None, where: str) -> bool:
+def _whole(directory: Directory, source: CheckpointSource, where: str) -> bool:
     """Whether an interrupted download left nothing out. A file in the cache is complete or absent."""
     family, _ = model_index.read_family(directory)
     folders = (*family.components, *family.tokenizers, SCHEDULER_FILE.partition("/")[0])
     names = [f"{folder}/{name}" for folder in folders for name in directory.names(folder)]
-    needed = needed_files(names, family, variant, where)
+    needed = needed_files(names, family, source.variant, where, _replaced(source))
     if not {SCHEDULER_FILE, *(f"{part}/config.json" for part in family.components)} <= set(names):
         return False
     if not all(tokenizer.is_whole(directory.names(folder)) for folder in family.tokenizers):

@@ -376,8 +376,13 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def _with_the_models_loras(config: RunConfig) -> RunConfig:
-    """Those that the model brings, behind the run's own, so that `loras.0` stays the first that the run names."""
-    model, loras = config.model, (*config.loras, *config.model.loras)
+    """Those that the model brings, behind the run's own, so that `loras.0` stays the first that the run names.
+
+    One that the run names itself, with a scale of its own, is not added a second time.
+    """
+    model, own = config.model, {(lora.path, lora.repo, lora.file) for lora in config.loras}
+    brought = (lora for lora in model.loras if (lora.path, lora.repo, lora.file) not in own)
+    loras = (*config.loras, *brought)
     if len(loras) > MAX_LORAS:
         raise UserError(f"loras: has {len(loras)} with those of the model; at most {MAX_LORAS} can be merged")
     return dataclasses.replace(config, model=dataclasses.replace(model, loras=()), loras=loras)

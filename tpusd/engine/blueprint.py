@@ -84,6 +84,11 @@ class Blueprint:
             for part, p in self._family.precisions(precision).items()
         }
 
+    @property
+    def inpaints(self) -> bool:
+        """Whether the denoiser reads a mask and the rest of the picture."""
+        return self._family.inpaints(self._configs)
+
     def weights(self, program: ProgramName) -> tuple[Leaves, ...]:
         """The parameters of a program's networks as shapes, each in the order of `leaves`."""
         return tuple(self._networks[part].shapes for part in self._family.parts(program))
@@ -113,16 +118,24 @@ class Blueprint:
         return ProgramSpec(function=encode_chunks, shared=[self.weights("encode")], split=[tokens])
 
     def encode_picture(self) -> ProgramSpec:
-        """(weights), pixels (b,H,W,3) uint8, keys -> latents (b,h,w,c), digest (b,2), finite (b,)."""
+        """(weights), pixels (b,H,W,3) uint8, keys, masked -> latents, unmasked ones, digest (b,2), finite (b,).
+
+        masked, and latents without the masked part: only for a denoiser that inpaints.
+        """
         family, networks = self._family, self._merge("encode_picture")
 
-        def encode_picture(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def encode_picture(
+            weights: tuple[Leaves, ...], *arguments: Any
+        ) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]:
             return programs.encode_picture(family, networks(weights), *arguments)
 
         b, (height, width) = self.per_device, self._size
         pixels = jax.ShapeDtypeStruct((b, height, width, 3), jnp.uint8)
         keys = jax.ShapeDtypeStruct((b, 2), jnp.uint32)
-        return ProgramSpec(function=encode_picture, shared=[self.weights("encode_picture")], split=[pixels, keys])
+        masked = [jax.ShapeDtypeStruct((b, height, width), jnp.bool_)] if self.inpaints else []
+        return ProgramSpec(
+            function=encode_picture, shared=[self.weights("encode_picture")], split=[pixels, keys, *masked]
+        )
 
     def denoise(
         self, *, guided: bool, given_noise: bool = False, from_picture: bool = False, text: TextShape | None = None
@@ -185,6 +198,7 @@ class Blueprint:
             scale=jax.ShapeDtypeStruct((b,), jnp.float32),
             masked=jax.ShapeDtypeStruct((b, h, w, 1), jnp.bool_),
             levels=jax.ShapeDtypeStruct((b, MAX_ROWS, 2), jnp.float32),
+            unmasked=self.state.x if self.inpaints else None,
         )
 
     def _merge(self, program: ProgramName) -> Callable[[tuple[Leaves, ...]], Mapping[str, nnx.Module]]:

@@ -247,10 +247,9 @@ class Pipeline:
     ) -> _EncodedPicture:
         """What the images start from. All sequences are of a full batch, padding included."""
         put = self._devices.put_split
-        pixels = np.stack([one.pixels for one in inputs])
-        latents, digests, finite = encode_picture.call(
-            self._weights_of("encode_picture"), *put((pixels, image_keys(specs)))
-        )
+        pixel_masks = (np.stack([one.pixel_mask() for one in inputs]),) if self._blueprint.inpaints else ()
+        arguments = put((np.stack([one.pixels for one in inputs]), image_keys(specs), *pixel_masks))
+        latents, unmasked, digests, finite = encode_picture.call(self._weights_of("encode_picture"), *arguments)
         scale, masked, levels = put(
             (
                 np.array([picture_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
@@ -258,7 +257,7 @@ class Pipeline:
                 np.stack([table.padded_levels() for table in tables]),
             )
         )
-        picture = programs.Picture(latents=latents, scale=scale, masked=masked, levels=levels)
+        picture = programs.Picture(latents=latents, scale=scale, masked=masked, levels=levels, unmasked=unmasked)
         return _EncodedPicture(picture, gather(digests), gather(finite))
 
     def _denoise(

@@ -43,12 +43,19 @@ class Picture(NamedTuple):
     scale: (b,), the factor on the latents before the first row; the noise has its `init_scale`.
     masked: bool (b,h,w,1), what is made; elsewhere the picture is put back after each row.
     levels: (b,rows,2) float32, the level after each row, as in Table.
+    unmasked: (b,h,w,c) float32, the latents of the picture without its masked part, which the denoiser reads together
+        with the mask; then nothing is put back. None: the denoiser reads neither.
     """
 
     latents: Any  # arrays of JAX, or shapes, as all of them
     scale: Any
     masked: Any
     levels: Any
+    unmasked: Any = None
+
+    def further(self) -> list[jax.Array]:
+        """What the denoiser reads beside the latents."""
+        return [] if self.unmasked is None else [self.masked.astype(jnp.float32), self.unmasked]
 
 
 def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
@@ -70,23 +77,35 @@ def _described(cond: Conditioning) -> tuple[Conditioning, jax.Array, jax.Array]:
 
 
 def encode_picture(
-    family: Family, networks: Networks, pixels: jax.Array, keys: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Pixels (b,H,W,3) uint8 and keys (b,2) -> latents (b,h,w,c) float32, their digest (b,2), are they finite (b,).
+    family: Family, networks: Networks, pixels: jax.Array, keys: jax.Array, masked: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array | None, jax.Array, jax.Array]:
+    """Latents of pictures (b,h,w,c) float32, those without the masked parts, their digest (b,2), are all finite (b,).
 
     The latents are a sample of what the autoencoder gives, as in the reference; its noise is the image's own. Pictures
     are encoded one by one, as images are decoded.
+
+    pixels: (b,H,W,3) uint8.
+    keys: (b,2).
+    masked: bool (b,H,W), which pixels are made; None: only the whole pictures are encoded.
     """
 
-    def one(arguments: tuple[jax.Array, jax.Array]) -> jax.Array:
-        pixels, key = arguments
-        images = pixels[None].astype(jnp.float32) / 127.5 - 1
-        mean, deviation = family.encode_picture(networks, images)
+    def encoded(arguments: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        image, key, index = arguments
+        mean, deviation = family.encode_picture(networks, image[None])
         _, h, w, c = mean.shape
-        return (mean + deviation * image_keys.folded_noise(key[None], image_keys.PICTURE, (c, h, w)))[0]
+        return (mean + deviation * image_keys.folded_noise(key[None], index, (c, h, w)))[0]
 
-    latents: jax.Array = jax.lax.map(one, (pixels, keys))
-    return latents, digest(latents), is_finite(latents)
+    b = pixels.shape[0]
+    images = pixels.astype(jnp.float32) / 127.5 - 1
+    indices = jnp.full(b, image_keys.PICTURE)
+    if masked is not None:
+        images = jnp.concatenate([images, jnp.where(masked[..., None], 0, images)])
+        keys = jnp.concatenate([keys, keys])
+        indices = jnp.concatenate([indices, jnp.full(b, image_keys.MASKED_PICTURE)])
+    latents: jax.Array = jax.lax.map(encoded, (images, keys, indices))
+    whole, unmasked = latents[:b], None if masked is None else latents[b:]
+    together = whole if unmasked is None else jnp.concatenate([whole, unmasked], axis=-1)
+    return whole, unmasked, digest(together), is_finite(together)
 
 
 def denoise(
@@ -132,7 +151,10 @@ def denoise(
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
     conditioning = family.prepare(cond, uncond, height=height, width=width)
 
+    further = [] if picture is None else picture.further()
+
     def predict(x: jax.Array, t: jax.Array, scale: jax.Array) -> jax.Array:
+        x = jnp.concatenate([x, *further], axis=-1)
         return family.predict(networks, x, t, conditioning, None if uncond is None else Guidance(scale, rescale))
 
     def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -149,7 +171,7 @@ def denoise(
     state, (rows, num_finite) = run_steps(
         predict, state, table, start, stop,
         noise=lambda k: image_keys.step_noise(keys, k, (c, h, w)),
-        record=record, log=log, after=None if picture is None else _put_back(picture, keys),
+        record=record, log=log, after=None if picture is None or further else _put_back(picture, keys),
     )  # fmt: skip
     return state, Trace(drawn, rows, digest(state.x), num_finite)
 

@@ -207,6 +207,10 @@ class Family(abc.ABC):
     def size_multiple(self, configs: Configs) -> int:
         """Height and width must be multiples of this."""
 
+    def inpaints(self, configs: Configs) -> bool:
+        """Whether the denoiser also reads a mask and the latents of the picture without its masked part."""
+        return False
+
     @abc.abstractmethod
     def image_size(self, configs: Configs) -> tuple[int, int]:
         """Height and width of the images that the checkpoint was trained for. Raises UserError if unknown."""
@@ -284,7 +288,7 @@ class Family(abc.ABC):
     ) -> jax.Array:
         """The denoiser's output after guidance, (b,h,w,c) float32.
 
-        x: latents (b,h,w,c) float32.
+        x: latents (b,h,w,c) float32; where `inpaints`, then the mask (1) and the latents beside it (c).
         t: timesteps (b,) float32.
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.

@@ -160,7 +160,11 @@ class LatentDiffusion(Family):
         width = sum(text.hidden_size for text in self._text_configs(configs))
         return [
             Agreement("unet cross_attention_dim", unet.cross_attention_dim, "text hidden_size", width),
-            Agreement("unet in_channels", unet.in_channels, "vae latent_channels", vae.latent_channels),
+            *(
+                []
+                if self.inpaints(configs)
+                else [Agreement("unet in_channels", unet.in_channels, "vae latent_channels", vae.latent_channels)]
+            ),
             Agreement("unet out_channels", unet.out_channels, "vae latent_channels", vae.latent_channels),
             Agreement("vae in_channels", vae.in_channels, "red, green and blue", 3),
             Agreement("vae out_channels", vae.out_channels, "red, green and blue", 3),
@@ -182,6 +186,10 @@ class LatentDiffusion(Family):
         """Pixels of a latent along one side: 8."""
         return entry(configs, VAE, VAEConfig).downscale
 
+    def inpaints(self, configs: Configs) -> bool:
+        """Whether the UNet has 9 input channels: latents, a mask, and the latents of the rest of the picture."""
+        return entry(configs, UNET, UNetConfig).in_channels == 2 * entry(configs, VAE, VAEConfig).latent_channels + 1
+
     def image_size(self, configs: Configs) -> tuple[int, int]:
         """The UNet's sample_size is that of the latents. Raises UserError where the checkpoint does not say it."""
         own, scale = entry(configs, UNET, UNetConfig).sample_size, self.size_multiple(configs)
@@ -193,7 +201,7 @@ class LatentDiffusion(Family):
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, int, int]:
         """One latent for each 8x8 pixels."""
         scale = self.size_multiple(configs)
-        return height // scale, width // scale, entry(configs, UNET, UNetConfig).in_channels
+        return height // scale, width // scale, entry(configs, VAE, VAEConfig).latent_channels
 
     def schedule(
         self, settings: SamplerSettings, config: SchedulerConfig, height: int, width: int, *, strength: float = 1.0

@@ -32,7 +32,7 @@ class SDXL(LatentDiffusion):
     """Stable Diffusion XL, base models."""
 
     name = "sdxl"
-    pipeline_classes = ("StableDiffusionXLPipeline",)
+    pipeline_classes = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
     components = {
         TEXT_ENCODER: dataclasses.replace(
             CLIP_TEXT_COMPONENT, original=(OriginalNames("conditioner.embedders.0.transformer.", "clip"),)

@@ -49,7 +49,11 @@ class StableDiffusion(LatentDiffusion):
     """Stable Diffusion 1.x and 2.x."""
 
     name = "stable_diffusion"
-    pipeline_classes = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+    pipeline_classes = (
+        "StableDiffusionPipeline",
+        "LatentConsistencyModelPipeline",
+        "StableDiffusionInpaintPipeline",
+    )
     components = {
         TEXT_ENCODER: dataclasses.replace(
             CLIP_TEXT_COMPONENT,

@@ -19,13 +19,13 @@ class Input:
     masked: np.ndarray | None = None
     paste: np.ndarray | None = None
 
+    def pixel_mask(self) -> np.ndarray:
+        """bool (H,W), what is made."""
+        return np.ones(self.pixels.shape[:2], bool) if self.masked is None else self.masked
+
     def latent_mask(self, downscale: int) -> np.ndarray:
         """bool (h,w,1): a latent is made where its first pixel is masked, as the reference resizes a mask."""
-        if self.masked is None:
-            height, width, _ = self.pixels.shape
-            return np.ones((height // downscale, width // downscale, 1), bool)
-        latents: np.ndarray = self.masked[::downscale, ::downscale, None]
-        return latents
+        return self.pixel_mask()[::downscale, ::downscale, None]
 
     def pasted(self, made: np.ndarray) -> np.ndarray:
         """The made image (H,W,3) uint8, with the picture's own pixels put back."""

@@ -34,6 +34,8 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
         for row in rows
     )
+    if config.strength != RunConfig.strength and all(row.image is None for row in filled):
+        raise UserError(f"strength={config.strength:g}: there is no image to start from; add image=FILE")
     for number, row in enumerate(filled, config.first_row):
         for name in ("mask", "strength"):
             value = getattr(row, name)

@@ -18,7 +18,7 @@ from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, text_rules
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_of, text_rules
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
@@ -158,9 +158,16 @@ def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, fl
 
 def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:
     """The config with the sha256 of every picture that the run starts from. Raises UserError for a broken one."""
+    images = planned(config)
+    if checkpoint.family.inpaints(checkpoint.configs):
+        bare = next((number for number in images.rows if row_of(config, number).mask is None), None)
+        if bare is not None:
+            raise UserError(
+                f"model={show(config.model.name)}: makes the masked part of a picture, and row {bare} has no mask; add "
+                "image=FILE mask=FILE, or choose a model that makes whole pictures"
+            )
     if all(row.image is None for row in config.prompts.rows):
         return config
-    images = planned(config)
     with waiting("reading the pictures to start from"):
         rows = pinned(
             config.prompts.rows,

@@ -171,7 +171,7 @@ class BatchWriter:
         with self._lock:
             self._to_commit.append(image)
         try:
-            self._committer.submit(self._commit)
+            self._committer.submit(self._commit, image)
         except BaseException:
             with self._lock:
                 if image not in self._to_commit:  # it went with the one before it
@@ -179,13 +179,12 @@ class BatchWriter:
                 self._to_commit.remove(image)
             raise
 
-    def _commit(self) -> None:
+    def _commit(self, first: _Image) -> None:
         """Appends the line of the image that waits longest, and of those behind it that are written by then."""
         with self._lock:
-            if not self._to_commit:  # the image of this call went with the one before it
+            if not self._to_commit or self._to_commit[0] is not first:  # it went with the one before it
                 return
-            first = self._to_commit.popleft()
-        group = [first]
+            group = [self._to_commit.popleft()]
         if first.written.exception() is None:  # waits for it
             with self._lock:
                 while self._to_commit and len(group) < MOST_LINES and _goes_with(self._to_commit[0], first.run):
