@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
