@@ -1,9 +1,11 @@
 """Views of a page in a real browser: addresses, zoom, captions, hidden values, favourites, names for screen readers."""
 
+import hashlib
 import json
 import re
 
 import pytest
+from PIL import Image
 from support.browser import HOSTILE, MARKS, NARROW, ROWS, WIDE, shown_files, texts
 from support.runs import StandInPipeline, config, manifest, prepare
 from support.shell import arguments_of
@@ -382,3 +384,30 @@ def test_all_controls_have_names_and_dialogs_fit(opened, sweep_page, viewport):
     page.keyboard.press("ArrowRight")
     assert "guidance_scale 7.5" in page.inner_text("#spoken")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and HOSTILE not in page.title()
+
+
+def test_the_viewer_shows_what_an_image_starts_from(opened, tmp_path):
+    class Pipeline(StandInPipeline):
+        def generate(self, specs, tables, *, inputs=None, **options):
+            return super().generate(specs, tables, **options)
+
+    row = {"prompt": "a hat"}
+    for name, mode in (("image", "RGB"), ("mask", "L")):
+        Image.new(mode, (40, 24)).save(tmp_path / f"{name}.png")
+        row |= {name: str(tmp_path / f"{name}.png")}
+        row |= {f"{name}_sha256": hashlib.sha256((tmp_path / f"{name}.png").read_bytes()).hexdigest()}
+    rows = f"prompts.rows={hydra_value([row, {'prompt': 'an owl'}])}"
+    path = start_run(config(f"output={tmp_path / 'run'}", rows), prepare=prepare, load=lambda *_: Pipeline())
+    page = opened(path / "index.html", fragment="#image=00000-000")
+    inputs = page.locator("#inputs img")
+    sync_api.expect(inputs).to_have_count(2)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#inputs img')].every((one) => one.naturalWidth === 40)"
+    )
+    assert [inputs.nth(i).get_attribute("title") for i in range(2)] == [row["image"], row["mask"]]
+    recipe = page.locator("#recipe").inner_text().split("\n")
+    assert recipe[recipe.index("strength") + 1] == "0.8" and row["mask"] in recipe
+    page.keyboard.press("ArrowRight")
+    sync_api.expect(page.locator("#prompt")).to_have_text("an owl")
+    sync_api.expect(inputs).to_have_count(0)
+    assert "strength" not in page.locator("#recipe").inner_text()

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
 
 import numpy as np
@@ -14,6 +16,7 @@ from support.runs import StandInPipeline, config, manifest
 from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import saved_config
 from tpusd.errors import UserError
+from tpusd.gallery.run import write_results
 from tpusd.inputs import reader
 from tpusd.inputs.pictures import read_input
 from tpusd.plan.batches import Batch
@@ -199,6 +202,23 @@ def test_an_inpainting_checkpoint_makes_images_with_masks_alone(files):
     )
     made = prepare_run(config(*fields, f"image={files[0]}", f"mask={files[2]}"))
     assert [row.mask for row in made.config.prompts.rows] == [str(files[2])] * 3
+
+
+def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
+    thumbnails = {path: run / ".thumbs" / f"input-{sha256(path)[:16]}.webp" for path in files}
+    for path, thumbnail in thumbnails.items():
+        with Image.open(thumbnail) as small, Image.open(path) as whole:
+            assert small.size == whole.size
+        thumbnail.unlink()
+    (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", (run / "index.html").read_text(), re.S)
+    assert json.loads(data)["jobs"][0]["settings"]["strength"] == 0.8
+    a, b, m = files
+    save(a, seed=5)
+    b.unlink()
+    os.mkfifo(b)
+    write_results(run)
+    assert [thumbnails[path].exists() for path in files] == [False, False, True]
+    assert list(faults(run)) == []
 
 
 def test_a_strength_that_makes_no_step_is_refused_with_its_row(files, tmp_path):

@@ -200,6 +200,7 @@ def _settings(config: SavedConfig) -> dict[str, Any]:
         "sampler": config.sampler.name,
         "sampler_text": _sampler_text(config),
         "num_inference_steps": config.sampler.num_inference_steps,
+        **({"strength": config.strength} if any(row.image is not None for row in config.prompts.rows) else {}),
     }
 
 

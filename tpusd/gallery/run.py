@@ -10,7 +10,7 @@ from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError
 from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
-from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
+from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, write_thumbnails
 from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_images, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -30,6 +30,7 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     write_contact_sheet(path, records, num_images, len({record.row for record in records}))
     write_metadata(path, records)
     write_thumbnails(path, records)
+    write_input_thumbnails(path, records)
     storage.write_file(path / PAGE, render(run_page(path, config, records, facts)).encode())
     return path / PAGE
 

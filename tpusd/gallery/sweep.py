@@ -16,7 +16,7 @@ from tpusd.errors import UserError, show_path
 from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary
 from tpusd.gallery.sweep_grid import GridChoice, SweepImages, axis_labels, draw_grid
-from tpusd.gallery.thumbnails import has_thumbnails, write_thumbnails
+from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, write_thumbnails
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE
 from tpusd.records.manifest import read_images
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -40,6 +40,7 @@ def write_sweep_results(path: Path, sweep: Sweep) -> Path:
     storage.write_chunks(path / INDEX, _index_lines(runs))
     for run in runs:
         write_thumbnails(run.directory, run.records)
+        write_input_thumbnails(run.directory, run.records)
     storage.write_file(path / PAGE, render(_page(path, sweep, runs)).encode())
     grid = draw_grid(sweep, runs)
     if grid is not None:

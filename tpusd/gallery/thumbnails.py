@@ -1,14 +1,19 @@
-"""The thumbnails of a run's page: .thumbs/, a WebP for each image that is larger than one."""
+"""The thumbnails of a run's page, WebP files in .thumbs/: of each image that is larger than one, and of each input."""
 
 import io
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tpusd import storage
+from tpusd.inputs.pictures import read_as_it_was
 from tpusd.records.layout import THUMBNAILS
 from tpusd.records.manifest import ImageRecord
 from tpusd.storage.pictures import open_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 256  # pixels of the longer side; the page shows images up to this size themselves
 QUALITY = 80
@@ -33,18 +38,54 @@ def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
             pass
 
 
+def write_input_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
+    """Makes those of the pictures and masks that images start from. One that is gone or changed is left out.
+
+    Raises OSError.
+    """
+    inputs: dict[str, tuple[str, str]] = {}  # sha256 -> the file, and what it is
+    for record in records:
+        for file, sha256, column in (
+            (record.image, record.image_sha256, "image"),
+            (record.mask, record.mask_sha256, "mask"),
+        ):
+            if file is not None and sha256 is not None:
+                inputs.setdefault(sha256, (file, column))
+    if not inputs:
+        return
+    directory = path / THUMBNAILS
+    if not storage.exists(directory):
+        storage.make_directory(directory)
+    with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="thumbnails") as pool:
+        for _ in pool.map(lambda one: _write_input_thumbnail(directory, one[0], *one[1]), inputs.items()):
+            pass
+
+
+def _write_input_thumbnail(directory: Path, sha256: str, file: str, column: str) -> None:
+    target = directory / f"input-{sha256[:16]}.webp"
+    if storage.file_size(target):
+        return
+    image = read_as_it_was(file, column, sha256)
+    if image is not None:
+        _write(target, image.convert("RGB"))
+
+
 def _needs_one(record: ImageRecord) -> bool:
     return max(record.height, record.width) > SIZE
 
 
 def _write_thumbnail(path: Path, file: Path) -> None:
-    from PIL import Image
-
     target = path / THUMBNAILS / f"{file.stem}.webp"
     if storage.file_size(target):
         return
     with open_picture(file) as opened:
         image = opened.convert("RGB")
+    _write(target, image)
+
+
+def _write(target: Path, image: "Image.Image") -> None:
+    from PIL import Image
+
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY)

@@ -19,6 +19,7 @@ from tpusd.storage.pictures import PictureError, open_picture
 if TYPE_CHECKING:
     from PIL import Image
 
+MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 64 << 20  # as many as the largest image that tpusd makes; 256 MiB while they are decoded
 # Modes of Pillow whose values are 8 bits of brightness, or of red, green and blue, after a palette or transparency.
 _MODES = ("1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
@@ -30,6 +31,18 @@ def check_picture(path: str, column: str) -> ImageSize:
     """Decodes the picture; returns height and width as it is shown. column: `image` or `mask`, for the error."""
     image = _decoded(path, column)
     return image.height, image.width
+
+
+def read_as_it_was(path: str, column: str, sha256: str | None) -> "Image.Image | None":
+    """The picture that has this sha256; None where its file is gone, broken or another one by now."""
+    try:
+        file = Path(path).resolve()
+        size = storage.file_size(file)
+        if size is None or size > MAX_FILE_BYTES or storage.file_sha256(file) != sha256:
+            return None
+        return _decoded(path, column)
+    except (UserError, OSError, ValueError, RuntimeError):  # a NUL in the name; a circle of links
+        return None
 
 
 def read_input(picture: PictureInput, size: ImageSize) -> Input:

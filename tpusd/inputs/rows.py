@@ -10,10 +10,9 @@ from tpusd import storage
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.inputs.pictures import check_picture, fitted_size
+from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
 from tpusd.plan.specs import ImageSize
 
-MAX_FILE_BYTES = 1 << 30
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
 _PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))

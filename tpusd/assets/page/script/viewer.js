@@ -25,6 +25,7 @@ function drawViewer() {
   $("run-link").href = encodeURI(`${job(image).directory}index.html`);
   drawStar($("viewer-star"), image);
   drawSteppers();
+  $("inputs").replaceChildren(...inputs(image));
   $("recipe").replaceChildren(...recipe(image).flatMap(([name, text]) => [element("dt", {}, name), element("dd", {dir: "auto"}, text)]));
   drawComparison();
 }
@@ -35,6 +36,17 @@ function picture(id, image) {
   img.alt = row(image).prompt.slice(0, 300);
 }
 
+// The picture that the image starts from, and its mask. A page that holds its pictures has no file beside it.
+function inputs(image) {
+  const own = isAlone ? [] : ["image", "mask"].filter((name) => row(image)[`${name}_sha256`]);
+  return own.map((name) => {
+    const thumbnail = `${job(image).directory}.thumbs/input-${row(image)[`${name}_sha256`].slice(0, 16)}.webp`;
+    const made = element("img", {src: encodeURI(thumbnail), title: row(image)[name], alt: name === "mask" ? "The mask" : "The picture that it starts from"});
+    made.addEventListener("error", () => made.remove());  // its file was gone when the page was made
+    return made;
+  });
+}
+
 function recipe(image) {
   const {settings} = job(image);
   const sampler = value(image, "sampler") === settings.sampler ? settings.sampler_text : value(image, "sampler");
@@ -43,6 +55,8 @@ function recipe(image) {
     ["guidance scale", value(image, "guidance_scale")], ["size", `${value(image, "width")} \u00d7 ${value(image, "height")}`],
     ["model", settings.model], ["precision", settings.precision],
     ["tokens", `${images.tokens[image]}${images.truncated[image] ? ", truncated" : ""}`], ["file", fileName(image)], ["sha256", images.sha256[image]]];
+  if (row(image).image) parts.push(["image", row(image).image], ["strength", row(image).strength ?? settings.strength]);
+  if (row(image).mask) parts.push(["mask", row(image).mask]);
   for (const [name, text] of Object.entries(row(image).extra ?? {})) parts.push([name, typeof text === "string" ? text : JSON.stringify(text)]);
   return parts.map(([name, text]) => [name, String(text)]);
 }
