@@ -68,6 +68,7 @@ def test_command_of_a_config_makes_the_same_pixels(overrides):
     assert config_values(again) == config_values(made)
 
 
+@pytest.mark.slow
 def test_command_of_a_config_of_the_users_own_needs_no_directory_of_theirs():
     made = make_config(
         config_values(config(INLINE))
@@ -188,6 +189,7 @@ def test_a1111_samplers_and_schedules_are_known_by_both_of_their_spellings(tmp_p
 MODEL = "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -240,6 +242,7 @@ def test_picture_that_is_postscript_starts_no_program(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == f"tpusd: {tmp_path / 'x.png'}: is not a PNG, JPEG or WebP picture\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

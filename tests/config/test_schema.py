@@ -15,6 +15,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "choice"), [(group, choice) for group, choices in GROUPS.items() for choice in choices]
 )
