@@ -80,6 +80,7 @@ def test_an_unknown_flag_is_one_line_and_status_2(command, capsys):
     assert out == "" and error.startswith("tpusd: ") and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_missing_dependency_is_one_line():
     """As in a shell whose environment is not activated. -S: without the packages of the environment."""
     for command in COMMANDS:

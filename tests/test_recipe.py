@@ -68,6 +68,7 @@ def test_command_of_a_config_makes_the_same_pixels(overrides):
     assert config_values(again) == config_values(made)
 
 
+@pytest.mark.slow
 def test_command_of_a_config_of_the_users_own_needs_no_directory_of_theirs():
     made = make_config(
         config_values(config(INLINE))
@@ -156,12 +157,12 @@ def test_a1111_picture_becomes_a_config_and_a_list_of_what_does_not_carry_over(t
     made = parsed(out)
     assert (made.model.name, made.sampler.num_inference_steps, made.guidance_scale) == ("sd15", 20, 7.0)
     assert (made.seed, made.height, made.width) == (965400086, 768, 512)
-    assert made.prompts.rows == (Row(prompt="a (cat:1.2), <lora:hat:1>", negative_prompt="ugly"),)
+    assert made.prompts.rows == (Row(prompt="a (cat:1.2), ", negative_prompt="ugly"),)
+    assert (made.prompts.syntax, made.prompts.weighting, made.noise) == ("a1111", None, "torch_cuda")
     lines = err.splitlines()
     assert all(line.startswith("tpusd: cannot carry over: ") for line in lines)
     for word in (
         "<lora:hat:1>: networks",
-        "(cat:1.2): brackets",
         "Clip skip: 2: has no",
         "RNG: GPU: the noise of a large NVIDIA GPU",
     ):
@@ -188,6 +189,7 @@ def test_a1111_samplers_and_schedules_are_known_by_both_of_their_spellings(tmp_p
 MODEL = "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -240,6 +242,7 @@ def test_picture_that_is_postscript_starts_no_program(tmp_path, monkeypatch, cap
     assert capsys.readouterr().err == f"tpusd: {tmp_path / 'x.png'}: is not a PNG, JPEG or WebP picture\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -28,9 +28,9 @@ from tpusd.run import main
 from tpusd.runs.executors.base import MadeBatch
 from tpusd.runs.executors.local import LocalExecutor
 from tpusd.runs.make import make_runs
-from tpusd.runs.prepare import count_tokens
 from tpusd.runs.session import RunSession, summary_line
 from tpusd.runs.start import start_run
+from tpusd.runs.texts import count_tokens
 from tpusd.runs.writer import BatchWriter
 
 pytestmark = pytest.mark.usefixtures("one_device")

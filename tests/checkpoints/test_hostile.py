@@ -275,6 +275,7 @@ LAYER = f"{ORIGINAL_UNET}input_blocks.1.1.proj_in"
 FP8 = FIRST | {f"{LAYER}.weight": ("F8_E4M3", [4, 4], 16)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [None, "tiny"])
 @pytest.mark.parametrize(
     "tensors, metadata",

@@ -63,6 +63,7 @@ def test_the_loaded_state_merges_into_a_model_that_runs():
     assert np.isfinite(np.asarray(model(jnp.asarray(ids)).last_hidden_state)).all()
 
 
+@pytest.mark.slow
 def test_linear_weights_are_turned_by_the_destinations_type_and_not_by_shape():
     # A square matrix looks the same either way round.
     checkpoint = opened(tiny())
@@ -84,6 +85,7 @@ def test_position_ids_are_ignored(tmp_path):
     assert_equal(weights(root, "text_encoder"), weights(tiny(), "text_encoder"))
 
 
+@pytest.mark.slow
 def test_autoencoder_attention_may_have_its_old_names_and_be_a_convolution(tmp_path):
     root = copy(tmp_path)
 
@@ -175,6 +177,7 @@ def test_the_variant_chooses_the_file(tmp_path):
     assert_equal(half, weights(root, "unet", jnp.float16))  # the only variant that there is
 
 
+@pytest.mark.slow
 def test_bfloat16_files_and_parameters_round_once(tmp_path):
     root = copy(tmp_path)
     bfloat16 = jnp.dtype(jnp.bfloat16)
@@ -182,6 +185,7 @@ def test_bfloat16_files_and_parameters_round_once(tmp_path):
     assert_equal(weights(root, "unet", bfloat16), weights(tiny(), "unet", bfloat16))
 
 
+@pytest.mark.slow
 def test_a_value_beyond_float16_is_refused_not_made_infinite(tmp_path):
     root = copy(tmp_path)
     rewrite(root / UNET, lambda t: t["conv_in.bias"].fill(1e6))

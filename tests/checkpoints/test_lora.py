@@ -239,6 +239,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, tensors, said):
     assert re.search(said, error(write(tmp_path / "a.safetensors", tensors)))
 
 
+@pytest.mark.slow
 def test_nan_is_refused_with_its_tensor(tmp_path):
     up, down = NAMES["kohya"]
     tensors = NAMES["kohya"] | {down: np.full_like(NAMES["kohya"][down], np.nan)}

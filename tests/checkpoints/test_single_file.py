@@ -100,6 +100,7 @@ def test_pictures_are_those_of_the_directory(tmp_path, layout):
     assert ours.trace == theirs.trace
 
 
+@pytest.mark.slow
 def test_the_averaged_unet_is_ignored_unless_asked(tmp_path):
     def add_ema(tensors):
         for name in [name for name in tensors if name.startswith(UNET)]:
@@ -156,6 +157,7 @@ def quantized(form: str, dtype=FP8):
     return {name: np.asarray(value) for name, value in tensors.items()}, header, meaning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [FP8, ml_dtypes.float8_e5m2])
 @pytest.mark.parametrize("form", ["plain", "scaled", "comfy_quant", "header", "rows"])
 def test_8_bit_weights_mean_what_is_stored_times_its_scale(tmp_path, form, dtype):
@@ -167,6 +169,7 @@ def test_8_bit_weights_mean_what_is_stored_times_its_scale(tmp_path, form, dtype
     assert len(checkpoint.notes) == 1  # scales are not tensors without use
 
 
+@pytest.mark.slow
 def test_other_8_bit_forms_are_refused_by_their_name(tmp_path):
     tensors, _, _ = quantized("comfy_quant")
     layer = TO_K.removesuffix(".weight")
@@ -177,6 +180,7 @@ def test_other_8_bit_forms_are_refused_by_their_name(tmp_path):
     assert "is not a scale for a weight of" in refusal(write_raw(tensors, tmp_path / "x.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_tensor_without_a_place_is_named(tmp_path):
     def change(tensors):
         tensors[UNET + "input_blocks.1.0.in_layers.2.wieght"] = np.ones((2, 3), np.float32)
@@ -186,6 +190,7 @@ def test_a_tensor_without_a_place_is_named(tmp_path):
     assert "1 that the model of config.json does not have: model.diffusion_model.input_blocks.1.0.in_layers" in line
 
 
+@pytest.mark.slow
 def test_a_missing_tensor_is_named(tmp_path):
     file = write_original(tiny("sd2"), tmp_path / "x.safetensors", lambda t: t.pop(VAE + "decoder.conv_in.bias"))
     assert "1 missing: decoder.conv_in.bias" in refusal(file, "sd2")
@@ -279,6 +284,7 @@ def widened(layout, width, file):
     return write_original(tiny(layout), file, change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout, width, family, size", [("sd1", 768, "sd15", 64), ("sdxl", 2048, "sdxl", 128)])
 def test_a_published_architecture_is_known_by_the_width_of_its_text(tmp_path, layout, width, family, size):
     file = widened(layout, width, tmp_path / "x.safetensors")

@@ -25,6 +25,7 @@ def test_ids_are_begin_bytes_end_and_padding(tokenizer):
     assert num_tokens.tolist() == [5, 2] and truncated.tolist() == [False, False]
 
 
+@pytest.mark.slow
 def test_padding_is_what_the_checkpoint_says():
     assert opened(tiny("sd1")).tokenizers[0](["x"]).input_ids[0, -1] == EOS
     assert opened(tiny("sd2")).tokenizers[0](["x"]).input_ids[0, -1] == 0

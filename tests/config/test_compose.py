@@ -111,6 +111,7 @@ def test_escaped_dollar_is_text():
     assert job.values["negative_prompt"] == "costs ${5}"
 
 
+@pytest.mark.slow
 def test_configs_from_elsewhere_are_data(tmp_path):
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "mine.yaml").write_text("name: mine\nrows: [{prompt: a}]\npath: null\ncolumn: null\n")
@@ -144,6 +145,7 @@ def test_version_is_ours(capsys):
     assert capsys.readouterr().out.startswith("tpusd ")
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
     code = (
         "import sys, time; start = time.process_time()\nfrom tpusd.run import main\n"
@@ -187,6 +189,7 @@ def test_wrong_values_exit_2_without_a_directory_or_a_heavy_import(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_tab_completion_offers_choices_and_fields(tmp_path):
     for line, expected in (
         ("tpusd run precision=", "precision=fp32"),
@@ -228,6 +231,7 @@ SAMPLER_KEYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SAMPLER_KEYS))
 def test_sampler_choice_has_the_fields_of_0_1_0_in_their_order(name):
     values = compose_jobs([f"sampler={name}"])[0].values["sampler"]
@@ -249,6 +253,7 @@ def test_model_choice_has_the_fields_of_0_1_0_in_their_order(name):
     assert not (usual and (values["loras"] or values["unet"]["repo"]))
 
 
+@pytest.mark.slow
 def test_shared_fields_are_no_choice(tmp_path):
     shared = {file.stem for file in conf_directory().glob("_*.yaml")}
     assert shared >= {"_model", "_sampler"} and not shared & set(group_choices())
@@ -263,6 +268,7 @@ def test_shared_fields_are_no_choice(tmp_path):
     assert f"model= {', '.join(group_choices()['model'])} precision=" in shown and "_model" not in shown
 
 
+@pytest.mark.slow
 def test_model_of_the_users_own_may_start_from_the_shared_fields(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("defaults: [/_model@_here_, _self_]\nname: mine\npath: /x\n")

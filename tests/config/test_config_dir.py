@@ -80,6 +80,7 @@ def test_what_a_linked_folder_holds_is_checked(conf, tmp_path, suffix):
     assert "nested over" in refusal(f"--config-dir={conf}", "prompts=portraits")
 
 
+@pytest.mark.slow
 def test_links_in_circles_and_full_folders_end(conf, monkeypatch):
     (conf / "prompts" / "again").symlink_to(conf)
     (conf / "prompts" / "mine.yaml").write_text(PROMPTS)

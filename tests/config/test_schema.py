@@ -15,6 +15,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "choice"), [(group, choice) for group, choices in GROUPS.items() for choice in choices]
 )
@@ -77,7 +78,7 @@ def test_zero_and_empty_are_values():
         ("guidance_scale", ["1", "1000", "3.5"]),
         ("guidance_rescale", ["1", "0.7"]),
         ("num_images_per_prompt", ["1", "4096"]),
-        ("on_truncate", ["error", "warn"]),
+        ("on_truncate", ["chunk", "error", "warn"]),
         ("sampler.num_inference_steps", ["1", "1000"]),
     ],
 )
@@ -107,7 +108,7 @@ def test_bounds_themselves_are_allowed(field, good):
         ("num_images_per_prompt=0", "num_images_per_prompt=0: must be from 1 to 4096"),
         ("num_images_per_prompt=4097", "num_images_per_prompt=4097: must be from 1 to 4096"),
         ("batch_size_per_device=0", "batch_size_per_device=0: must be from 1"),
-        ("on_truncate=warm", "on_truncate=warm: must be one of warn, error; did you mean warn"),
+        ("on_truncate=warm", "on_truncate=warm: must be one of warn, error, chunk; did you mean warn"),
         ("precision.unet.dtype=float8", "precision.unet.dtype=float8: must be one of bfloat16, float16, float32"),
         ("prompts.rows=[a]", "prompts.rows[0]=a: must be a group of fields"),
         ("prompts.rows=5", "prompts.rows=5: must be a list"),

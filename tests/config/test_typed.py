@@ -130,6 +130,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from([option.path for option in options(RunConfig) if "." not in option.path]), ANYTHING)
 def test_any_value_of_any_field_is_read_or_refused_in_one_line(name, value):
     hint = get_type_hints(RunConfig, include_extras=True)[name]

@@ -40,6 +40,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_what_is_written_is_read(values):
@@ -50,6 +51,7 @@ def test_what_is_written_is_read(values):
     assert parse_yaml(text, "x") == values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

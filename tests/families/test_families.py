@@ -151,6 +151,7 @@ def test_sizes_are_those_of_the_configs(layout):
     assert family.latent_shape(configs, 48, 80) == (6, 10, 4)
 
 
+@pytest.mark.slow
 def test_the_size_is_asked_for_only_where_the_checkpoint_does_not_say_it(tmp_path):
     root = copy(tmp_path)
     edit(root / "unet/config.json", sample_size=None)

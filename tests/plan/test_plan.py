@@ -34,12 +34,14 @@ def test_plan_of_many_images_holds_none_of_them():
     assert len(images) == 40_960_000 and (9_999, 4095) in images and (10_000, 0) not in images
 
 
+@pytest.mark.slow
 def test_image_does_not_depend_on_devices_batch_size_or_what_is_done():
     alone = specs_of(plan("num_images_per_prompt=3"))
     packed = specs_of(plan("num_images_per_prompt=5", "batch_size_per_device=3", devices=4, done={(0, 0)}))
     assert all(packed[key] == spec for key, spec in alone.items() if key != (0, 0))
 
 
+@pytest.mark.slow
 def test_prompts_added_at_the_end_change_no_earlier_image():
     before, after = specs_of(plan()), specs_of(plan(rows=[*ROWS, Row(prompt="d")]))
     assert before.items() <= after.items()
@@ -66,6 +68,7 @@ def test_batches_are_counted_as_they_are_packed(size):
     assert count_batches(kinds, size) == len(batches)
 
 
+@pytest.mark.slow
 def test_a_batch_is_cut_where_its_run_changes():
     first, second = (list(make_specs(saved(rows=ROWS[:2]))) for _ in range(2))
     images = [("a", first[0]), ("b", second[0])]
@@ -112,6 +115,7 @@ def guided(scale=7.5, interval=(0.0, 1.0), num_calls=10):
     return guided_of(spec, num_calls)
 
 
+@pytest.mark.slow
 def test_guidance_is_for_the_calls_of_its_interval():
     assert guided() is True and guided(scale=1) is False
     assert guided(interval=(0.2, 0.7)) == range(2, 7) and guided(interval=(0.25, 0.7)) == range(3, 7)
@@ -140,6 +144,7 @@ def test_programs_are_counted():
     assert num_programs([kind(True), picture, kind(range(2), from_picture=True)]) == 6
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_have_guidance_for_the_same_calls():
     specs = [
         next(make_specs(saved(f"guidance_interval={interval}", f"sampler.num_inference_steps={steps}", rows=ROWS[:1])))

@@ -217,6 +217,7 @@ def test_batch_makes_as_many_copies():
     assert config(graph() | {"5": node("EmptyLatentImage", width=8, height=8, batch_size=4)}).num_images_per_prompt == 4
 
 
+@pytest.mark.slow
 def test_networks_between_the_nodes_are_named_and_passed():
     made = graph(model=["12", 0], positive=["14", 0], negative=["14", 1]) | {
         "10": node("LoraLoader", lora_name="hat.safetensors", strength_model=1.0, model=["4", 0], clip=["4", 1]),
@@ -241,6 +242,7 @@ def test_zeroed_conditioning_is_no_negative_prompt():
     assert said(made, "ConditioningZeroOut: has no counterpart")
 
 
+@pytest.mark.slow
 def test_of_several_samplers_the_one_that_begins_with_noise_carries_over():
     made = graph() | {
         "10": node("LatentUpscaleBy", samples=["3", 0], scale_by=2),

@@ -87,6 +87,7 @@ def test_a1111_reads_hard_prompts_back(prompt, negative):
     assert found["Steps"] == "20" and found["Seed"] == "4294967295"
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(), st.dictionaries(st.from_regex(r"[A-Z][a-z]{1,9}", fullmatch=True), st.text()))
 def test_our_reader_takes_any_text_as_a1111_does(prompt, negative, settings):
     line = ", ".join(f"{name}: {json.dumps(value)}" for name, value in settings.items())

@@ -46,6 +46,7 @@ def row_of(text):
     return f"prompts.rows={hydra_value([{'prompt': text, 'negative_prompt': text}])}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HARD)
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_hard_texts_survive_the_shell(text, ascii_only):

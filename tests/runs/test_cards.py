@@ -15,6 +15,7 @@ def notes(*overrides):
     return [note for note in card_notes(saved(*overrides, "prompt=a", height=512, width=512)) if "licence" not in note]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
 def test_defaults_are_the_cards_and_nothing_is_said_of_them(name):
     made, card = config(f"model={name}"), CARDS[name]

@@ -45,6 +45,7 @@ def test_the_command_of_a_picture_has_them(tmp_path, fields):
     assert made.guidance_schedule == expected.guidance_schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", ["[0.5,0.5]", "[0.6,0.5]", "[-0.1,1]", "[0,1.5]", "[0.5]", "[0,0.5,1]", "[]"])
 def test_an_interval_is_two_growing_fractions(interval):
     with pytest.raises(UserError, match=r"^guidance_interval=.*: must be two fractions from 0 to 1"):

@@ -87,6 +87,7 @@ def test_a_run_without_loras_says_nothing_of_them(tmp_path):
     assert "lora" not in (path / manifest(path)[0]["file_name"]).read_bytes().decode("latin-1")
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_refused_and_another_scale_too(made):
     path, first, _ = made
     with pytest.raises(UserError, match="loras=.*the run was made with .*start a new run"):
@@ -149,6 +150,7 @@ def test_a_wrong_field_is_one_line(given, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_packaged_lora_is_known_by_its_name():
     given = LoraConfig(asset="old_photograph", scale=0.5)
     (lora,) = open_loras([given], config("model=tiny").model, open_checkpoint(ModelSource(asset="tiny")))

@@ -124,6 +124,7 @@ def test_the_command_of_an_image_makes_it_again(run):
         assert (again.picture and again.picture.image) == (spec.picture and spec.picture.image)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_pictures_alone(run, files, tmp_path):
     a, _, m = files
     (run / "images" / "00000-000.png").unlink()

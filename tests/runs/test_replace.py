@@ -35,6 +35,7 @@ def test_the_first_word_is_looked_for_and_each_takes_its_place():
     ]
 
 
+@pytest.mark.slow
 def test_several_lists_make_every_combination():
     made = replaced("-m", ROWS, "prompts.replace=[[cat,dog],[snow,rain,sun]]")
     assert [prompts[0] for prompts in made] == [

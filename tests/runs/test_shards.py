@@ -88,6 +88,7 @@ def test_whole_run_takes_up_what_shards_have_left(tmp_path, whole):
     assert [name for name in os.listdir(path / "shards") if not name.endswith(".log")] == ["lock"]
 
 
+@pytest.mark.slow
 def test_shard_takes_up_a_whole_run_that_stopped(tmp_path, whole):
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

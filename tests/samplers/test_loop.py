@@ -58,6 +58,7 @@ def finish(tables, start=0, stop=None, state=None, image_keys=KEYS):
 MIXED = [made("euler_ancestral", 9), made("pndm", 4), made("heun", 6), made("unipc", 7, solver_order=3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_loop_is_the_arithmetic_of_the_table(name):
     table = made(name, 11)
@@ -122,6 +123,7 @@ def test_image_rests_after_its_last_row_whatever_the_model_says():
         np.testing.assert_array_equal(np.asarray(old).view(np.uint32), np.asarray(new).view(np.uint32))
 
 
+@pytest.mark.slow
 def test_what_a_row_does_not_use_cannot_spoil_it():
     """An infinite register, and noise that is not a number where no noise is asked for."""
     table = made("ddim", 3).rows[None].astype(np.float32)
@@ -178,6 +180,7 @@ RNG = np.random.default_rng(11)
 UNCOND, COND = (jnp.asarray(RNG.standard_normal((3, *SHAPE), np.float32)) for _ in range(2))
 
 
+@pytest.mark.slow
 def test_guidance_is_the_published_formula_per_image():
     scale, rescale = np.array([1.0, 7.5, 0.0], np.float32), np.zeros(3, np.float32)
     guided = np.asarray(classifier_free_guidance(UNCOND, COND, scale, rescale))
@@ -185,6 +188,7 @@ def test_guidance_is_the_published_formula_per_image():
         np.testing.assert_allclose(guided[i], UNCOND[i] + scale[i] * (COND[i] - UNCOND[i]), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rescaled_guidance_has_the_deviation_of_the_conditional_prediction():
     """Lin et al. 2023, equations 15 and 16."""
     scale = np.full(3, 9.0, np.float32)
@@ -202,6 +206,7 @@ def test_guidance_of_a_flat_prediction_is_finite_without_rescaling():
     np.testing.assert_array_equal(classifier_free_guidance(flat, flat, 7.5 * ones, 0 * ones), flat)
 
 
+@pytest.mark.slow
 def test_guidance_of_an_image_does_not_depend_on_its_batch():
     scale, rescale = np.array([7.5, 3.0, 12.0], np.float32), np.array([0.7, 0.0, 1.0], np.float32)
     together = np.asarray(classifier_free_guidance(UNCOND, COND, scale, rescale))

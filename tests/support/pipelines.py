@@ -57,7 +57,12 @@ def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | 
 
     entries = ((None, spec) for spec in make_specs(whole))
     images: dict[tuple[int, int], GeneratedImage] = {}
-    for batch in pack(entries, pipe.batch_size, lambda run, spec: len(table(spec))):
+    for batch in pack(
+        entries,
+        pipe.batch_size,
+        lambda run, spec: len(table(spec)),
+        lambda run, spec: pipe.text_shape(spec, len(table(spec))),
+    ):
         specs = list(batch.specs)
         inputs = [read_input(spec.picture, (SIZE, SIZE)) for spec in specs if spec.picture is not None] or None
         made_images = pipe.generate(specs, list(map(table, specs)), inputs=inputs, loras=loras, on_step=on_step)

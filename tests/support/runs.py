@@ -12,7 +12,8 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig, make_config, saved_config
 from tpusd.prompts.rows import read_rows
-from tpusd.runs.prepare import PreparedRun, config_to_save, count_tokens
+from tpusd.runs.prepare import PreparedRun, config_to_save
+from tpusd.runs.texts import count_tokens
 from tpusd.samplers.rows import COLUMNS, Table
 
 INLINE = 'prompts.rows=[{prompt: "a red fox"}, {prompt: "an owl", negative_prompt: dark}, {prompt: "a moose", seed: 7}]'

@@ -14,6 +14,7 @@ def test_documents_hold_the_tables_that_the_code_prints(capsys):
     assert tables.main(["--check"]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_outdated_table_is_found_and_rewritten(tmp_path, monkeypatch, capsys):
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "page.md"

@@ -38,10 +38,13 @@ class TokenizedPrompts(NamedTuple):
 class TokenizerBackend(Protocol):
     """What is used of transformers' tokenizer."""
 
+    bos_token_id: int
     eos_token_id: int
     pad_token_id: int
 
     def get_vocab(self) -> dict[str, int]: ...
+
+    def convert_ids_to_tokens(self, ids: int, /) -> str: ...
 
     def __call__(self, prompts: list[str], *, verbose: bool) -> Mapping[Literal["input_ids"], list[list[int]]]: ...
 
@@ -63,22 +66,43 @@ class Tokenizer:
 
     def __call__(self, prompts: Sequence[str]) -> TokenizedPrompts:
         """Tokenizes text of any length, also with NUL or control characters. Raises UserError if it is not Unicode."""
-        for prompt in prompts:
-            try:
-                prompt.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"prompt={show(prompt)}: has half a surrogate pair at character {error.start}; correct the text"
-                ) from None
-        tokenizer = self.backend
-        rows = tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
-        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        rows = self._rows(prompts)
+        end, pad = self.backend.eos_token_id, self.backend.pad_token_id
         input_ids = np.full((len(rows), MAX_LENGTH), pad, np.int32)
         num_tokens = np.array([len(row) for row in rows], np.int32)
         for ids, row in zip(input_ids, rows, strict=True):
             row = row if len(row) <= MAX_LENGTH else [*row[: MAX_LENGTH - 1], end]
             ids[: len(row)] = row
         return TokenizedPrompts(input_ids, num_tokens, num_tokens > MAX_LENGTH)
+
+    def words(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids without begin and end of text, of texts of any length. Raises UserError as a call does."""
+        return [row[1:-1] for row in self._rows(texts)]
+
+    def window(self, words: Sequence[int]) -> np.ndarray:
+        """(77,) int32: at most 75 token ids between begin and end of text, padded."""
+        ids = np.full(MAX_LENGTH, self.backend.pad_token_id, np.int32)
+        row = [self.backend.bos_token_id, *words, self.backend.eos_token_id]
+        ids[: len(row)] = row
+        return ids
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the vocabulary, such as `,</w>`."""
+        return self.backend.get_vocab().get(token)
+
+    def ends_word(self, token: int) -> bool:
+        """Whether a token is the end of a word."""
+        return self.backend.convert_ids_to_tokens(token).endswith("</w>")
+
+    def _rows(self, texts: Sequence[str]) -> list[list[int]]:
+        for prompt in texts:
+            try:
+                prompt.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"prompt={show(prompt)}: has half a surrogate pair at character {error.start}; correct the text"
+                ) from None
+        return self.backend(list(texts), verbose=False)["input_ids"] if texts else []
 
 
 def is_whole(names: Iterable[str]) -> bool:

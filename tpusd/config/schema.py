@@ -27,6 +27,8 @@ from tpusd.errors import UserError, show
 MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
+Syntax = Literal["plain", "a1111", "compel"]
+Weighting = Literal["a1111", "a1111_no_norm", "comfy", "compel"]
 Resize = Literal["fill", "pad", "stretch", "fit"]
 
 
@@ -121,6 +123,16 @@ class PromptsConfig:
         tuple[tuple[str, ...], ...] | None,
         SavedIfSet(),
         Help("`[[cat, dog]]` puts dog in the place of cat; with -m, `[[cat, dog, fox]]` makes a run for each"),
+    ] = None
+    syntax: Annotated[
+        Syntax,
+        SavedIfSet(),
+        Help("what brackets and signs in a prompt mean: words of it weigh more or less, as in A1111 or in compel"),
+    ] = "plain"
+    weighting: Annotated[
+        Weighting | None,
+        SavedIfSet(),
+        Help("what weights do to the text embedding; null: what the program of `syntax` does, which has the same name"),
     ] = None
 
 
@@ -253,7 +265,11 @@ class RunConfig:
         Help("images that a device makes at a time; it does not change them"),
     ] = 1
     on_truncate: Annotated[
-        Literal["warn", "error"], Help("`error` refuses prompts longer than the text encoder's window")
+        Literal["warn", "error", "chunk"],
+        Help(
+            "a prompt that is longer than the text encoder's window: `warn` cuts its end off, `error` refuses it, "
+            "`chunk` encodes it whole, a window at a time"
+        ),
     ] = "warn"
     image_format: Annotated[
         Literal["png", "webp", "jpeg"], Help("how images are stored; each format carries the recipe")
@@ -344,7 +360,8 @@ def saved_config(
     prompts_name: a name for the prompt set; None keeps the one that it has.
     """
     assert config.guidance_scale is not None
-    prompts = SavedPrompts(name=prompts_name or config.prompts.name, rows=rows)
+    own = config.prompts
+    prompts = SavedPrompts(name=prompts_name or own.name, rows=rows, syntax=own.syntax, weighting=own.weighting)
     known = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     return SavedConfig(**known | {"prompts": prompts, "height": height, "width": width, "shard": None})
 
@@ -459,6 +476,11 @@ def _check_noise(config: RunConfig) -> None:
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:
+    if prompts.weighting is not None and prompts.syntax == "plain":
+        raise UserError(
+            f"prompts.weighting={prompts.weighting}: is for prompts.syntax=a1111 and prompts.syntax=compel; choose one "
+            "of them or remove prompts.weighting"
+        )
     if prompts.path is not None and prompts.rows is not None:
         raise UserError(
             f"prompts.path={show(prompts.path)}: prompts={prompts.name} has its own rows; "

@@ -17,6 +17,7 @@ from tpusd.errors import UserError, show
 PROMPT = "prompt="
 SOURCES = ("model.path", "model.unet.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
 PATHS = (*SOURCES, "output")
+OF_ANY_SET = ("prompts.replace=", "prompts.syntax=", "prompts.weighting=")  # fields that go with prompt= too
 LORAS = "loras="
 _LORA_PATH = re.compile(r"loras\.\d+\.path")
 
@@ -44,7 +45,7 @@ def expanded(words: Sequence[str], *, multirun: bool = False) -> list[str]:
 
 
 def _chooses_prompts(word: str) -> bool:
-    return word.startswith(("prompts=", "prompts.")) and not word.startswith("prompts.replace=")
+    return word.startswith(("prompts=", "prompts.")) and not word.startswith(OF_ANY_SET)
 
 
 def with_whole_paths(words: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ Needs configs alone. Knows nothing of weights, and of devices only that each has
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -18,9 +18,10 @@ from tpusd.engine import programs
 from tpusd.engine.compiler_options import OptionsByTarget, decode_options, denoise_options
 from tpusd.engine.drawn_noise import ROWS_AT_ONCE
 from tpusd.engine.noise import GivenNoise
-from tpusd.families.base import Conditioning, ProgramName, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
+from tpusd.syntax.rules import TextShape
 
 Leaves: TypeAlias = tuple[Any, ...]  # a network's parameters, as arrays or as shapes
 Shapes: TypeAlias = object  # a pytree of jax.ShapeDtypeStruct
@@ -104,6 +105,18 @@ class Blueprint:
         tokens = Tokens(ids, jax.ShapeDtypeStruct((b,), jnp.bool_))
         return ProgramSpec(function=encode, shared=[self.weights("encode")], split=[tokens])
 
+    def encode_chunks(self, text: TextShape) -> ProgramSpec:
+        """(weights), tokens of prompts in chunks -> conditioning, digest (b,2), finite (b,)."""
+        family, networks = self._family, self._merge("encode")
+
+        def encode_chunks(
+            weights: tuple[Leaves, ...], tokens: ChunkTokens
+        ) -> tuple[Conditioning, jax.Array, jax.Array]:
+            return programs.encode_chunks(family, networks(weights), tokens, weighting=text.weighting)
+
+        tokens = family.chunk_shapes(self.per_device, text)
+        return ProgramSpec(function=encode_chunks, shared=[self.weights("encode")], split=[tokens])
+
     def encode_picture(self) -> ProgramSpec:
         """(weights), pixels (b,H,W,3) uint8, keys, masked -> latents, unmasked ones, digest (b,2), finite (b,).
 
@@ -124,10 +137,13 @@ class Blueprint:
             function=encode_picture, shared=[self.weights("encode_picture")], split=[pixels, keys, *masked]
         )
 
-    def denoise(self, *, guided: bool, given_noise: bool = False, from_picture: bool = False) -> ProgramSpec:
+    def denoise(
+        self, *, guided: bool, given_noise: bool = False, from_picture: bool = False, text: TextShape | None = None
+    ) -> ProgramSpec:
         """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture -> LoopState, Trace.
 
         given_noise: the noise is an argument in the place of the keys.
+        text: of prompts in chunks; None: of plain ones.
         """
         family, networks = self._family, self._merge("denoise")
         height, width = self._size
@@ -135,7 +151,7 @@ class Blueprint:
         def denoise(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[LoopState, programs.Trace]:
             return programs.denoise(family, networks(weights), *arguments, height=height, width=width)
 
-        cond = self._conditioning
+        cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1))
         b, h, w, c = self.state.x.shape
         given = GivenNoise(
             self.state.x,
@@ -194,9 +210,9 @@ class Blueprint:
 
         return merge
 
-    @functools.cached_property
-    def _conditioning(self) -> Conditioning:
-        encode = self.encode()
+    @functools.cache  # noqa: B019  (a blueprint lives as long as its programs)
+    def _conditioning(self, text: TextShape | None) -> Conditioning:
+        encode = self.encode() if text is None else self.encode_chunks(text)
         return jax.eval_shape(encode.function, *encode.shared, *encode.split)[0]
 
 

@@ -28,12 +28,14 @@ from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
-from tpusd.families.base import Conditioning, ProgramName
+from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
 from tpusd.plan.batches import Kind, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import Table
+from tpusd.syntax.chunks import extent, shape_of
+from tpusd.syntax.rules import TextRules, TextShape
 
 PIECE_SECONDS = 0.5  # of a call of the denoiser, where progress is reported; at least a row of the table
 Weights = tuple[jax.Array, ...]  # of a network, in the order of blueprint.leaves
@@ -160,7 +162,10 @@ class Pipeline:
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
-        (kind,) = {kind_of(spec, len(table)) for spec, table in zip(specs, tables, strict=True)}
+        (kind,) = {
+            kind_of(spec, len(table), self.text_shape(spec, len(table)))
+            for spec, table in zip(specs, tables, strict=True)
+        }
         assert kind.from_picture == (inputs is not None)
         pieces = guided_pieces(kind.guided, max(map(len, tables)))
         denoisers = {has_it: denoiser(has_it, kind) for _, has_it in pieces}
@@ -174,7 +179,8 @@ class Pipeline:
         texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
         if kind.guided:
             texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
-        encoded = {name: self._encode(compiled["encode"], values) for name, values in texts.items()}
+        encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
+        encoded = {name: self._encode(encode, values, rules, kind.text) for name, values in texts.items()}
         cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
         start = None
         if inputs is not None:
@@ -210,11 +216,27 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def _encode(self, encode: Program, texts: Sequence[str | None]) -> _Encoded:
-        checkpoint = self._checkpoint
-        tokens = checkpoint.family.tokenize(checkpoint.tokenizers, texts, checkpoint.options)
+    def text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
+        """The shape of an image's texts; None where they are plain."""
+        if spec.text.is_plain:
+            return None
+        tokenizers = self._checkpoint.tokenizers
+        return shape_of((extent(text, spec.text, tokenizers) for text in spec.texts(num_calls)), spec.text)
+
+    def _encode(
+        self, encode: Program, texts: Sequence[str | None], rules: Sequence[TextRules], shape: TextShape | None
+    ) -> _Encoded:
+        """rules: of each text. shape: of texts in chunks; None: they are plain."""
+        checkpoint, tokenizers = self._checkpoint, self._checkpoint.tokenizers
+        tokens: Tokens | ChunkTokens
+        if shape is None:
+            tokens = checkpoint.family.tokenize(tokenizers, texts, checkpoint.options)
+            ids = np.concatenate(tokens.input_ids, axis=1)
+        else:
+            tokens = checkpoint.family.tokenize_chunks(tokenizers, texts, rules, shape, checkpoint.options)
+            ids = np.concatenate([one.reshape(len(texts), -1) for one in jax.tree.leaves(tokens)[:-1]], axis=1)
         cond, digests, finite = encode.call(self._weights_of("encode"), self._devices.put_split(tokens))
-        return _Encoded(cond, digests, finite, np.concatenate(tokens.input_ids, axis=1))
+        return _Encoded(cond, digests, finite, ids)
 
     def _encode_picture(
         self,
@@ -307,19 +329,21 @@ class Pipeline:
         denoisers: whether they have guidance -> name; both where guidance begins or ends on the way.
         kind: of the batch.
         """
+        blueprint, text = self._blueprint, kind.text
         sources: dict[str, Callable[[], ProgramSpec]] = {
             **{
                 name: functools.partial(
-                    self._blueprint.denoise,
+                    blueprint.denoise,
                     guided=has_it,
                     given_noise=kind.given_noise,
                     from_picture=kind.from_picture,
+                    text=text,
                 )
                 for has_it, name in denoisers.items()
             },
-            "encode": self._blueprint.encode,
-            "decode": self._blueprint.decode,
-            **({"encode_picture": self._blueprint.encode_picture} if kind.from_picture else {}),
+            encoder(text): blueprint.encode if text is None else functools.partial(blueprint.encode_chunks, text),
+            "decode": blueprint.decode,
+            **({"encode_picture": blueprint.encode_picture} if kind.from_picture else {}),
         }
         missing = [name for name in sources if name not in self._programs]
         if missing:
@@ -379,7 +403,13 @@ class _WeightsInReading:
 def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
-    return f"denoise{''.join(endings)}"
+    chunks = "" if kind.text is None else f"_{kind.text.chunks}"
+    return f"denoise{''.join(endings)}{chunks}"
+
+
+def encoder(text: TextShape | None) -> str:
+    """The name of a program that encodes prompts."""
+    return "encode" if text is None else f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
 
 
 def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tpusd.config.schema import Weighting
 from tpusd.engine import noise as image_keys
-from tpusd.families.base import Conditioning, Family, Guidance, Networks, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, Family, Guidance, Networks, Tokens
 from tpusd.samplers.loop import LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
@@ -59,7 +60,17 @@ class Picture(NamedTuple):
 
 def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
     """Tokens -> text embeddings, their digest (b,2), and whether they are finite (b,)."""
-    cond = family.encode(networks, tokens)
+    return _described(family.encode(networks, tokens))
+
+
+def encode_chunks(
+    family: Family, networks: Networks, tokens: ChunkTokens, *, weighting: Weighting | None
+) -> tuple[Conditioning, jax.Array, jax.Array]:
+    """The same of prompts in chunks, with weights."""
+    return _described(family.encode_chunks(networks, tokens, weighting))
+
+
+def _described(cond: Conditioning) -> tuple[Conditioning, jax.Array, jax.Array]:
     leaves = jax.tree.leaves(cond)
     digests = functools.reduce(jnp.bitwise_xor, map(digest, leaves))
     return cond, digests, functools.reduce(jnp.logical_and, map(is_finite, leaves))

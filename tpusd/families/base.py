@@ -16,14 +16,16 @@ import numpy as np
 from flax import nnx
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig
+from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
+from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
 ProgramName = Literal["encode", "encode_picture", "denoise", "decode"]
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
+ChunkTokens: TypeAlias = Any  # a pytree of arrays or shapes, of prompts in chunks; the family's own
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
 Vector: TypeAlias = "jax.Array | np.ndarray | jax.ShapeDtypeStruct"  # traced, on the host, or only described
 T = TypeVar("T")
@@ -121,6 +123,18 @@ class TextTokenizer(Protocol):
     """Prompts -> token ids, each row of the same length."""
 
     def __call__(self, prompts: Sequence[str], /) -> TokenIds: ...
+
+    def words(self, texts: Sequence[str], /) -> list[list[int]]:
+        """Token ids without begin and end of text, of texts of any length."""
+        ...
+
+    def window(self, words: Sequence[int], /) -> np.ndarray:
+        """(l,) int32: token ids between begin and end of text, padded."""
+        ...
+
+    def id_of(self, token: str, /) -> int | None: ...
+
+    def ends_word(self, token: int, /) -> bool: ...
 
 
 class Tokens(NamedTuple):
@@ -229,6 +243,33 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def encode(self, networks: Networks, tokens: Tokens) -> Conditioning:
         """Tokens -> text embeddings, every leaf (b,...)."""
+
+    def check_rules(self, rules: TextRules) -> None:
+        """Refuses ways to read prompts that this family does not have. Raises UserError."""
+        if not rules.is_plain:
+            raise UserError(
+                f"prompts.syntax={rules.syntax}: this model reads plain prompts of one window; remove prompts.syntax "
+                "and on_truncate=chunk"
+            )
+
+    def chunk_shapes(self, b: int, shape: TextShape) -> ChunkTokens:
+        """What `tokenize_chunks` gives for b prompts, as shapes."""
+        raise NotImplementedError(self.name)
+
+    def tokenize_chunks(
+        self,
+        tokenizers: Sequence[TextTokenizer],
+        prompts: Sequence[str | None],
+        rules: Sequence[TextRules],
+        shape: TextShape,
+        options: Mapping[str, bool],
+    ) -> ChunkTokens:
+        """Prompts in chunks, with weights. rules: of each. shape: which holds all of them. Otherwise as `tokenize`."""
+        raise NotImplementedError(self.name)
+
+    def encode_chunks(self, networks: Networks, tokens: ChunkTokens, weighting: Weighting | None) -> Conditioning:
+        """The result of `tokenize_chunks` -> text embeddings, every leaf (b,...)."""
+        raise NotImplementedError(self.name)
 
     # Images.
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import SavedConfig
+from tpusd.config.schema import SavedConfig, Weighting
 from tpusd.errors import UserError
+from tpusd.families import chunks
 from tpusd.families.base import (
     Agreement,
     Component,
@@ -39,6 +40,8 @@ from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from tpusd.samplers.guidance import classifier_free_guidance
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table, make_table
+from tpusd.syntax.chunks import lay_out
+from tpusd.syntax.rules import TextRules, TextShape
 
 TEXT_ENCODER, UNET, VAE = "text_encoder", "unet", "vae"  # the parts that all of these families have
 # diffusers' schedulers that can clip the predicted sample, and whether they do where the file does not say.
@@ -138,6 +141,14 @@ class UNetConditioning(NamedTuple):
     hidden: jax.Array
     pooled: jax.Array | None
     time_ids: jax.Array | None
+
+
+def _zeros_put_in(text: TextConditioning, given: jax.Array) -> TextConditioning:
+    def zeroed(x: jax.Array) -> jax.Array:
+        return jnp.where(given.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+    made: TextConditioning = jax.tree.map(zeroed, text)
+    return made
 
 
 class LatentDiffusion(Family):
@@ -240,18 +251,45 @@ class LatentDiffusion(Family):
         """A prompt that is not given is the empty prompt."""
         words = [prompt or "" for prompt in prompts]
         ids = tuple(tokenizer(words).input_ids for tokenizer in tokenizers)
-        return Tokens(ids, np.ones(len(prompts), bool))
+        return Tokens(ids, self.given(prompts, options))
 
     def encode(self, networks: Networks, tokens: Tokens) -> TextConditioning:
         """The text encoders' states, zeros where no prompt was given."""
         encoders = [entry(networks, part, CLIPTextModel) for part in self.parts("encode")]
         text = self.text([encoder(ids) for encoder, ids in zip(encoders, tokens.input_ids, strict=True)])
+        return _zeros_put_in(text, tokens.given)
 
-        def zeroed(x: jax.Array) -> jax.Array:
-            return jnp.where(tokens.given.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+    def check_rules(self, rules: TextRules) -> None:
+        """CLIP reads all of them."""
 
-        zeros_put_in: TextConditioning = jax.tree.map(zeroed, text)
-        return zeros_put_in
+    def chunk_shapes(self, b: int, shape: TextShape) -> chunks.ChunkedTokens:
+        """An array of each kind for each text encoder."""
+        return chunks.shapes(b, len(self.tokenizers), shape)
+
+    def tokenize_chunks(
+        self,
+        tokenizers: Sequence[TextTokenizer],
+        prompts: Sequence[str | None],
+        rules: Sequence[TextRules],
+        shape: TextShape,
+        options: Mapping[str, bool],
+    ) -> chunks.ChunkedTokens:
+        """A prompt that is not given is the empty prompt."""
+        texts = [prompt or "" for prompt in prompts]
+        laid_out = [[lay_out(text, own, t) for t in tokenizers] for text, own in zip(texts, rules, strict=True)]
+        return chunks.tokens_of(tokenizers, texts, laid_out, shape, self.given(prompts, options))
+
+    def encode_chunks(
+        self, networks: Networks, tokens: chunks.ChunkedTokens, weighting: Weighting | None
+    ) -> TextConditioning:
+        """As `encode`, of all chunks side by side. The pooled text is that of the first chunk, except for compel."""
+        encoders = [entry(networks, part, CLIPTextModel) for part in self.parts("encode")]
+        outputs = [chunks.encode(encoder, tokens, i, weighting) for i, encoder in enumerate(encoders)]
+        return _zeros_put_in(self.text(outputs), tokens.given)
+
+    def given(self, prompts: Sequence[str | None], options: Mapping[str, bool]) -> np.ndarray:
+        """bool (b,): False where a prompt that is not given makes zeros after encoding."""
+        return np.ones(len(prompts), bool)
 
     @abc.abstractmethod
     def text(self, outputs: Sequence[CLIPTextOutput]) -> TextConditioning:

@@ -9,7 +9,7 @@ import numpy as np
 
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError
-from tpusd.families.base import Agreement, Configs, OriginalNames, TextTokenizer, Tokens, Values, entry
+from tpusd.families.base import Agreement, Configs, OriginalNames, Values, entry
 from tpusd.families.latent_diffusion import (
     CLIP_TEXT_COMPONENT,
     CLIP_TEXT_COMPONENT_WITH_PROJECTION,
@@ -68,12 +68,9 @@ class SDXL(LatentDiffusion):
         """diffusers' default is true."""
         return {FORCE_ZEROS: index.get(FORCE_ZEROS) is not False}
 
-    def tokenize(
-        self, tokenizers: Sequence[TextTokenizer], prompts: Sequence[str | None], options: Mapping[str, bool]
-    ) -> Tokens:
+    def given(self, prompts: Sequence[str | None], options: Mapping[str, bool]) -> np.ndarray:
         """A negative prompt that is not given is zeros after encoding, where the checkpoint asks for that."""
-        given = np.array([prompt is not None or not options[FORCE_ZEROS] for prompt in prompts])
-        return super().tokenize(tokenizers, prompts, options)._replace(given=given)
+        return np.array([prompt is not None or not options[FORCE_ZEROS] for prompt in prompts])
 
     def text(self, outputs: Sequence[CLIPTextOutput]) -> TextConditioning:
         """Both encoders' states before the last layer, side by side, and the second one's pooled projection."""

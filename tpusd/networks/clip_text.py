@@ -117,11 +117,11 @@ class CLIPAttention(nnx.Module):
         self.v_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
         self.out_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
         b, length, c = x.shape
         heads = (b, length, self.num_heads, c // self.num_heads)
         q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(dot_product_attention(q, k, v, causal=True).reshape(b, length, c))
+        return self.out_proj(dot_product_attention(q, k, v, causal=True, keep=keep).reshape(b, length, c))
 
 
 class CLIPMLP(nnx.Module):
@@ -145,8 +145,8 @@ class CLIPEncoderLayer(nnx.Module):
         self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
         self.mlp = CLIPMLP(config, **kw)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x + self.self_attn(self.layer_norm1(x))
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+        x = x + self.self_attn(self.layer_norm1(x), keep)
         return x + self.mlp(self.layer_norm2(x))
 
 
@@ -156,10 +156,10 @@ class CLIPEncoder(nnx.Module):
     def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.layers = nnx.List([CLIPEncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
 
-    def __call__(self, x: jax.Array) -> list[jax.Array]:
+    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> list[jax.Array]:
         states = [x]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(layer(states[-1], keep))
         return states
 
 
@@ -171,8 +171,8 @@ class CLIPTextTransformer(nnx.Module):
         self.encoder = CLIPEncoder(config, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
-    def __call__(self, input_ids: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        *before, last = self.encoder(self.embeddings(input_ids))
+    def __call__(self, input_ids: jax.Array, keep: jax.Array | None = None) -> tuple[jax.Array, list[jax.Array]]:
+        *before, last = self.encoder(self.embeddings(input_ids), keep)
         return self.final_layer_norm(last), before
 
 
@@ -196,9 +196,12 @@ class CLIPTextModel(nnx.Module):
             else None
         )
 
-    def __call__(self, input_ids: jax.Array) -> CLIPTextOutput:
-        """input_ids: (b,l) int32. Every row must have an end-of-text token."""
-        last, before = self.text_model(input_ids)
+    def __call__(self, input_ids: jax.Array, keep: jax.Array | None = None) -> CLIPTextOutput:
+        """input_ids: (b,l) int32. Every row must have an end-of-text token.
+
+        keep: bool (b,l), the tokens that others see; None: all.
+        """
+        last, before = self.text_model(input_ids, keep)
         # transformers before 4.30 wrote a wrong eos_token_id of 2. In those models end-of-text is the highest id.
         end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
         pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]

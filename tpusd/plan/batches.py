@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
+from tpusd.syntax.rules import TextShape
 
 Run = TypeVar("Run")
 Item = TypeVar("Item")
@@ -42,13 +43,16 @@ class ProgramKey:
 class Kind:
     """What the images of one batch have in common.
 
-    given_noise: whether the host draws their noise. from_picture: whether they start from pictures.
+    given_noise: whether the host draws their noise.
+    from_picture: whether they start from pictures.
+    text: the shape of their prompts; None where they are plain.
     """
 
     guided: Guided
     given_noise: bool
     from_picture: bool
     loras: tuple[AppliedLora, ...]
+    text: TextShape | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +74,14 @@ class Batch(Generic[Run]):
                 start = stop
 
 
-def kind_of(spec: ImageSpec, num_calls: int) -> Kind:
-    """Images of one batch agree in this. num_calls: of the image."""
+def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> Kind:
+    """Images of one batch agree in this. num_calls: of the image. text: the shape of its prompts; None: plain."""
     return Kind(
         guided=guided_of(spec, num_calls),
         given_noise=spec.noise.is_torch,
         from_picture=spec.picture is not None,
         loras=spec.loras,
+        text=text,
     )
 
 
@@ -113,18 +118,22 @@ def program_key(config: SavedConfig, size: ImageSize | None = None) -> ProgramKe
 
 
 def pack(
-    images: Iterable[tuple[Run, ImageSpec]], size: int, num_calls: Callable[[Run, ImageSpec], int]
+    images: Iterable[tuple[Run, ImageSpec]],
+    size: int,
+    num_calls: Callable[[Run, ImageSpec], int],
+    text: Callable[[Run, ImageSpec], TextShape | None] = lambda run, spec: None,
 ) -> Iterator[Batch[Run]]:
     """Full batches as they fill up, then what is left over. Memory does not grow with the number of images.
 
     images: (run, spec), in the order in which they are wanted.
     size: images of a full batch, over all devices.
     num_calls: model calls that an image takes. A batch takes as long as its longest image, so equals go together.
+    text: the shape of an image's prompts; without it all are plain.
     """
     waiting: dict[tuple[Kind, int], list[tuple[Run, ImageSpec]]] = {}
     for run, spec in images:
         calls = num_calls(run, spec)
-        kind = (kind_of(spec, calls), calls)
+        kind = (kind_of(spec, calls, text(run, spec)), calls)
         entries = waiting.setdefault(kind, [])
         entries.append((run, spec))
         if len(entries) == size:
@@ -152,14 +161,19 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
 
 
 def num_programs(kinds: Iterable[Kind]) -> int:
-    """How many programs are compiled: encode, decode, the denoisers with guidance, without it, or both, by noise and by
-    whether images start from pictures, and what encodes these."""
+    """How many programs are compiled.
+
+    encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
+    start from pictures and by chunks of prompts; and what encodes pictures.
+    """
+    every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, kind.from_picture)
-        for kind in set(kinds)
+        (has_it, kind.given_noise, kind.from_picture, None if kind.text is None else kind.text.chunks)
+        for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
-    return 2 + len(needed) + any(from_picture for _, _, from_picture in needed)
+    encoders = max(1, len({kind.text for kind in every}))
+    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -14,6 +14,7 @@ from tpusd.config.schema import Noise, Resize, RunConfig, SavedConfig
 from tpusd.config.shards import Shard, parse_rows
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
+from tpusd.syntax.rules import TextRules
 
 ImageSize = tuple[int, int]  # height and width, in pixels
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
@@ -93,6 +94,7 @@ class ImageSpec:
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
     loras: tuple[AppliedLora, ...] = ()
+    text: TextRules = TextRules()
     noise: NoiseSource = NoiseSource()
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
     picture: PictureInput | None = None  # None: starts from noise alone
@@ -105,6 +107,10 @@ class ImageSpec:
     def guided_calls(self, num_calls: int) -> range:
         """The model calls that need classifier-free guidance, of `num_calls`."""
         return guided_calls(self.guidance_scale, self.guidance_interval, num_calls)
+
+    def texts(self, num_calls: int) -> list[str]:
+        """The texts that are encoded, with `num_calls` model calls."""
+        return [self.prompt, *([self.negative_prompt or ""] if self.guided_calls(num_calls) else [])]
 
     def guidance_scales(self, num_calls: int) -> list[float]:
         """The guidance scale of each model call, of `num_calls`; outside the interval it is not read."""
@@ -232,9 +238,17 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         width=width,
         sampler=_sampler_of(config, row),
         loras=applied(config.loras),
+        text=text_rules(config),
         extra=row.extra,
         picture=_picture_of(config, row),
     )
+
+
+def text_rules(config: RunConfig) -> TextRules:
+    """How the run's prompts are read. A1111 reads every prompt whole."""
+    syntax = config.prompts.syntax
+    weighting = None if syntax == "plain" else config.prompts.weighting or syntax
+    return TextRules(syntax=syntax, weighting=weighting, whole=syntax == "a1111" or config.on_truncate == "chunk")
 
 
 def make_specs(

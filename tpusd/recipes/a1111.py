@@ -6,11 +6,13 @@ Knows nothing of files.
 import re
 from collections.abc import Mapping
 
-from tpusd.errors import show
+from tpusd.config.schema import Weighting
+from tpusd.errors import UserError, show
 from tpusd.recipes.base import PARAMETERS, PictureTexts, Recipe
 from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing
 from tpusd.recipes.infotext import SCHEDULE_TYPES, Infotext, read_infotext
 from tpusd.samplers.registry import samplers
+from tpusd.syntax.a1111 import parse
 
 # The first ten digits of a checkpoint file's sha256, as A1111 writes them -> the choice of conf/model with its weights.
 MODEL_HASHES = {
@@ -25,10 +27,22 @@ _OPTIONS = {name: option for option, name in SCHEDULE_TYPES.items()}
 _NOISE = {"GPU": "torch_cuda", "NV": "torch_cuda", "CPU": "torch_cpu", "JAX": "threefry"}
 _BROWNIAN = ("dpmpp_2m_sde",)  # A1111 draws the noise of their steps as a Brownian tree
 _DEFAULT_SCHEDULES = ("Automatic", "Uniform", "Normal")
-_READ = {"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "RNG", "Version"}
-# The innermost brackets, so that the time of a search is in proportion to the text.
-_WEIGHTED = re.compile(r"(?<!\\)[(\[](?:\\.|[^()\[\]\\])*[)\]]|\bBREAK\b|\bAND\b", re.DOTALL)
+_READ = {
+    "Steps",
+    "Sampler",
+    "Schedule type",
+    "CFG scale",
+    "Seed",
+    "Size",
+    "Model",
+    "Model hash",
+    "RNG",
+    "Version",
+    "Emphasis",
+}
 _NETWORK = re.compile(r"<\w+:[^<>]*>")
+# A1111's `Emphasis` -> our weighting; without a name it is Original.
+_WEIGHTINGS: Mapping[str, Weighting | None] = {"Original": None, "No norm": "a1111_no_norm"}
 
 
 def read_a1111(texts: PictureTexts) -> Recipe | None:
@@ -53,8 +67,7 @@ def carry_over(infotext: Infotext) -> CarryOver:
     carried.guidance("CFG scale", _number(settings.get("CFG scale")))
     carried.seed("Seed", _number(settings.get("Seed")))
     _size(settings, carried)
-    carried.prompts(infotext.prompt, infotext.negative_prompt)
-    _words(infotext, carried)
+    _prompts(infotext, carried)
     carried.leave_out_each(
         (f"{show(name)}: {show(value)}" for name, value in settings.items() if name not in _READ),
         "has no counterpart",
@@ -121,14 +134,29 @@ def _size(settings: Mapping[str, str], carried: CarryOver) -> None:
     carried.size("Height", "height", int(size[2]))
 
 
-def _words(infotext: Infotext, carried: CarryOver) -> None:
-    """What A1111 reads in a prompt that is not words."""
-    prompts = (infotext.prompt, infotext.negative_prompt)
-    networks = {found[0] for prompt in prompts for found in _NETWORK.finditer(prompt)}
-    carried.leave_out_each(sorted(networks), "networks such as this are not loaded; the text model reads it as words")
-    weighted = next((found[0] for prompt in prompts for found in _WEIGHTED.finditer(prompt)), None)
-    if weighted is not None:
-        carried.leave_out(weighted, "brackets, BREAK and AND weigh words in A1111; the text model reads them as text")
+def _prompts(infotext: Infotext, carried: CarryOver) -> None:
+    """The prompts without networks, which A1111 takes out of them, and how they are read."""
+    texts = infotext.prompt, infotext.negative_prompt
+    networks = {found[0] for text in texts for found in _NETWORK.finditer(text)}
+    prompt, negative_prompt = (_NETWORK.sub("", text) for text in texts)
+    carried.prompts(prompt, negative_prompt)
+    rule = "networks are files; put a LoRA's in loras=[{path: FILE, scale: 0.8}]"
+    carried.leave_out_each(sorted(networks), rule)
+    emphasis = infotext.settings.get("Emphasis", "Original")
+    if emphasis == "None":
+        carried.set("on_truncate", "chunk")
+        return
+    try:
+        parse(prompt)
+        parse(negative_prompt)
+    except UserError as error:
+        carried.leave_out("prompt", f"{error}; with prompts.syntax=a1111 weights are read")
+        return
+    carried.set("prompts.syntax", "a1111")
+    if emphasis not in _WEIGHTINGS:
+        carried.leave_out("Emphasis", emphasis, "is not implemented; Original is taken")
+    elif (weighting := _WEIGHTINGS[emphasis]) is not None:
+        carried.set("prompts.weighting", weighting)
 
 
 def _number(text: str | None) -> int | float | str | Missing:

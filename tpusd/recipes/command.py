@@ -57,8 +57,19 @@ def config_overrides(config: RunConfig) -> list[str]:
         lines.append("model.loras=[]")
     if loras:
         lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
+    lines += _text_overrides(config)
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
+
+
+def _text_overrides(config: RunConfig) -> Iterator[str]:
+    """How prompts are read, where that is not plain. Other values of on_truncate decide no pixel."""
+    if config.prompts.syntax != "plain":
+        yield f"prompts.syntax={config.prompts.syntax}"
+    if config.prompts.weighting is not None:
+        yield f"prompts.weighting={config.prompts.weighting}"
+    if config.on_truncate == "chunk":
+        yield "on_truncate=chunk"
 
 
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:

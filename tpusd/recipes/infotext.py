@@ -50,6 +50,8 @@ def write_infotext(recipe: Mapping[str, Any], *, max_chars: int) -> str:
         "RNG": RNG.get(noise, "JAX"),
         "Version": f"tpusd {__version__}",
     }
+    if recipe.get("prompt_weighting") == "a1111_no_norm":
+        settings["Emphasis"] = "No norm"
     for option, name in SCHEDULE_TYPES.items():
         if recipe.get("sampler_settings", {}).get(option):
             settings["Schedule type"] = name

@@ -23,6 +23,7 @@ OPTIONAL = (
     "resize",
     "paste_back",
     "mask_feather",
+    "on_truncate",
 )
 OPTIONAL_OF_ROW = ("image", "image_sha256", "mask", "mask_sha256", "strength")
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
@@ -65,6 +66,9 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "loras": recipe.get("lora_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
         }
+        for name, own in (("syntax", "prompt_syntax"), ("weighting", "prompt_weighting")):
+            if own in recipe:
+                values["prompts"][name] = recipe[own]
         if row["seed"] is not None:
             values["seed"] = 0  # the row's own seed decides, and the recipe's `seed` repeats it
         config = make_config(values)

@@ -70,6 +70,9 @@ class ImageRecord:
     noise_batch_size: int | None = _only_where_set(decided_by_config=True)  # where it is not 1
     noise_threads: int | None = _only_where_set(decided_by_config=True)
     loras: list[dict[str, Any]] | None = _only_where_set(decided_by_config=True)  # of each, its sha256 and its scales
+    prompt_syntax: str | None = _only_where_set(decided_by_config=True)  # where it is not plain
+    prompt_weighting: str | None = _only_where_set(decided_by_config=True)
+    on_truncate: str | None = _only_where_set(decided_by_config=True)  # where it is chunk
     # The picture that the image starts from.
     image: str | None = _only_where_set(decided_by_config=True)
     image_sha256: str | None = _only_where_set(decided_by_config=True)
@@ -156,6 +159,9 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "noise_batch_size": None if spec.noise.batch_size == 1 else spec.noise.batch_size,
         "noise_threads": spec.noise.threads,
         "loras": [dataclasses.asdict(lora) for lora in spec.loras] or None,
+        "prompt_syntax": None if spec.text.syntax == "plain" else spec.text.syntax,
+        "prompt_weighting": spec.text.weighting,
+        "on_truncate": "chunk" if config.on_truncate == "chunk" else None,
     }
     picture = {} if spec.picture is None else dataclasses.asdict(spec.picture)
     without = _OF_MASK if spec.picture is not None and spec.picture.mask is None else ()

@@ -36,6 +36,15 @@ CHANGEABLE_ON_RESUME = (
 )
 
 
+def text_fields(config: RunConfig) -> dict[str, object]:
+    """The fields that decide how prompts are read, and so pixels. Of `on_truncate` alone `chunk` does."""
+    return {
+        "prompts.syntax": config.prompts.syntax,
+        "prompts.weighting": config.prompts.weighting,
+        "on_truncate": "chunk" if config.on_truncate == "chunk" else "not chunk",
+    }
+
+
 def read_config(path: Path) -> Any:
     """The plain values of the config.yaml of the run directory `path`. YAML tags make nothing but data.
 
@@ -133,5 +142,6 @@ def _compared(config: SavedConfig) -> dict[str, Any]:
     values = config_values(config)
     for name in (*CHANGEABLE_ON_RESUME, "output", "prompts"):
         values.pop(name, None)  # a field that is saved only if it is set
+    values |= text_fields(config)
     values["model"] = {name: value for name, value in values["model"].items() if name != "sha256"}
     return values

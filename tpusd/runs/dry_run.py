@@ -7,7 +7,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.errors import show
-from tpusd.plan.batches import count_batches, grouped, kind_of, num_programs, program_key, weights_key
+from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.layout import CONFIG
@@ -106,7 +106,7 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int | No
     config = group[0][0].prepared.config
     height, width = group[0][1]
     kinds = [
-        (kind_of(spec, one.prepared.num_calls(spec)), one.prepared.num_calls(spec))
+        (one.prepared.kind(spec), one.prepared.num_calls(spec))
         for one, image_size in group
         for spec in one.specs(image_size)
     ]

@@ -86,7 +86,13 @@ def _batches(
     for group in _in_order_of_programs(runs):
         images = ((run, spec) for run, size in group for spec in run.specs(size))
         size = executor.batch_size(group[0][0].prepared.config)
-        for batch in pack(images, size, lambda run, spec: run.prepared.num_calls(spec)):
+        batches = pack(
+            images,
+            size,
+            lambda run, spec: run.prepared.num_calls(spec),
+            lambda run, spec: run.prepared.text_shape(spec),
+        )
+        for batch in batches:
             signals.check()
             if stop_on_error and any(map(failed, runs)):
                 return

@@ -6,7 +6,7 @@ directories and of how images are made.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,23 +16,24 @@ from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, 
 from tpusd.errors import UserError, show
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
+from tpusd.plan.batches import Kind, kind_of
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_numbers, row_of
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_of, text_rules
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 from tpusd.runs.cards import card_notes
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
+from tpusd.runs.texts import count_tokens, measure_texts
+from tpusd.syntax.chunks import Extent, shape_of
+from tpusd.syntax.rules import TextShape
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
     from tpusd.checkpoints.adapters import Lora
-    from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.samplers.rows import Table
 
 
-MAX_CHARS_READ = 10_000  # of a text, among which its end is looked for: far beyond any text encoder's window
-MAX_END = 40  # characters of the end that a line shows
 MAX_TABLES = 256  # that are kept: rows may have up to a thousand numbers of steps
 
 
@@ -43,6 +44,7 @@ class PreparedRun:
     config: what config.yaml says: with the commit, the image size and all rows.
     checkpoint: opened; its weights are not read yet.
     tokens: text -> (number of tokens before truncation, whether it was truncated).
+    extents: text -> its chunks, where prompts are not plain.
     table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
     loras: opened, in the order of config.loras.
@@ -54,10 +56,21 @@ class PreparedRun:
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
     loras: tuple["Lora", ...] = ()
+    extents: Mapping[str, Extent] = field(default_factory=dict)
 
     def num_calls(self, spec: ImageSpec) -> int:
         """Model calls that an image takes."""
         return len(self.table(spec))
+
+    def text_shape(self, spec: ImageSpec) -> TextShape | None:
+        """The shape of an image's prompts; None where the program for plain prompts makes them."""
+        if spec.text.is_plain:
+            return None
+        return shape_of((self.extents.get(text, Extent()) for text in spec.texts(self.num_calls(spec))), spec.text)
+
+    def kind(self, spec: ImageSpec) -> Kind:
+        """What an image has in common with those of its batch."""
+        return kind_of(spec, self.num_calls(spec), self.text_shape(spec))
 
     def of_size(self, height: int, width: int) -> "PreparedRun":
         """The run as one whose own size is that of an image whose row has another size: for the programs."""
@@ -96,6 +109,8 @@ def prepare_run(
     model = config.model
     checkpoint = open_model(model)
     checkpoint.family.check(config)
+    rules = text_rules(config)
+    checkpoint.family.check_rules(rules)
     height, width = image_size(config, checkpoint)
 
     loras = open_loras(config.loras, model, checkpoint)
@@ -107,7 +122,11 @@ def prepare_run(
     table = _tables(checkpoint)
     table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
-    tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
+    extents: dict[str, Extent] = {}
+    if rules.is_plain:
+        tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
+    else:
+        tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
     notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
@@ -119,6 +138,7 @@ def prepare_run(
         table=lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength),
         warnings=warnings,
         loras=loras,
+        extents=extents,
     )
 
 
@@ -194,63 +214,6 @@ def _size_notes(config: SavedConfig) -> tuple[str, ...]:
     listed = ", ".join(f"{width}x{height}" for height, width in sizes[:MAX_LISTED])
     more = f", and {len(sizes) - MAX_LISTED} more" if len(sizes) > MAX_LISTED else ""
     return (f"prompts: images of {len(sizes)} sizes, and programs are compiled for each: {listed}{more}",)
-
-
-def count_tokens(
-    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence["Tokenizer"]
-) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
-    """Token count of every text of the run, and the warnings; with on_truncate=error long texts are refused."""
-    texts: dict[str, str] = {}  # text -> where it comes first
-    numbers = row_numbers(config, len(rows))
-    rows = [rows[number - config.first_row] for number in numbers]
-    for number, row in zip(numbers, rows, strict=True):
-        texts.setdefault(row.prompt, f"prompt of row {number}")
-        if row.negative_prompt is not None:
-            texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")
-    if config.negative_prompt is not None:
-        texts.setdefault(config.negative_prompt, "negative_prompt")
-    names = list(texts)
-    counts = dict.fromkeys(names, (0, False))
-    for tokenizer in tokenizers:
-        tokenized = tokenizer(names)
-        for name, number, truncated in zip(names, tokenized.num_tokens, tokenized.truncated, strict=True):
-            counts[name] = (max(counts[name][0], int(number)), counts[name][1] or bool(truncated))
-        limit = tokenized.input_ids.shape[1]
-    long = [name for name in names if counts[name][1]]
-    if not long:
-        return counts, ()
-    shared = config.negative_prompt if config.negative_prompt is not None else ""
-    num_rows = sum(
-        any(text in counts and counts[text][1] for text in (row.prompt, _or(row.negative_prompt, shared)))
-        for row in rows
-    )
-    listed = [
-        f"{texts[name]} ({counts[name][0]} tokens, without {show(_left_out(name, tokenizers), MAX_END)!r})"
-        for name in long[:MAX_LISTED]
-    ]
-    more = f", and {len(long) - MAX_LISTED} more texts" if len(long) > MAX_LISTED else ""
-    found = f"{num_rows} of {len(rows)} rows have a text of more than the {limit} tokens that the model reads"
-    if config.on_truncate == "error":
-        advice = "shorten them, or set on_truncate=warn to have their ends left out"
-        raise UserError(f"on_truncate=error: {found}; {advice}: {', '.join(listed)}{more}")
-    return counts, (f"{found}; their ends are left out: {', '.join(listed)}{more}",)
-
-
-def _or(own: str | None, shared: str) -> str:
-    return shared if own is None else own
-
-
-def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
-    """The end of a text that is too long for a tokenizer, from the beginning of a word."""
-    fits, cut = 0, min(len(text), MAX_CHARS_READ)  # numbers of characters: what precedes `cut` does not fit
-    while cut - fits > 1:
-        middle = (fits + cut) // 2
-        if any(bool(tokenizer([text[:middle]]).truncated[0]) for tokenizer in tokenizers):
-            cut = middle
-        else:
-            fits = middle
-    start = max(text.rfind(sign, 0, cut) for sign in (" ", "\n")) + 1
-    return text[start or fits :]
 
 
 def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:

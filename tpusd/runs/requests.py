@@ -81,7 +81,9 @@ def without_shard(words: Sequence[str]) -> tuple[str, ...]:
 
 def _compared(config: RunConfig) -> dict[str, Any]:
     """The values by which a run is known."""
-    values = {name: value for name, value in config_values(config).items() if name not in NOT_COMPARED}
+    values = {
+        name: value for name, value in config_values(config).items() if name not in NOT_COMPARED or value == "chunk"
+    }
     changes = [pair for pair in values["prompts"].pop("replace", ()) if len(set(pair)) > 1]
     if changes:  # a word for itself changes nothing
         values["prompts"]["replace"] = changes

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.config.rows import ROW_FIELDS, Row
-from tpusd.config.schema import RunConfig, SavedConfig, SavedPrompts, saved_config
+from tpusd.config.schema import RunConfig, SavedConfig, saved_config
 from tpusd.config.typed import plain
 from tpusd.errors import UserError, show
 from tpusd.inputs.rows import same_rows
@@ -18,7 +18,7 @@ from tpusd.plan.specs import row_numbers
 from tpusd.process.report import report
 from tpusd.prompts.rows import run_rows
 from tpusd.records.directory import RunDir, close_quietly
-from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved, text_fields
 from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
@@ -91,7 +91,7 @@ def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
             "only be extended; choose those too, or start a new run"
         )
     extended = saved_config(after, rows=rows, height=before.height, width=before.width)
-    return dataclasses.replace(extended, prompts=SavedPrompts(name=before.prompts.name, rows=rows))
+    return dataclasses.replace(extended, prompts=dataclasses.replace(before.prompts, rows=rows))
 
 
 def _what_it_is(before: Row, after: Row) -> str:
@@ -107,6 +107,8 @@ def _refuse_others(before: RunConfig, after: RunConfig) -> None:
     old, new = plain(before, whole=True), plain(after, whole=True)
     for name in sorted(old.keys() - may_differ):
         _refuse_other(name, old[name], new[name])
+    for name, value in text_fields(before).items():
+        _refuse_other(name, value, text_fields(after)[name])
 
 
 def _refuse_other(name: str, before: object, after: object) -> None:

@@ -114,7 +114,10 @@ def _collected(
     executor: LocalExecutor, images: Iterable[tuple[_Version, ImageSpec]], size: int
 ) -> Iterator[tuple[Key, list[np.ndarray]]]:
     found: dict[Key, list[np.ndarray]] = {}
-    for made in executor.generate(pack(images, size, lambda run, spec: run.prepared.num_calls(spec))):
+    batches = pack(
+        images, size, lambda run, spec: run.prepared.num_calls(spec), lambda run, spec: run.prepared.text_shape(spec)
+    )
+    for made in executor.generate(batches):
         if isinstance(made, FailedBatch):
             raise made.error
         for spec, image in zip(made.batch.specs, made.images, strict=True):

@@ -13,7 +13,7 @@ from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.config.shards import Shard
 from tpusd.errors import IncompleteRun, UserError
-from tpusd.plan.batches import Kind, count_batches, kind_of
+from tpusd.plan.batches import Kind, count_batches
 from tpusd.plan.specs import ImageSize, Stripe
 from tpusd.process.progress import Progress
 from tpusd.process.report import report, say
@@ -150,7 +150,7 @@ def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
     """Of each image that is missing: what it has in common with those of its batch, and its number of model calls."""
     for spec in session.specs():
         calls = session.prepared.num_calls(spec)
-        yield ((spec.height, spec.width), kind_of(spec, calls)), calls
+        yield ((spec.height, spec.width), session.prepared.kind(spec)), calls
 
 
 @contextlib.contextmanager

@@ -23,13 +23,17 @@ class BackEnd(Protocol):
 BACK_ENDS: tuple[BackEnd, ...] = (tpu, cpu, cudnn)
 
 
-def dot_product_attention(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False) -> jax.Array:
+def dot_product_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool = False, keep: jax.Array | None = None
+) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v with scores and softmax in float32 (Vaswani et al. 2017, eq. 1).
 
     query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d). Float32 scores make SD 2.x's `upcast_attention` a no-op.
+
+    keep: bool (b,k), the keys that are seen, with `causal`; None: all.
     """
     if not causal:
         for back_end in BACK_ENDS:
             if back_end.suits(query.shape, key.shape, query.dtype):
                 return back_end.attend(query, key, value)
-    return plain.attend(query, key, value, causal=causal)
+    return plain.attend(query, key, value, causal=causal, keep=keep)

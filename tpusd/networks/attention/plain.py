@@ -15,12 +15,15 @@ MAX_SCORES_OF_HEAD = 4096 * 4096
 MAX_SCORES = 16 * MAX_SCORES_OF_HEAD
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) -> jax.Array:
+def attend(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool, keep: jax.Array | None = None
+) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v with scores and softmax in float32.
 
     query (b,q,n,d), key and value (b,k,n,d) -> (b,q,n,d).
 
     causal: query i sees keys 0 to i.
+    keep: bool (b,k), the keys that queries see, with `causal`; None: all.
     """
     q_len, k_len = query.shape[1], key.shape[1]
     scale = 1.0 / math.sqrt(query.shape[-1])
@@ -31,7 +34,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, *, causal: bool) 
     def attend_to_all(query: jax.Array) -> jax.Array:
         scores = jnp.einsum("bqnd,bknd->bnqk", query, key, preferred_element_type=jnp.float32) * scale
         if causal:
-            scores = jnp.where(jnp.tri(q_len, dtype=bool), scores, -jnp.inf)
+            seen = jnp.tri(q_len, dtype=bool)
+            scores = jnp.where(seen if keep is None else seen & keep[:, None, None], scores, -jnp.inf)
         if not sum_by_product:
             weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
             return jnp.einsum("bnqk,bknd->bqnd", weights, value)

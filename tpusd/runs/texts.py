@@ -1,0 +1,123 @@
+"""The texts of a run before it starts: how many tokens and chunks they have, and which are too long."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tpusd.config.rows import Row
+from tpusd.config.schema import RunConfig
+from tpusd.errors import UserError, show
+from tpusd.plan.specs import row_numbers
+from tpusd.prompts.rows import MAX_LISTED
+from tpusd.syntax.chunks import Extent, extent_of, lay_out
+from tpusd.syntax.rules import CHUNK, TextRules
+
+if TYPE_CHECKING:
+    from tpusd.checkpoints.tokenizer import Tokenizer
+
+MAX_CHARS_READ = 10_000  # of a text, among which its end is looked for: far beyond any text encoder's window
+MAX_END = 40  # characters of the end that a line shows
+
+
+def count_tokens(
+    config: RunConfig, rows: Sequence[Row], tokenizers: Sequence["Tokenizer"]
+) -> tuple[dict[str, tuple[int, bool]], tuple[str, ...]]:
+    """Token count of every text of the run, and the warnings; with on_truncate=error long texts are refused.
+
+    Texts are plain.
+    """
+    rows, texts = _texts(config, rows)
+    names = list(texts)
+    counts = dict.fromkeys(names, (0, False))
+    for tokenizer in tokenizers:
+        tokenized = tokenizer(names)
+        for name, number, truncated in zip(names, tokenized.num_tokens, tokenized.truncated, strict=True):
+            counts[name] = (max(counts[name][0], int(number)), counts[name][1] or bool(truncated))
+        limit = tokenized.input_ids.shape[1]
+    long = {name: show(_left_out(name, tokenizers), MAX_END) for name in names if counts[name][1]}
+    return counts, _notes(config, rows, texts, counts, limit, long)
+
+
+def measure_texts(
+    config: RunConfig, rows: Sequence[Row], rules: TextRules, tokenizers: Sequence["Tokenizer"]
+) -> tuple[dict[str, tuple[int, bool]], dict[str, Extent], tuple[str, ...]]:
+    """The same of texts that are not plain, with what each takes of a program. Raises UserError for what is wrong."""
+    rows, texts = _texts(config, rows)
+    counts: dict[str, tuple[int, bool]] = {}
+    extents: dict[str, Extent] = {}
+    faults: list[str] = []
+    for text, where in texts.items():
+        try:
+            laid_out = [lay_out(text, rules, tokenizer) for tokenizer in tokenizers]
+        except UserError as error:
+            faults.append(f"{where}: {error}")
+            continue
+        counts[text] = max(one.num_tokens for one in laid_out), any(one.truncated for one in laid_out)
+        extents[text] = extent_of(laid_out)
+    if faults:
+        more = f"; and {len(faults) - MAX_LISTED} more texts" if len(faults) > MAX_LISTED else ""
+        raise UserError("; ".join(faults[:MAX_LISTED]) + more)
+    refused = config.on_truncate == "error"
+    long = {text: "" for text, (number, cut) in counts.items() if cut or (refused and number > CHUNK + 2)}
+    return counts, extents, _notes(config, rows, texts, counts, CHUNK + 2, long)
+
+
+def _texts(config: RunConfig, rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
+    """The rows that the run makes, and each of its texts with where it comes first."""
+    texts: dict[str, str] = {}
+    numbers = row_numbers(config, len(rows))
+    rows = [rows[number - config.first_row] for number in numbers]
+    for number, row in zip(numbers, rows, strict=True):
+        texts.setdefault(row.prompt, f"prompt of row {number}")
+        if row.negative_prompt is not None:
+            texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")
+    if config.negative_prompt is not None:
+        texts.setdefault(config.negative_prompt, "negative_prompt")
+    return rows, texts
+
+
+def _notes(
+    config: RunConfig,
+    rows: Sequence[Row],
+    texts: Mapping[str, str],
+    counts: Mapping[str, tuple[int, bool]],
+    limit: int,
+    long: Mapping[str, str],
+) -> tuple[str, ...]:
+    """A warning of the texts that are too long. Raises UserError with on_truncate=error.
+
+    texts: as `_texts` gives them.
+    counts: text -> (number of tokens, whether it is cut).
+    limit: tokens that the model reads at a time.
+    long: a text that is too long -> its end, or nothing.
+    """
+    if not long:
+        return ()
+    shared = config.negative_prompt if config.negative_prompt is not None else ""
+    num_rows = sum(any(text in long for text in (row.prompt, _or(row.negative_prompt, shared))) for row in rows)
+    listed = [
+        f"{texts[name]} ({counts[name][0]} tokens{f', without {end!r}' if end else ''})"
+        for name, end in list(long.items())[:MAX_LISTED]
+    ]
+    more = f", and {len(long) - MAX_LISTED} more texts" if len(long) > MAX_LISTED else ""
+    found = f"{num_rows} of {len(rows)} rows have a text of more than the {limit} tokens that the model reads"
+    if config.on_truncate == "error":
+        advice = "shorten them, or set on_truncate=warn to have their ends left out"
+        raise UserError(f"on_truncate=error: {found}; {advice}: {', '.join(listed)}{more}")
+    return (f"{found}; their ends are left out: {', '.join(listed)}{more}",)
+
+
+def _or(own: str | None, shared: str) -> str:
+    return shared if own is None else own
+
+
+def _left_out(text: str, tokenizers: Sequence["Tokenizer"]) -> str:
+    """The end of a text that is too long for a tokenizer, from the beginning of a word."""
+    fits, cut = 0, min(len(text), MAX_CHARS_READ)  # numbers of characters: what precedes `cut` does not fit
+    while cut - fits > 1:
+        middle = (fits + cut) // 2
+        if any(bool(tokenizer([text[:middle]]).truncated[0]) for tokenizer in tokenizers):
+            cut = middle
+        else:
+            fits = middle
+    start = max(text.rfind(sign, 0, cut) for sign in (" ", "\n")) + 1
+    return text[start or fits :]
