@@ -1,7 +1,9 @@
 """Parquet files of prompts, read into records by pyarrow, which an extra brings."""
 
+import contextlib
 import datetime
 import decimal
+import resource
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 MAX_GROUP_BYTES = 256 << 20  # of a row group, without compression: pyarrow holds one at a time
 MAX_TEXT_BYTES = 512 << 20  # of all rows: a dictionary of a few kilobytes can stand for them
 MAX_ROW_BYTES = 4 << 20
+MAX_MEMORY = 768 << 20  # beside what the process has: a page may hold more than the file says of it
 MAX_CHUNKS = 200_000  # row groups by columns
 _BATCH = 4096  # rows
 _FEW = 16  # rows that become Python values together where their texts are long
@@ -42,12 +45,44 @@ def read_parquet(path: Path, where: str, max_columns: int) -> Iterator[tuple[str
             columns = [field.name for field in file.schema_arrow if not _holds_bytes(field.type)]
             _check_size(file, columns, where, max_columns)
             number = 0
-            for record in _records(file.iter_batches(_BATCH, columns=columns), where):
+            for record in _records(_bounded(file.iter_batches(_BATCH, columns=columns)), where):
                 yield f"{where} row {number}", {name: _plain(value) for name, value in record.items()}
                 number += 1
+    except MemoryError:  # ArrowMemoryError is one
+        raise UserError(
+            f"{where}: takes over {MAX_MEMORY >> 20} MiB to read; write smaller row groups, or jsonl"
+        ) from None
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{where}: is not a readable parquet file ({reason}); write it again") from None
+
+
+def _bounded(batches: "Iterator[pyarrow.RecordBatch]") -> "Iterator[pyarrow.RecordBatch]":
+    """The batches; raises MemoryError where one takes more than MAX_MEMORY to read, on Linux."""
+    while True:
+        with _memory_limit(MAX_MEMORY):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+@contextlib.contextmanager
+def _memory_limit(size: int) -> Iterator[None]:
+    """Within it the process can allocate about `size` bytes more; further allocations fail."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = pages * resource.getpagesize() + size
+    limit = min([wanted, *(bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _check_size(file: "pyarrow.parquet.ParquetFile", columns: list[str], where: str, max_columns: int) -> None:
