@@ -22,6 +22,10 @@ class IncompleteRun(UserError):
     """A run that ended without some of its images. Entry points print it in the same way and exit with status 1."""
 
 
+class ChangedFile(UserError):
+    """A file is not the one that made what is there. A run refuses to go on with it, and so does a sweep as a whole."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X` for the nearest known name, else an empty string. Capitals make no difference."""
     by_leaf = {leaf.lower(): full for full in known for leaf in (full.rsplit(".", 1)[-1], full)}

@@ -9,25 +9,25 @@ from typing import Any
 from tpusd import storage
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig
-from tpusd.errors import UserError, show, show_path
+from tpusd.errors import ChangedFile, UserError, show, show_path
 from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
 from tpusd.plan.specs import ImageSize
 
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
-_PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
+PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
 
 
 def located(row: Row, directory: Path) -> Row:
     """The row with whole paths; those that it has are relative to `directory`."""
-    own = {name: getattr(row, name) for name, _ in _PICTURES}
+    own = {name: getattr(row, name) for name, _ in PICTURES}
     whole: dict[str, Any] = {name: str(directory.absolute() / path) for name, path in own.items() if path is not None}
     return replace(row, **whole) if whole != {name: path for name, path in own.items() if path is not None} else row
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
     """The rows with the run's own picture and mask where they have none. Raises UserError for what lacks one."""
-    shared = {name: getattr(config, name) for name, _ in _PICTURES if getattr(config, name) is not None}
+    shared = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
     shared = {name: str(Path(path).absolute()) for name, path in shared.items()}
     filled = tuple(
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
@@ -50,7 +50,7 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
 
 def same_rows(before: Row, after: Row) -> bool:
     """Whether a row that was read again is the row of a run, which also says what its files were."""
-    found = {name: getattr(before, name) for _, name in _PICTURES if getattr(after, name) is None}
+    found = {name: getattr(before, name) for _, name in PICTURES if getattr(after, name) is None}
     if before.image is not None and after.height is None and after.width is None:
         found |= {"height": before.height, "width": before.width}  # by resize=fit
     return before == (replace(after, **found) if before.image is not None else after)
@@ -83,7 +83,7 @@ def pinned(
     """
     wanted: dict[tuple[str, str], int] = {}  # (column, path) -> the first row that has it
     for number, row in enumerate(rows, config.first_row):
-        for name, _ in _PICTURES:
+        for name, _ in PICTURES:
             path = getattr(row, name)
             if path is not None and used(number):
                 wanted.setdefault((name, path), number)
@@ -91,15 +91,15 @@ def pinned(
         return tuple(rows)
     with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="inputs") as pool:
         looked = list(zip(wanted.items(), pool.map(_look_at, wanted), strict=True))
-    _refuse([f"row {number}: {found}" for (_, number), found in looked if isinstance(found, UserError)])
+    _refuse([_of_row(number, found) for (_, number), found in looked if isinstance(found, UserError)])
     files = {key: found for (key, _), found in looked if not isinstance(found, UserError)}
     made: list[Row] = []
-    faults: list[str] = []
+    faults: list[UserError] = []
     for number, row in enumerate(rows, config.first_row):
         try:
             made.append(_pinned(row, files) if used(number) else row)
         except UserError as error:
-            faults.append(f"row {number}: {error}")
+            faults.append(_of_row(number, error))
     _refuse(faults)
     if config.resize != "fit":
         return tuple(made)
@@ -108,16 +108,12 @@ def pinned(
 
 def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
     digests: dict[str, Any] = {}
-    for name, pin in _PICTURES:
+    for name, pin in PICTURES:
         path, wanted = getattr(row, name), getattr(row, pin)
         if path is None:
             continue
         found = files[name, path].sha256
-        if wanted not in (None, found):
-            raise UserError(
-                f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not "
-                f"{wanted[:12]}...; restore the old one, or start a new run without {pin}"
-            )
+        _refuse_other(name, path, found, wanted)
         digests[pin] = found
     if row.image is not None and row.mask is not None:
         (height, width), (own_height, own_width) = files["mask", row.mask].size, files["image", row.image].size
@@ -127,6 +123,37 @@ def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
                 f"{own_width}x{own_height}; both must be of one size"
             )
     return replace(row, **digests)
+
+
+def _refuse_other(name: str, path: str, found: str, wanted: str | None) -> None:
+    if wanted not in (None, found):
+        raise ChangedFile(
+            f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
+            f"restore the old one, or start a new run without {name}_sha256"
+        )
+
+
+def refuse_other_pictures(rows: Sequence[Row], wanted: Callable[[str], str | None], first_row: int) -> None:
+    """Raises ChangedFile where files of rows are not those that are wanted.
+
+    rows: as `pinned` gives them.
+    wanted: path -> sha256; None: any file.
+    first_row: the number of the first of the rows.
+    """
+    faults: list[UserError] = []
+    for number, row in enumerate(rows, first_row):
+        for name, pin in PICTURES:
+            path, found = getattr(row, name), getattr(row, pin)
+            if path is not None and found is not None:
+                try:
+                    _refuse_other(name, path, found, wanted(path))
+                except ChangedFile as error:
+                    faults.append(_of_row(number, error))
+    _refuse(faults)
+
+
+def _of_row(number: int, error: UserError) -> UserError:
+    return type(error)(f"row {number}: {error}")
 
 
 def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, multiple: int) -> Row:
@@ -139,10 +166,12 @@ def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, mu
     return replace(row, height=height, width=width)
 
 
-def _refuse(faults: Sequence[str]) -> None:
+def _refuse(faults: Sequence[UserError]) -> None:
+    """Raises all of them as one, as ChangedFile if one of them is."""
     if faults:
         more = f"; and {len(faults) - MAX_LISTED} more files" if len(faults) > MAX_LISTED else ""
-        raise UserError("prompts: " + "; ".join(faults[:MAX_LISTED]) + more)
+        kind = ChangedFile if any(isinstance(fault, ChangedFile) for fault in faults) else UserError
+        raise kind("prompts: " + "; ".join(map(str, faults[:MAX_LISTED])) + more)
 
 
 def _look_at(one: tuple[str, str]) -> _Found | UserError:

@@ -14,6 +14,7 @@ from tpusd.records.layout import CONFIG
 from tpusd.records.repair import whole_images
 from tpusd.records.saved import read_saved
 from tpusd.runs.prepare import Prepare, PreparedRun
+from tpusd.runs.same_files import JoinRuns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,11 @@ class _Shown:
         return make_specs(self.prepared.config, self.done, size, self.stripe)
 
 
-def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
-    """Prints the plan of runs, and reports the warnings that they would give. Raises UserError."""
+def show_plan(runs: Sequence[RunToShow], prepare: Prepare, join: JoinRuns = lambda prepared: prepared) -> None:
+    """Prints the plan of runs, and reports the warnings that they would give. Raises UserError.
+
+    join: for runs that are not there yet, see `joining`.
+    """
     from tpusd.engine.faults import local_devices
 
     clusters = [run for run in runs if run.config.executor.name != "local"]
@@ -54,7 +58,9 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     sizes: dict[ImageSize, None] = {}
     total = there = compilations = 0
     for run in runs:
-        one = _Shown(prepared=prepare(run.config), done=_images_of(run.path), stripe=run.stripe)
+        prepared = prepare(run.config)
+        prepared = prepared if _is_there(run.path) else join(prepared)
+        one = _Shown(prepared=prepared, done=_images_of(run.path), stripe=run.stripe)
         images = planned(one.prepared.config, one.stripe)
         done = sum(key in images for key in one.done)
         if run.name or done:
@@ -81,9 +87,13 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare) -> None:
     say(f"{', '.join(counts)}; nothing was made")
 
 
+def _is_there(path: Path | None) -> bool:
+    return path is not None and storage.file_size(path / CONFIG) is not None
+
+
 def _images_of(path: Path | None) -> frozenset[tuple[int, int]]:
     """(row, copy) of the whole images of a run directory."""
-    if path is None or storage.file_size(path / CONFIG) is None:
+    if path is None or not _is_there(path):
         return frozenset()
     return whole_images(path, read_saved(path))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.adapters import LoraConfig
 from tpusd.config.schema import ModelConfig, RunConfig
-from tpusd.errors import UserError, show
+from tpusd.errors import ChangedFile, show
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
@@ -41,15 +41,19 @@ def open_loras_once() -> OpenLoras:
 
 
 def check_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
-    """What the user should know, a line each. Raises UserError where a file is not the one that the config asks for."""
+    """What the user should know, a line each. Raises ChangedFile for a file that is not the one of the config."""
+    return (*(note for lora in loras for note in lora.notes), *changed_loras(config, loras))
+
+
+def changed_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
+    """A line for each file that is not the one that the config asks for. Raises ChangedFile unless that is accepted."""
     notes: list[str] = []
     for number, (given, lora) in enumerate(zip(config.loras, loras, strict=True)):
-        notes += lora.notes
         if given.sha256 is None or given.sha256 == lora.file.sha256:
             continue
         changed = f"{lora.file.where}: has changed: sha256 {lora.file.sha256[:12]}..., not {show(given.sha256)[:12]}..."
         if config.on_changed_weights == "error":
-            raise UserError(
+            raise ChangedFile(
                 f"{changed}; restore the old file, leave out loras.{number}.sha256, or set on_changed_weights=warn to "
                 "continue with this one, which makes other images"
             )

@@ -14,7 +14,7 @@ from typing import Any
 from tpusd.config.schema import RunConfig, config_values
 from tpusd.config.yaml_files import to_yaml
 from tpusd.engine.not_finite import NotFinite
-from tpusd.errors import UserError, show, show_path
+from tpusd.errors import ChangedFile, UserError, show, show_path
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, make_specs, planned
@@ -315,7 +315,7 @@ def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:
 
 
 def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
-    """Raises UserError where the config asks for other weights than these, or returns that as a warning.
+    """Raises ChangedFile where the config asks for other weights than these, or returns that as a warning.
 
     digest: `weights_digest` of the checkpoint.
     """
@@ -324,7 +324,7 @@ def check_weights(config: RunConfig, digest: str) -> tuple[str, ...]:
         return ()
     differs = f"model={show(config.model.name)}: its files have changed: sha256 {digest[:12]}..., not {wanted[:12]}..."
     if config.on_changed_weights == "error":
-        raise UserError(
+        raise ChangedFile(
             f"{differs}; restore the old files, or set on_changed_weights=warn to continue with these, which make "
             "other images"
         )

@@ -3,7 +3,8 @@
     command line -> requests -> each prepared -> grouped by program -> made in batches across runs -> page and table
 
 A checkpoint is loaded once, and a program compiled once, for all runs that share them. A sweep continues with
-`resume=DIR`; fields given with it replace those of its command line, and only runs that are not there yet are made.
+`resume=DIR`; fields given with it replace those of its command line, and only runs that are not there yet are made,
+from the files of those that are there.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import dataclasses
 import functools
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tpusd import storage
 from tpusd.config.compose import compose_jobs, refuse_shows, sweep_words
 from tpusd.config.shards import Shard
 from tpusd.config.words import with_whole_paths
-from tpusd.errors import UserError, show
+from tpusd.errors import ChangedFile, UserError, show
 from tpusd.gallery.sweep import write_sweep_results
 from tpusd.plan.specs import planned
 from tpusd.process.progress import Progress
@@ -46,6 +47,7 @@ from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
+from tpusd.runs.same_files import JoinRuns, joining
 from tpusd.runs.session import RunSession
 from tpusd.runs.start import advising, how_to_continue, shared_output
 from tpusd.runs.stripes import stripe_of
@@ -108,7 +110,7 @@ def resume_sweep(
     sweep, requests = plan_sweep(jobs, words, before)
     prepare = prepare or prepare_with_shared_checkpoints()
     if requests[0].config.dry_run:
-        show_plan([_to_show(request, path) for request in requests], prepare)
+        show_plan([_to_show(request, path) for request in requests], prepare, joining(_paths(path, sweep)))
         return 0
     return make_sweep(path, sweep, requests, prepare=prepare, load=load)
 
@@ -145,9 +147,14 @@ def make_sweep(
         _advising(path, shard),
     ):
         with _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
+            if not is_sweep(path):  # from here on it can be resumed
+                write_sweep(path, sweep)
+        join = joining(_paths(path, sweep) if made is None else ())  # nothing is there of a sweep that was made now
+        found = _take_up_all(path, requests, prepare, join, log)
+        with _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
             if shard is None or {run.name for run in sweep.runs} != {run.name for run in read_sweep(path).runs}:
                 write_sweep(path, sweep)
-        results = _make_requests(path, requests, prepare, load, log)
+        results = _make_requests(requests, found, load, log)
         with waiting("writing the sweep's page"), _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
             sweep, unfinished = _with_errors(sweep, results), 0
             if shard is not None:
@@ -170,35 +177,47 @@ def make_sweep(
     return EXIT_FAILED_RUNS if num_failed else 0
 
 
-def _make_requests(
-    path: Path, requests: Sequence[RunRequest], prepare: Prepare, load: LoadPipeline, log: Callable[[str], None]
-) -> list[RunResult]:
-    """What became of every request, made as far as it could be."""
-    stop_on_error = requests[0].config.on_error == "stop"
-    sessions: dict[str, RunSession] = {}
-    results: dict[str, RunResult] = {}
+def _take_up_all(
+    path: Path, requests: Sequence[RunRequest], prepare: Prepare, join: JoinRuns, log: Callable[[str], None]
+) -> dict[str, RunSession | RunResult]:
+    """Run -> what there is to do, or what became of it. Raises ChangedFile, before anything is made."""
+    found: dict[str, RunSession | RunResult] = {}
     warnings: dict[str, None] = {}
-    failed = False
     for request in requests:
         name = request.run.name
         try:
-            found = _take_up(request, path, prepare)
+            run = _take_up(request, path, prepare, join)
+        except ChangedFile:
+            raise
         except Exception as error:  # of this run alone, as a failure while it is made
-            results[name] = RunResult(name=name, error=_line(error))
+            found[name] = RunResult(name=name, error=_line(error))
             report(f"{name}: failed: {_line(error)}")
             log(_failure(name, error))
-            failed = True
-            if stop_on_error:
+            if requests[0].config.on_error == "stop":
                 break
             continue
-        if isinstance(found, CompleteRun):
-            results[name] = RunResult(name=name, num_images=found.num_images)
+        if isinstance(run, CompleteRun):
+            found[name] = RunResult(name=name, num_images=run.num_images)
         else:
-            sessions[name] = found
-            warnings |= dict.fromkeys(found.prepared.warnings)
+            found[name] = run
+            warnings |= dict.fromkeys(run.prepared.warnings)
     for warning in warnings:
         report(warning)
         log(warning)
+    return found
+
+
+def _make_requests(
+    requests: Sequence[RunRequest],
+    found: Mapping[str, RunSession | RunResult],
+    load: LoadPipeline,
+    log: Callable[[str], None],
+) -> list[RunResult]:
+    """What became of every request, made as far as it could be. found: as `_take_up_all` gives it."""
+    stop_on_error = requests[0].config.on_error == "stop"
+    sessions = {name: run for name, run in found.items() if isinstance(run, RunSession)}
+    results = {name: run for name, run in found.items() if isinstance(run, RunResult)}
+    failed = any(result.error is not None for result in results.values())
 
     def on_failure(run: RunSession, error: BaseException) -> None:
         report(f"{run.name}: failed: {_line(error)}")
@@ -218,7 +237,7 @@ def _make_requests(
     return [results[request.run.name] for request in requests if request.run.name in results]
 
 
-def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession | CompleteRun:
+def _take_up(request: RunRequest, sweep: Path, prepare: Prepare, join: JoinRuns) -> RunSession | CompleteRun:
     """What is there of a run, repaired, and the rest prepared. Its directory is closed again. Raises UserError."""
     path = sweep / request.run.name
     stripe = stripe_of(request.config, request.run.name)
@@ -227,7 +246,7 @@ def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession |
         if not planned(prepared.config, stripe):
             return CompleteRun(path=path, num_images=0)
         return RunSession(
-            prepared,
+            join(prepared),
             Claim(output=path) if stripe is None else path,
             name=request.run.name,
             hydra_files=request.job.hydra_files(),
@@ -246,6 +265,10 @@ def _take_up(request: RunRequest, sweep: Path, prepare: Prepare) -> RunSession |
         return found
     finally:
         close_quietly(run_dir)
+
+
+def _paths(sweep: Path, of: Sweep) -> list[Path]:
+    return [sweep / run.name for run in of.runs]
 
 
 def _result(session: RunSession) -> RunResult:

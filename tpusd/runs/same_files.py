@@ -1,0 +1,88 @@
+"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs and pictures.
+
+A sweep's command line names files; the saved configs of its runs say which bytes they were.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tpusd import storage
+from tpusd.config.adapters import LoraConfig
+from tpusd.config.schema import ModelConfig, SavedConfig
+from tpusd.errors import UserError
+from tpusd.inputs.rows import PICTURES, refuse_other_pictures
+from tpusd.records.layout import CONFIG
+from tpusd.records.provenance import hash_checkpoint
+from tpusd.records.saved import read_saved
+from tpusd.runs.loras import changed_loras
+from tpusd.runs.prepare import PreparedRun
+from tpusd.runs.session import check_weights
+
+Source = ModelConfig | LoraConfig | str  # of one or of several files; a picture's path
+JoinRuns = Callable[[PreparedRun], PreparedRun]
+
+
+def joining(runs: Sequence[Path]) -> JoinRuns:
+    """Checks a new run against the run directories `runs`, of which some may not be there.
+
+    It returns the run with a warning for each difference that `on_changed_weights` accepts, and raises ChangedFile for
+    the others. Saved configs are read as far as the run's sources ask for it.
+    """
+    unread = iter(runs)
+    known: dict[Source, str] = {}
+
+    def sha256_of(source: Source) -> str | None:
+        """What the first run that has the source says of it."""
+        while source not in known:
+            run = next(unread, None)
+            if run is None:
+                return None
+            for other, sha256 in _files_of(run):
+                known.setdefault(other, sha256)
+        return known[source]
+
+    def join(prepared: PreparedRun) -> PreparedRun:
+        config = prepared.config
+        refuse_other_pictures(config.prompts.rows, sha256_of, config.first_row)
+        loras = tuple(dataclasses.replace(lora, sha256=sha256_of(_lora(lora))) for lora in config.loras)
+        model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
+        bound = dataclasses.replace(config, loras=loras, model=model)
+        changed = changed_loras(bound, prepared.loras)
+        if model.sha256 is not None:
+            from tpusd.checkpoints import weights_digest
+
+            changed += check_weights(bound, weights_digest(hash_checkpoint(prepared.checkpoint)))
+        return dataclasses.replace(prepared, warnings=(*prepared.warnings, *changed)) if changed else prepared
+
+    return join
+
+
+def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
+    """The sources that a run's saved config knows, each with its sha256. A config that is not valid has no say."""
+    config: SavedConfig | None = None
+    with contextlib.suppress(UserError):
+        if storage.file_size(run / CONFIG) is not None:
+            config = read_saved(run)
+    if config is None:
+        return
+    if config.model.sha256 is not None:
+        yield _model(config.model), config.model.sha256
+    for lora in config.loras:
+        if lora.sha256 is not None:
+            yield _lora(lora), lora.sha256
+    for row in config.prompts.rows:
+        for name, pin in PICTURES:
+            path, sha256 = getattr(row, name), getattr(row, pin)
+            if path is not None and sha256 is not None:
+                yield path, sha256
+
+
+def _model(model: ModelConfig) -> ModelConfig:
+    """Which files it is, whatever runs do with it."""
+    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=())
+
+
+def _lora(lora: LoraConfig) -> LoraConfig:
+    return dataclasses.replace(lora, scale=1.0, text_encoder_scale=None, sha256=None)
