@@ -1,6 +1,7 @@
 """A run with LoRAs: what its config, manifest, run.json and pictures say, and which files it continues with."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -15,13 +16,16 @@ from tpusd.config.adapters import LoraConfig
 from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import config_values, make_config
 from tpusd.config.words import with_whole_paths
-from tpusd.errors import UserError
+from tpusd.errors import ChangedFile, UserError
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import make_specs
 from tpusd.recipe import main as recipe
+from tpusd.recipes.command import config_overrides
+from tpusd.recipes.readers import read_recipe
 from tpusd.records.saved import override, read_config, read_saved
 from tpusd.records.validate import faults
 from tpusd.runs.loras import describe_loras, lora_to_save, open_loras
+from tpusd.runs.prepare import prepare_run
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
@@ -76,8 +80,27 @@ def test_a_run_says_which_loras_it_has_and_how_strong_they_are(made):
 
 def test_the_command_of_a_picture_has_its_loras(made, capsys):
     path, first, _ = made
-    assert recipe([str(path / manifest(path)[0]["file_name"])]) == 0
-    assert f"loras=[{{path: {first}, scale: 0.5}}, {{path:" in capsys.readouterr().out.replace('"', "")
+    picture = path / manifest(path)[0]["file_name"]
+    assert recipe([str(picture)]) == 0
+    sha256 = hashlib.sha256(first.read_bytes()).hexdigest()
+    said = capsys.readouterr().out.replace('"', "")
+    assert f"loras=[{{path: {first}, scale: 0.5, sha256: {sha256}}}, {{path:" in said
+
+
+def test_the_command_of_a_picture_makes_no_other_picture_with_a_changed_lora(made):
+    path, first, _ = made
+    again = config(*read_recipe(path / manifest(path)[0]["file_name"]).overrides)
+    assert again.loras == read_saved(path).loras
+    lora_file(first, seed=5)
+    with pytest.raises(ChangedFile, match=r"a.safetensors: has changed: sha256 "):
+        prepare_run(again)
+
+
+@pytest.mark.parametrize("source", ["asset: old_photograph", f"repo: a/b, file: c.safetensors, revision: {'d' * 40}"])
+def test_the_command_of_a_picture_names_a_packaged_lora_or_a_commit_alone(source):
+    made = config("model=tiny", f"loras=[{{{source}, scale: 0.5, sha256: {'0' * 64}}}]")
+    (line,) = (line for line in config_overrides(made) if line.startswith("loras="))
+    assert "scale: 0.5" in line and "sha256" not in line
 
 
 def test_a_run_without_loras_says_nothing_of_them(tmp_path):

@@ -88,8 +88,9 @@ def _brought_by(model: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _named(lora: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a LoRA that are set, without the lock on its file."""
-    return {name: value for name, value in lora.items() if value is not None and name != "sha256"}
+    """The fields of a LoRA that are set. The lock on its file is kept where nothing else says which bytes it had."""
+    pinned = lora["path"] is not None
+    return {name: value for name, value in lora.items() if value is not None and (pinned or name != "sha256")}
 
 
 def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
