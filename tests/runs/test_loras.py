@@ -8,7 +8,7 @@ import shutil
 import pytest
 from support.checkpoints import tiny
 from support.loras import random, write
-from support.runs import StandInPipeline, config, manifest
+from support.runs import StandInPipeline, config, manifest, saved
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.checkpoints.adapters import find_lora
@@ -22,11 +22,11 @@ from tpusd.plan.specs import make_specs
 from tpusd.recipe import main as recipe
 from tpusd.recipes.command import config_overrides
 from tpusd.recipes.readers import read_recipe
-from tpusd.records.saved import override, read_config, read_saved
+from tpusd.records.saved import override, read_config, read_saved, refuse_other_run
 from tpusd.records.validate import faults
 from tpusd.runs.loras import describe_loras, lora_to_save, open_loras
 from tpusd.runs.prepare import prepare_run
-from tpusd.runs.resume import resume_run
+from tpusd.runs.resume import extended_config, resume_run
 from tpusd.runs.start import start_run
 
 LAYER = "unet.mid_block.attentions.0.proj_in"
@@ -113,10 +113,13 @@ def test_a_run_without_loras_says_nothing_of_them(tmp_path):
 @pytest.mark.slow
 def test_a_changed_file_is_refused_and_another_scale_too(made):
     path, first, _ = made
-    with pytest.raises(UserError, match="loras=.*the run was made with .*start a new run"):
-        resume_run(path, ["loras.0.scale=0.9", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
-    with pytest.raises(UserError, match="loras=.*the run was made with"):
-        resume_run(path, ["loras=[]", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
+    for given, said in (
+        ("loras.0.scale=0.9", r"^loras.0.scale=0.9: the run was made with 0.5, and .*start a new run"),
+        ("loras.1.text_encoder_scale=null", r"^loras.1.text_encoder_scale=null: the run was made with 0.0,"),
+        ("loras=[]", rf"^loras=\[\]: the run was made with \[{{path: .{str(first)[:30]}"),
+    ):
+        with pytest.raises(UserError, match=said):
+            resume_run(path, [given, "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
     lora_file(first, seed=5)
     with pytest.raises(UserError, match=r"a.safetensors: has changed: sha256 .*on_changed_weights=warn"):
         resume_run(path, ["num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
@@ -125,7 +128,7 @@ def test_a_changed_file_is_refused_and_another_scale_too(made):
 def test_a_run_without_loras_cannot_get_one(tmp_path):
     path = start_run(config(*words(f"output={tmp_path / 'run'}")), load=lambda *a, **k: Pipeline())
     file = lora_file(tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match="loras=.*the run was made with"):
+    with pytest.raises(UserError, match=r"^loras=\[{path: .*the run was made with \[\],"):
         resume_run(path, [f"loras=[{{path: {file}}}]", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
 
 
@@ -136,6 +139,17 @@ def test_a_file_that_has_moved_is_given_by_its_new_path(made, tmp_path):
     assert [lora.path for lora in changed.loras] == [str(moved), str(first.with_name("b.safetensors"))]
     assert [lora.sha256 for lora in changed.loras] == [lora.sha256 for lora in read_saved(path).loras]
     assert changed.loras[0].scale == 0.5
+
+
+def test_saved_configs_that_differ_in_a_lora_are_told_apart_by_its_field(tmp_path):
+    one, two = (saved("prompt=a", f"loras=[{{path: /a, scale: {scale}}}]") for scale in (0.7, 0.8))
+    more = saved("prompt=a", "loras=[{path: /a, scale: 0.7}, {path: /b}]")
+    with pytest.raises(UserError, match=r"^loras.0.scale=0.8: .* has 0.7; choose"):
+        refuse_other_run(tmp_path, one, two, advice="choose another")
+    with pytest.raises(UserError, match=r"^loras.1.path=/b: .* has null; choose"):
+        refuse_other_run(tmp_path, one, more, advice="choose another")
+    with pytest.raises(UserError, match=r'^loras.1={path: "/b", scale: 1.0}: the run was made with null,'):
+        extended_config(one, more)
 
 
 def test_images_of_other_scales_are_in_other_batches(made):

@@ -120,6 +120,13 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     target[parts[-1]] = source[parts[-1]]
 
 
+def by_number(value: object) -> object:
+    """A list of groups as a group of them, each with its number as its name; other values as they are."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return {str(number): item for number, item in enumerate(value)}
+    return value
+
+
 def refuse_other_run(path: Path, there: SavedConfig, asked: SavedConfig, *, advice: str) -> None:
     """Raises UserError where the run directory `path` has the config of another run than `asked`.
 
@@ -144,4 +151,4 @@ def _compared(config: SavedConfig) -> dict[str, Any]:
         values.pop(name, None)  # a field that is saved only if it is set
     values |= text_fields(config)
     values["model"] = {name: value for name, value in values["model"].items() if name != "sha256"}
-    return values
+    return {name: by_number(value) for name, value in values.items()}

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, SavedConfig, saved_config
 from tpusd.config.typed import plain
@@ -18,7 +19,7 @@ from tpusd.plan.specs import row_numbers
 from tpusd.process.report import report
 from tpusd.prompts.rows import run_rows
 from tpusd.records.directory import RunDir, close_quietly
-from tpusd.records.saved import CHANGEABLE_ON_RESUME, override, read_saved, text_fields
+from tpusd.records.saved import CHANGEABLE_ON_RESUME, by_number, override, read_saved, text_fields
 from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
@@ -112,11 +113,25 @@ def _refuse_others(before: RunConfig, after: RunConfig) -> None:
 
 
 def _refuse_other(name: str, before: object, after: object) -> None:
-    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
-        for key in before:
-            _refuse_other(f"{name}.{key}", before[key], after[key])
+    """Raises UserError for the first field that differs, also inside of groups and of lists of groups."""
+    if before and after:
+        before, after = by_number(before), by_number(after)
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before | after:
+            _refuse_other(f"{name}.{key}", before.get(key), after.get(key))
     elif before != after:
         raise UserError(
-            f"{name}={show(after)}: the run was made with {show(before)}, and continues as it was made; "
+            f"{name}={_shown(after)}: the run was made with {_shown(before)}, and continues as it was made; "
             "start a new run for another value"
         )
+
+
+def _shown(value: object) -> str:
+    """A value for an error line; groups and lists as on a command line, without the fields that are not set."""
+    return show(hydra_value(_set_fields(value)) if isinstance(value, dict | list) else value)
+
+
+def _set_fields(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _set_fields(own) for name, own in value.items() if own is not None}
+    return [_set_fields(own) for own in value] if isinstance(value, list) else value
