@@ -206,11 +206,36 @@ def test_a_lora_of_another_base_is_refused_and_its_base_is_named(tmp_path):
             (flux, None, "Flux"),
             (wide, {"ss_base_model_version": "sdxl_base_v1-0"}, "Stable Diffusion XL"),
             (wide, {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "Stable Diffusion 2.x"),
+            (wide, {"ss_sd_model_name": "/models/sd_xl_base_1.0.safetensors"}, "Stable Diffusion XL"),
+            (wide, {"ss_sd_model_name": "v1-5-pruned.safetensors"}, "Stable Diffusion 1.x"),
+            (wide, {"ss_sd_model_name": "runwayml/stable-diffusion-v1-5"}, "Stable Diffusion 1.x"),
+            (wide, {"ss_sd_model_name": "v2-1_768-ema-pruned.ckpt"}, "Stable Diffusion 2.x"),
+            (wide, {"ss_sd_model_name": "C:\\models\\dreams_12.safetensors"}, "dreams_12.safetensors"),
+            (wide, {"modelspec.title": "Ink, for SDXL"}, "Stable Diffusion XL"),
+            (wide, {"modelspec.title": "Ink (SD 1.5)"}, "Stable Diffusion 1.x"),
         ]
     ):
         line = error(write(tmp_path / f"{number}.safetensors", tensors, metadata))
         assert f"does not fit model=tiny (it was made for {base})" in line
     assert "(2, 99)" in line and "and the weight is (16, 16)" in line
+    untold = error(write(tmp_path / "untold.safetensors", wide, {"modelspec.title": "Ink v2"}))
+    assert "does not fit model=tiny; choose" in untold
+
+
+def test_a_lora_of_another_base_is_a_short_line_that_names_three_tensors(tmp_path):
+    """A whole LoRA of SDXL: two thousand tensors, most of layers that the model does not have."""
+    tensors = {}
+    for number in range(700):
+        layer = f"lora_unet_output_blocks_{number}_1_transformer_blocks_9_attn2_to_out_0"
+        tensors |= {f"{layer}.lora_up.weight": random(2, 1), f"{layer}.lora_down.weight": random(1, 2)}
+    tensors |= {f"{TO_Q_KOHYA}.lora_up.weight": random(16, 2), f"{TO_Q_KOHYA}.lora_down.weight": random(2, 99)}
+    line = error(write(tmp_path / "xl.safetensors", tensors, {"ss_base_model_version": "sdxl_base_v1-0"}))
+    assert "(it was made for Stable Diffusion XL); choose a LoRA for this model, or the model that it was" in line
+    assert (
+        line.count("lora_unet") == 3 and "1400 for which the model has no layer: " in line and "and 1397 more" in line
+    )
+    assert line.endswith("; 1 of another shape")
+    assert len(line) < 800
 
 
 @pytest.mark.parametrize(

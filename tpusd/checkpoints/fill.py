@@ -135,10 +135,12 @@ def match(
     return chosen
 
 
-def listed(kind: str, rows: list[str]) -> str:
-    """The faults of one kind, for an error line."""
-    more = f" and {len(rows) - MAX_SHOWN} more" if len(rows) > MAX_SHOWN else ""
-    return f"{len(rows)} {kind}: {', '.join(rows[:MAX_SHOWN])}{more}"
+def listed(kind: str, rows: list[str], most: int = MAX_SHOWN) -> str:
+    """The faults of one kind, for an error line, which names `most` of them."""
+    if not most:
+        return f"{len(rows)} {kind}"
+    more = f" and {len(rows) - most} more" if len(rows) > most else ""
+    return f"{len(rows)} {kind}: {', '.join(rows[:most])}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

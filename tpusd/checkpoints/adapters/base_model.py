@@ -1,8 +1,10 @@
 """Which model a LoRA was trained for, as far as its file says: for error lines and for the user.
 
-Trainers write it into the file's metadata; otherwise the names and widths of its layers tell.
+Trainers write it into the file's metadata; otherwise the names and widths of its layers tell, or the name of the
+checkpoint that it was trained on, or its title.
 """
 
+import re
 from collections.abc import Mapping
 
 from tpusd.errors import show
@@ -34,6 +36,16 @@ _PIECES = {
 }
 # Values that the cross-attention reads of the text.
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+# What a checkpoint's name or a title has in it -> the model's name.
+_SD = r"(?<![a-z])(?:sd|stable[ _.-]?diffusion)[ _.-]?v?"
+_WORDS = {
+    re.compile(rf"{_SD}[ _.-]?xl"): "Stable Diffusion XL",
+    re.compile(r"(?<![a-z])flux(?![a-z])"): "Flux",
+    re.compile(rf"{_SD}3(?:[ _.-]?5)?(?!\d)"): "Stable Diffusion 3",
+    re.compile(rf"(?:{_SD}|\Av)2(?:[ _.-]?[01])?(?!\d)"): "Stable Diffusion 2.x",
+    re.compile(rf"(?:{_SD}|\Av)1(?:[ _.-]?[1-5])?(?!\d)"): "Stable Diffusion 1.x",
+}
+_MAX_TEXT = 200  # characters of a name or a title that are looked at
 
 
 def base_model(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -54,5 +66,15 @@ def base_model(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]
             return name
     for stored, shape in shapes.items():
         if "attn2" in stored and "to_k" in stored and len(shape) > 1 and ("down" in stored or "lora_A" in stored):
-            return _WIDTHS.get(shape[1])
-    return None
+            if shape[1] in _WIDTHS:
+                return _WIDTHS[shape[1]]
+    return _by_name(metadata)
+
+
+def _by_name(metadata: Mapping[str, str]) -> str | None:
+    checkpoint = re.split(r"[/\\]", metadata.get("ss_sd_model_name", ""))[-1]
+    for text in (checkpoint, metadata.get("modelspec.title", "")):
+        for word, name in _WORDS.items():
+            if word.search(text[:_MAX_TEXT].lower()):
+                return name
+    return show(checkpoint) if checkpoint else None

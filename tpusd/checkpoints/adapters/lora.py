@@ -22,6 +22,7 @@ from tpusd.errors import UserError, show
 
 _ROOM = 1 << 22  # values that a tensor may have however small its weight is: ranks of small layers may be large
 _TIMES = 4  # a tensor has at most as many times the values of its weight, and the file those of the model
+_MAX_NAMED = 3  # tensors that do not fit and that an error line names
 _MAX_NAME = 160  # characters of a stored name in an error line
 _FULL = next(kind for kind in KINDS if kind.name == "full")
 
@@ -76,15 +77,22 @@ class _Faults:
     dtypes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        kinds = (
-            ("for which the model has no layer", self.unknown),
-            ("for a layer that has another", self.twice),
-            ("of a layer whose tensors are incomplete, or of a kind that is not implemented", self.incomplete),
-            ("of another shape", self.shapes),
-            ("larger than the weight that it changes", self.large),
-            (f"of a type other than {', '.join(FLOATS)}", self.dtypes),
+        """A line for each kind with their number; the first few are named."""
+        kinds = (  # with the tensors that a row names, roughly
+            ("for which the model has no layer", self.unknown, 1),
+            ("for a layer that has another", self.twice, 2),
+            ("of a layer whose tensors are incomplete, or of a kind that is not implemented", self.incomplete, 1),
+            ("of another shape", self.shapes, 3),
+            ("larger than the weight that it changes", self.large, 1),
+            (f"of a type other than {', '.join(FLOATS)}", self.dtypes, 1),
         )
-        return [listed(kind, rows) for kind, rows in kinds if rows]
+        lines, left = [], _MAX_NAMED
+        for kind, rows, size in kinds:
+            if rows:
+                most = min(left // size, len(rows))
+                left -= most * size
+                lines.append(listed(kind, rows, most))
+        return lines
 
 
 def open_lora(file: AdapterFile, architecture: Architecture, model_name: str) -> Lora:
@@ -120,8 +128,8 @@ def open_lora(file: AdapterFile, architecture: Architecture, model_name: str) ->
     if lines := faults.lines():
         made_for = "" if base is None else f" (it was made for {base})"
         raise UserError(
-            f"{file.where}: does not fit model={show(model_name)}{made_for}: {'; '.join(lines)}; "
-            "choose a LoRA for this model, or the model that it was made for"
+            f"{file.where}: does not fit model={show(model_name)}{made_for}; choose a LoRA for this model, or the "
+            f"model that it was made for: {'; '.join(lines)}"
         )
     if not differences:
         raise UserError(f"{file.where}: changes no weight; it is not a LoRA")
