@@ -218,7 +218,7 @@ def test_a_lora_of_another_base_is_refused_and_its_base_is_named(tmp_path):
         line = error(write(tmp_path / f"{number}.safetensors", tensors, metadata))
         assert f"does not fit model=tiny (it was made for {base})" in line
     assert "(2, 99)" in line and "and the weight is (16, 16)" in line
-    untold = error(write(tmp_path / "untold.safetensors", wide, {"modelspec.title": "Ink v2"}))
+    untold = error(write(tmp_path / "untold.safetensors", wide, {"modelspec.title": "v2 of Ink"}))
     assert "does not fit model=tiny; choose" in untold
 
 

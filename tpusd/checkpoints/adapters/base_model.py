@@ -42,8 +42,8 @@ _WORDS = {
     re.compile(rf"{_SD}[ _.-]?xl"): "Stable Diffusion XL",
     re.compile(r"(?<![a-z])flux(?![a-z])"): "Flux",
     re.compile(rf"{_SD}3(?:[ _.-]?5)?(?!\d)"): "Stable Diffusion 3",
-    re.compile(rf"(?:{_SD}|\Av)2(?:[ _.-]?[01])?(?!\d)"): "Stable Diffusion 2.x",
-    re.compile(rf"(?:{_SD}|\Av)1(?:[ _.-]?[1-5])?(?!\d)"): "Stable Diffusion 1.x",
+    re.compile(rf"(?:{_SD}2(?:[ _.-]?[01])?|\Av2-[01])(?!\d)"): "Stable Diffusion 2.x",
+    re.compile(rf"(?:{_SD}1(?:[ _.-]?[1-5])?|\Av1-[1-5])(?!\d)"): "Stable Diffusion 1.x",
 }
 _MAX_TEXT = 200  # characters of a name or a title that are looked at
 
