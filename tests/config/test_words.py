@@ -116,7 +116,8 @@ def test_prompts_that_cannot_be_meant_are_refused(words, line):
         (["--fp16"], "write precision=fp16"),
         (["--no-such-thing"], "write fields as field=value"),
         (["--lora", "x"], "a LoRA is one of a list: loras="),
-        (["init_image=x.png"], "makes images from text alone"),
+        (["init_image=x.png"], "did you mean image"),
+        (["controlnet=x"], "it takes no control image"),
         (["gpu=0"], "a run uses all devices"),
         (["model.name=sdxl"], "write model=sdxl"),
         (["sampler.name=euler"], "write sampler=euler"),
@@ -236,6 +237,7 @@ def test_a_sweep_finds_its_files_from_every_directory(tmp_path, monkeypatch):
         "output=o",
     ]
     assert with_whole_paths(["prompts.path=null"]) == ["prompts.path=null"]
+    assert with_whole_paths(["mask=null,/m.png"]) == ['mask=null,"/m.png"']
 
 
 def test_the_quoted_form_that_a_message_gives_works():

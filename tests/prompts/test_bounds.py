@@ -83,3 +83,46 @@ def test_hostile_prompt_files_end_in_a_line(tmp_path, name):
     mebibytes, seconds, said = read(file)
     assert expected in said and said.count("\n") == 1 and len(said) < 1500
     assert mebibytes < MEBIBYTES and seconds < SECONDS, (mebibytes, seconds)
+
+
+BOMB = """
+import sys
+import pyarrow
+from pyarrow import parquet
+table = pyarrow.table({"prompt": ["a" * int(sys.argv[2])]})
+parquet.write_table(table, sys.argv[1], compression="zstd", use_dictionary=False, write_statistics=False)
+"""
+
+
+def varint(number, width=0):
+    """A number in the footer of a parquet file: Thrift's compact protocol, in at least `width` bytes."""
+    number, out = number << 1, []
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    while len(out) < width:
+        out[-1] |= 128
+        out.append(0)
+    return bytes(out)
+
+
+@pytest.mark.slow
+@pytest.mark.libraries
+def test_a_page_that_holds_more_than_its_file_says_is_a_line(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file, size = tmp_path / "p.parquet", 1_200_000_000
+    subprocess.run([sys.executable, "-c", BOMB, str(file), str(size)], check=True)
+    group = parquet.ParquetFile(file).metadata.row_group(0)
+    data = file.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    end = data[footer:]
+    for told in {group.column(0).total_uncompressed_size, group.total_byte_size}:
+        old = varint(told)
+        assert old in end
+        end = end.replace(old, varint(1000, len(old)))
+    file.write_bytes(data[:footer] + end)
+    assert parquet.ParquetFile(file).metadata.row_group(0).column(0).total_uncompressed_size == 1000
+    mebibytes, seconds, said = read(file)
+    assert "takes over 768 MiB to read" in said and said.count("\n") == 1
+    assert mebibytes < 1000 and seconds < SECONDS, (mebibytes, seconds)

@@ -309,7 +309,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         (lambda pa: {"prompt": shared(pa, "a" * 199_000, 1_000_000)}, "holds over 512 MiB of text"),
         (lambda pa: {"prompt": shared(pa, "a" * 8_000_000, 1000)}, "has rows of over 4 MiB"),
         (lambda pa: {"prompt": ["a"], "x": [[0] * 9_600_000]}, "holds over 9500000 values"),
-        (lambda pa: {"prompt": ["a"] * 20, "x": ["b" * 15_000_000] * 18}, "has a row group of over 256 MiB"),
+        (lambda pa: {"prompt": ["a"] * 18, "x": ["b" * 15_000_000] * 18}, "has a row group of over 256 MiB"),
         (lambda pa: {"prompt": ["a"]} | {f"c{number}": [1] for number in range(1000)}, "has 1001 columns"),
     ],
 )

@@ -178,7 +178,7 @@ def test_a_sweep_over_a_scale_is_a_field_of_the_command_line(tmp_path):
         ("loras=[{path: a, weight: 1}]", "no such field"),
         ("loras=[a.safetensors]", "must be a group of fields"),
         ("lora=a.safetensors", "a LoRA is one of a list"),
-        ("loras.0.scale=1", "config: cannot be composed"),
+        ("loras.0.scale=1", r"loras.0: there is no such LoRA; add loras=\[{path: FILE.safetensors}\]"),
     ],
 )
 def test_a_wrong_field_is_one_line(given, said):

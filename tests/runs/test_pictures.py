@@ -158,6 +158,31 @@ def test_a_run_is_made_again_from_its_own_config(run, files, tmp_path, capsys):
     assert "row 2: image=" in line and "is another file" in line and not (tmp_path / "third").exists()
 
 
+def test_a_run_is_made_again_from_another_picture_where_one_is_given(files, tmp_path, monkeypatch):
+    """Of the row that has the run's picture; the other row has its own."""
+    a, b, m = files
+    rows = hydra_value([{"prompt": "a fox"}, {"prompt": "an owl", "image": str(b)}])
+    monkeypatch.chdir(tmp_path)
+    fields = words(files, f"prompts.rows={rows}", "image=a.png", "mask=m.png")
+    run = start_run(config(*fields, f"output={tmp_path / 'run'}"), load=load)
+    other, white = save(tmp_path / "c.png", seed=9), save(tmp_path / "white.png", size=SIZE)
+
+    def inputs(*overrides, name):
+        reproduce(run, [*overrides, f"output={tmp_path / name}"], load=load)
+        return [(line["image_sha256"], line.get("mask_sha256")) for line in manifest(tmp_path / name)]
+
+    masked = sha256(m)
+    assert inputs(name="same") == [(sha256(a), masked), (sha256(b), masked)]
+    assert inputs(f"image={other}", name="other") == [(sha256(other), masked), (sha256(b), masked)]
+    assert inputs(f"mask={white}", name="white") == [(sha256(a), sha256(white)), (sha256(b), sha256(white))]
+    assert inputs("mask=null", name="none") == [(sha256(a), None), (sha256(b), None)]
+
+
+def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path):
+    run = start_run(config(*words(files, "resize=fit", f"output={tmp_path / 'run'}")), load=load)
+    assert "decided its sizes" in line_of(reproduce, run, ["resize=pad"], load=load)
+
+
 def test_a_picture_that_changes_while_the_run_is_made_ends_it_with_a_line(files, tmp_path):
     """The third batch's picture changes while the first batch is made; until then one batch is read ahead."""
     last = save(tmp_path / "c.png", seed=2)

@@ -334,6 +334,11 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(
                 f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
+        item = re.search(r"merging override \+*((?:model\.)?loras)\.(\d+)\.", str(error))
+        if item:
+            raise UserError(
+                f"{item[1]}.{item[2]}: there is no such LoRA; add {item[1]}=[{{path: FILE.safetensors}}]"
+            ) from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 

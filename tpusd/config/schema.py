@@ -452,6 +452,9 @@ def _check(config: RunConfig) -> None:
             "[0, 1] is all steps"
         )
     _check_noise(config)
+    for name, picture in (("image", config.image), ("mask", config.mask)):
+        if picture is not None and not picture.strip():
+            raise UserError(f"{name}='': must name a picture; {name}=null is none")
     if config.rows is not None:
         parse_rows(config.rows)
     if config.shard is not None:

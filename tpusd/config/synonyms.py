@@ -55,6 +55,11 @@ FIELDS: Mapping[str, str] = {
     "repo_id": "model.repo",
     "hf_repo": "model.repo",
     "pretrained_model_name_or_path": "model.repo",
+    "init_image": "image",
+    "init_img": "image",
+    "input": "image",
+    "mask_image": "mask",
+    "denoising_strength": "strength",
     "outdir": "output",
     "output_dir": "output",
     "out_dir": "output",
@@ -192,7 +197,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_TEXT_TO_IMAGE = "tpusd makes images from text alone; it takes no image, mask or control"
+_NO_CONTROL = "tpusd makes images from text and from a picture (image=FILE strength=0.6); it takes no control image"
 _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
@@ -201,14 +206,7 @@ _LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
 _CLIP_SKIP = "write model.clip_skip=1 for A1111's Clip skip: 2; it counts as diffusers does, from 0"
 # Name elsewhere -> why there is no such field.
 ABSENT: Mapping[str, str] = {
-    "image": _TEXT_TO_IMAGE,
-    "init_image": _TEXT_TO_IMAGE,
-    "init_img": _TEXT_TO_IMAGE,
-    "input": _TEXT_TO_IMAGE,
-    "mask": _TEXT_TO_IMAGE,
-    "strength": _TEXT_TO_IMAGE,
-    "denoising_strength": _TEXT_TO_IMAGE,
-    "controlnet": _TEXT_TO_IMAGE,
+    "controlnet": _NO_CONTROL,
     "device": _ALL_DEVICES,
     "devices": _ALL_DEVICES,
     "num_devices": _ALL_DEVICES,

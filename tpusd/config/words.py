@@ -92,8 +92,8 @@ def _with_paths(word: str, change: Callable[[str, str], str]) -> str:
     if override is None:
         return word if "," in value else f"{key}={hydra_value(change(key, value))}"
     if override.is_choice_sweep():
-        values = [_unquoted(item) for item in override.sweep_string_iterator()]
-        return f"{key}={','.join(hydra_value(change(key, item)) for item in values)}"
+        items = ((item, _unquoted(item)) for item in override.sweep_string_iterator())
+        return f"{key}={','.join(item if path is None else hydra_value(change(key, path)) for item, path in items)}"
     path = override.value()
     return f"{key}={hydra_value(change(key, path))}" if isinstance(path, str) else word
 
@@ -120,10 +120,11 @@ def _loras_with_paths(word: str, change: Callable[[str, str], str]) -> str:
     return f"{LORAS}{hydra_value(made)}"
 
 
-def _unquoted(value: str) -> str:
-    override = read_override(f"x={value}")
-    found = None if override is None else override.value()
-    return found if isinstance(found, str) else value
+def _unquoted(item: str) -> str | None:
+    """A value of a sweep without its quotes; None for null."""
+    override = read_override(f"x={item}")
+    found = item if override is None else override.value()
+    return found if found is None or isinstance(found, str) else item
 
 
 def _text_in_quotes(word: str, multirun: bool) -> str:

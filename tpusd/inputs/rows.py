@@ -1,6 +1,7 @@
 """The pictures of a run's rows: found, checked and pinned by their sha256 before anything runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.rows import Row
-from tpusd.config.schema import RunConfig
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import ChangedFile, UserError, show, show_path
 from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
 from tpusd.plan.specs import ImageSize
 
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
+_ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashes
 PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
 
 
@@ -33,8 +35,12 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
         for row in rows
     )
-    if config.strength != RunConfig.strength and all(row.image is None for row in filled):
-        raise UserError(f"strength={config.strength:g}: there is no image to start from; add image=FILE")
+    if all(row.image is None for row in filled):
+        for name in ("strength", "resize"):
+            if (value := getattr(config, name)) != getattr(RunConfig, name):
+                raise UserError(f"{name}={show(value)}: there is no image to start from; add image=FILE")
+    if config.mask_feather and all(row.mask is None for row in filled):
+        raise UserError(f"mask_feather={config.mask_feather}: there is no mask; add mask=FILE")
     for number, row in enumerate(filled, config.first_row):
         for name in ("mask", "strength"):
             value = getattr(row, name)
@@ -46,6 +52,30 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
                 "leave noise or image out"
             )
     return filled
+
+
+def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
+    """A past run's config whose rows take `image`, `mask` and `resize` anew from the run, where `fields` has them.
+
+    Rows with a picture of their own keep it. Raises UserError for sizes that the old `resize` decided.
+    """
+    if "resize" in fields and saved.resize == "fit":
+        raise UserError("resize: the run was made with resize=fit, which decided its sizes; start a new run for others")
+    shared = [name for name, _ in PICTURES if name in fields and getattr(saved, name) is not None]
+    rows = tuple(_released(row, saved, shared) for row in saved.prompts.rows)
+    return replace(saved, prompts=replace(saved.prompts, rows=rows)) if shared else saved
+
+
+def _released(row: Row, saved: SavedConfig, names: Sequence[str]) -> Row:
+    of_run = {name for name in names if _is_of_run(row, saved, name)}
+    gone: dict[str, Any] = {field: None for pair in PICTURES if pair[0] in of_run for field in pair}
+    return replace(row, **gone)
+
+
+def _is_of_run(row: Row, saved: SavedConfig, name: str) -> bool:
+    """Whether a row's picture is the run's. The row has its whole path, and the run the path as it was given."""
+    path, given = getattr(row, name), Path(getattr(saved, name)).parts
+    return path is not None and Path(path).parts[-len(given) :] == given
 
 
 def same_rows(before: Row, after: Row) -> bool:
@@ -129,7 +159,7 @@ def _refuse_other(name: str, path: str, found: str, wanted: str | None) -> None:
     if wanted not in (None, found):
         raise ChangedFile(
             f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
-            f"restore the old one, or start a new run without {name}_sha256"
+            "restore the old one, or start a new run with this one"
         )
 
 
@@ -177,6 +207,9 @@ def _refuse(faults: Sequence[UserError]) -> None:
 def _look_at(one: tuple[str, str]) -> _Found | UserError:
     column, path = one
     where = f"{column}={show_path(Path(path))}"
+    address = _ADDRESS.search(path)
+    if address is not None:
+        return UserError(f"{column}={show(address[0])}: is an address; download the picture, and give its file")
     try:
         file = Path(path).resolve()
         size = storage.file_size(file)

@@ -18,6 +18,7 @@ from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
+from tpusd.inputs.rows import released
 from tpusd.plan.batches import ProgramKey, program_key
 from tpusd.plan.specs import make_spec, parse_name, planned
 from tpusd.process.report import report, say
@@ -72,7 +73,8 @@ def reproduce(
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
-    config = override(replace(saved, output=None, executor=LOCAL), overrides)  # a cluster may be elsewhere
+    base = replace(saved, output=None, executor=LOCAL)  # a cluster may be elsewhere
+    config = override(released(base, {word.partition("=")[0] for word in overrides}), overrides)
     if config.shard is not None:
         raise UserError(
             f"shard={show(config.shard)}: reproduce makes all images that it compares; use --images or --sample"
