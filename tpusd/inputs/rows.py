@@ -22,9 +22,11 @@ PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
 
 def located(row: Row, directory: Path) -> Row:
     """The row with whole paths; those that it has are relative to `directory`."""
+    if row.image is None and row.mask is None:
+        return row
     own = {name: getattr(row, name) for name, _ in PICTURES}
     whole: dict[str, Any] = {name: str(directory.absolute() / path) for name, path in own.items() if path is not None}
-    return replace(row, **whole) if whole != {name: path for name, path in own.items() if path is not None} else row
+    return replace(row, **whole)
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:

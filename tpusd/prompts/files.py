@@ -63,9 +63,10 @@ def _check_file(path: Path, most: int) -> None:
 
 
 def _read_txt(path: Path, column: str) -> Iterator[tuple[str, Record]]:
-    for number, line in enumerate(text_lines(path, f"prompts.path={show_path(path)}"), 1):
+    where = f"prompts.path={show_path(path)}"
+    for number, line in enumerate(text_lines(path, where), 1):
         if line.strip():
-            yield f"prompts.path={show_path(path)} line {number}", {"prompt": line.strip()}
+            yield f"{where} line {number}", {"prompt": line.strip()}
 
 
 def _read_csv(path: Path, column: str) -> Iterator[tuple[str, Record]]:
@@ -147,10 +148,11 @@ def _read_parquet(path: Path, column: str) -> Iterator[tuple[str, Record]]:
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[tuple[str, Record]]:
-    for number, line in enumerate(text_lines(path, f"prompts.path={show_path(path)}"), 1):
+    where = f"prompts.path={show_path(path)}"
+    for number, line in enumerate(text_lines(path, where), 1):
         if not line.strip():
             continue
-        place = f"prompts.path={show_path(path)} line {number}"
+        place = f"{where} line {number}"
         try:
             record = parse_json(line.strip(), max_values=MAX_LINE_VALUES, max_depth=1 + MAX_COLUMN_DEPTH)
         except JsonError as error:

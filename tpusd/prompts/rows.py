@@ -29,7 +29,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     faults: list[str] = []  # the first of them
     num_faults = 0
     room, names = MAX_VALUES - SPARE_VALUES, set[str]()
-    column = prompts.column or "prompt"
+    column, folder = prompts.column or "prompt", Path(prompts.path).parent
     for place, record in read_file(prompts.path, prompts.column):
         if prompts.on_empty == "skip" and _is_empty(record, column):
             continue
@@ -49,7 +49,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
             if num_faults == MAX_FAULTS or _is_of_every_row(record, column):
                 break
         else:
-            rows.append(located(row, Path(prompts.path).parent))
+            rows.append(located(row, folder))
             room -= row.num_values(names)
             if room < 0:
                 raise UserError(
