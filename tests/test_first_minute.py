@@ -23,7 +23,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[1]
 STILL = 3.0  # seconds without a word of what is going on
 FOREIGN = re.compile(
-    r"Traceback|Warning|WARNING|\[transformers\]|PyTorch|deprecat|\b[EWI]0000|jax\.|xla|absl|huggingface_hub\.",
+    r"Traceback|Warning|\[transformers\]|PyTorch was|None of PyTorch|deprecat|\b[EWI]0000|jax\.|xla|absl|huggingface_hub\.",
     re.IGNORECASE,
 )
 FEW_STEPS = "sampler.num_inference_steps=2"

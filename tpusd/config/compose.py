@@ -35,6 +35,7 @@ from tpusd.config.words import expanded
 from tpusd.config.yaml_files import parse_yaml
 from tpusd.errors import UserError, show, suggest
 from tpusd.process.arguments import Parser
+from tpusd.process.waiting import waiting
 
 VERSION_BASE = "1.3"
 MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
@@ -73,7 +74,8 @@ def compose_jobs(argv: Sequence[str]) -> list[Job] | None:
         return None
     shows_hydra = arguments.hydra_help or arguments.info
     if not (shows_hydra or arguments.shell_completion) or (shows_hydra and arguments.config_dir is not None):
-        jobs = _compose_all(arguments)
+        with waiting("composing the runs"):
+            jobs = _compose_all(arguments)
         if arguments.help:
             print(help_text(jobs[0].values, group_choices(arguments.config_dir)))
             return None
