@@ -23,7 +23,8 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[1]
 STILL = 3.0  # seconds without a word of what is going on
 FOREIGN = re.compile(
-    r"Traceback|Warning|\[transformers\]|PyTorch was|None of PyTorch|deprecat|\b[EWI]0000|jax\.|xla|absl|huggingface_hub\.",
+    r"Traceback|Warning|\[transformers\]|PyTorch was|None of PyTorch|deprecat|\b[EWI]0000|jax\.|xla|absl|"
+    r"huggingface_hub\.",
     re.IGNORECASE,
 )
 FEW_STEPS = "sampler.num_inference_steps=2"
