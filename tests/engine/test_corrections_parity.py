@@ -116,7 +116,9 @@ def image(pipeline, path, guidance):
 
 
 @pytest.mark.parametrize(
-    ("layout", "guidance"), [("sd1", 0.0), ("sd1", 0.5), ("sd1", 1.0), ("sd1", 1.5), ("sdxl", 0.0), ("sdxl", 1.5)]
+    ("layout", "guidance"),
+    [("sd1", 0.0), ("sd1", 1.5), ("sdxl", 0.0)]
+    + [pytest.param(*case, marks=pytest.mark.long) for case in (("sd1", 0.5), ("sd1", 1.0), ("sdxl", 1.5))],
 )
 def test_guidance_up_to_one_is_the_prompt_alone(tmp_path, layout, guidance):
     path = copy(tmp_path, layout)
