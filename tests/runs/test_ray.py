@@ -9,7 +9,11 @@ import pytest
 from support import ray_nodes
 from support.ray_nodes import WORDS, ended, files, run, start, with_driver_ended, with_nodes_ended
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # JAX, as Ray starts its processes
+]
 SWEEP = ("-m", "prompts=portraits", "sampler=ddim,euler", "sampler.num_inference_steps=3", "seed=0,1")
 
 
