@@ -15,6 +15,8 @@ from support.original_files import write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
+from tpusd.checkpoints.adapters import find_lora
+from tpusd.config.adapters import LoraConfig
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
@@ -440,3 +442,30 @@ def test_what_is_wrong_with_a_file_of_the_hub_is_one_line(hub, monkeypatch):
     assert "no such repository, or a private one" in refusal(file="x.safetensors")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "the cache does not hold x.safetensors" in refusal(file="x.safetensors")
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_lora_comes_from_the_hub_and_then_from_its_cache(hub):
+    hub.copies["someone/ink"] = {"ink.safetensors": b"lora", "ink.pt": b"pickle", "README.md": b""}
+
+    def found(**source):
+        return find_lora(LoraConfig(repo="someone/ink", **({"revision": COMMIT} | source)), "loras[0]")
+
+    def line(**source):
+        with pytest.raises(UserError) as caught:
+            found(**source)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    online = found()
+    assert (online.file, online.commit, online.path.read_bytes()) == ("ink.safetensors", COMMIT, b"lora")
+    assert online.sha256 == hashlib.sha256(b"lora").hexdigest()
+    assert "loras[0].file=ink.pt: is a pickle" in line(file="ink.pt")
+    assert "loras[0].file=x.safetensors: someone/ink has no such file" in line(file="x.safetensors")
+    hub.error = (503, "down")
+    assert found(file="ink.safetensors") == online
+    assert "to list its files; connect, or name one" in line()
+    hub.error = None
+    hub.gone.add("someone/ink")
+    assert line().startswith("loras[0].repo=someone/ink: no such repository")

@@ -80,7 +80,7 @@ def torch_weights(pipeline):
 
 
 def assert_merged(ours, theirs, layout):
-    """ours: what we changed. theirs: all weights of the reference, whose changed ones must be those of ours."""
+    """ours: the changed weights. theirs: all weights of the reference; it must have changed the same ones."""
     before = plain(layout)
     differing = {key for key, value in theirs.items() if key in before and not np.array_equal(value, before[key])}
     assert set(ours) == differing

@@ -194,8 +194,8 @@ def test_the_packaged_lora_is_known_by_its_name():
     assert {difference.part for difference in lora.differences} == {"unet"} and not lora.notes
     saved = lora_to_save(given, lora.file)
     assert saved == dataclasses.replace(given, sha256=lora.file.sha256)
-    (told,) = describe_loras([lora])
-    assert told["asset"] == "old_photograph" and told["path"] is told["repo"] is None
+    (described,) = describe_loras([lora])
+    assert described["asset"] == "old_photograph" and described["path"] is described["repo"] is None
     with pytest.raises(
         UserError, match=r"loras\[0\].asset=ink: the package holds no such LoRA; it holds old_photograph"
     ):

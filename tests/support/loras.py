@@ -1,4 +1,4 @@
-"""Random LoRA files for tiny checkpoints, in every naming, and the weights that a merge of ours gives."""
+"""Random LoRA files for tiny checkpoints, in every naming, and the weights that our merge gives."""
 
 import functools
 from pathlib import Path

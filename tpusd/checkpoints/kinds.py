@@ -80,7 +80,7 @@ def other_kind(tensors: Mapping[str, TensorInfo]) -> Kind | None:
 
 
 def input_channels(tensors: Mapping[str, TensorInfo]) -> int | None:
-    """Of the UNet; None where its first layer is not there, or is none."""
+    """Of the UNet; None where its first layer is missing or has another shape."""
     first = tensors.get(f"{UNET}input_blocks.0.0.weight")
     return first.shape[1] if first is not None and len(first.shape) == 4 else None
 

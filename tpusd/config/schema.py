@@ -454,7 +454,7 @@ def _check(config: RunConfig) -> None:
     _check_noise(config)
     for name, picture in (("image", config.image), ("mask", config.mask)):
         if picture is not None and not picture.strip():
-            raise UserError(f"{name}='': must name a picture; {name}=null is none")
+            raise UserError(f"{name}='': must name a picture; {name}=null means no picture")
     if config.rows is not None:
         parse_rows(config.rows)
     if config.shard is not None:

@@ -57,7 +57,7 @@ def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
 
 
 def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
-    """A past run's config whose rows take `image`, `mask` and `resize` anew from the run, where `fields` has them.
+    """A past run's config whose rows no longer hold the run's `image` and `mask`, where `fields` sets them again.
 
     Rows with a picture of their own keep it. Raises UserError for sizes that the old `resize` decided.
     """

@@ -51,7 +51,7 @@ def guidance_embedding(scale: jax.Array, dim: int) -> jax.Array:
 class TimestepEmbedding(nnx.Module):
     """Two-layer perceptron on an embedding vector. (b,in) -> (b,features).
 
-    cond_features: of a second vector (b,cond_features), whose projection is added to the first; None: there is none.
+    cond_features: of a second vector (b,cond_features), whose projection is added to the first; None: without it.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class Card:
 
     samplers: those that suit it.
     steps: numbers of steps.
-    most_guidance: the highest guidance scale; up to 1 there is none.
+    most_guidance: the highest guidance scale; a scale up to 1 switches guidance off.
     spacing: of the timesteps; None: the samplers have none.
     timesteps: the model's own; None: those of the sampler.
     size: of the images, in pixels; None: as its checkpoint says.

@@ -1,20 +1,19 @@
 """Where a LoRA's file is: on the disk, or on the Hugging Face Hub -> a file of this machine. Knows no content."""
 
 import functools
-import hashlib
 import os
-import re
 import shlex
 import stat
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
+from tpusd import storage
+from tpusd.checkpoints.hub_file import hub_file, refusal
+from tpusd.checkpoints.source import is_pickle
 from tpusd.errors import UserError, show, show_path
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _TO_SAFETENSORS = (
     "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
     "d = d.get('state_dict', d); "
@@ -57,8 +56,7 @@ class AdapterFile:
     def sha256(self) -> str:
         """Of the file. Reads it. Raises UserError."""
         try:
-            with open(self.path, "rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
+            return storage.file_sha256(self.path.resolve())
         except OSError as error:
             raise UserError(f"{self.where}: cannot be read: {error.strerror}") from None
 
@@ -82,14 +80,18 @@ def _packaged(name: str, where: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
+def _refuse_pickle(path: Path, where: str) -> NoReturn:
+    target = path.with_suffix(".safetensors").name
+    command = f'python -c "{_TO_SAFETENSORS}" {shlex.quote(path.name)} {shlex.quote(target)}'
+    raise UserError(
+        f"{where}: is a pickle, which can run code and is never opened; convert it where you trust it, with "
+        f"PyTorch: {show(command, 600)}"
+    )
+
+
 def _plain_file(path: Path, where: str) -> Path:
-    if path.suffix.lower() in _PICKLES:
-        target = path.with_suffix(".safetensors").name
-        command = f'python -c "{_TO_SAFETENSORS}" {shlex.quote(path.name)} {shlex.quote(target)}'
-        raise UserError(
-            f"{where}: is a pickle, which can run code and is never opened; convert it where you trust it, with "
-            f"PyTorch: {show(command, 600)}"
-        )
+    if is_pickle(path):
+        _refuse_pickle(path, where)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -105,44 +107,26 @@ def _plain_file(path: Path, where: str) -> Path:
 
 
 def _from_hub(source: AdapterSource, field: str) -> AdapterFile:
-    import huggingface_hub  # a second to import
-    from huggingface_hub import errors
+    assert source.repo is not None
+    where = f"{field}.repo={show(source.repo)}"
+    file = source.file or _only_file(_listed(source.repo, source.revision, field), where, field)
+    if is_pickle(Path(file)):
+        _refuse_pickle(Path(file), f"{field}.file={show(file)}")
+    found = hub_file(source.repo, file, source.revision, field)
+    told = f"{where} {field}.file={show(file)}"
+    return AdapterFile(path=found.path, where=told, repo=source.repo, file=file, commit=found.commit)
 
-    repo, revision = source.repo, source.revision
-    assert repo is not None
-    where = f"{field}.repo={show(repo)}"
+
+def _listed(repo: str, revision: str | None, field: str) -> list[str]:
+    import huggingface_hub  # a second to import
+
     try:
-        file = source.file or _only_file(huggingface_hub.HfApi().list_repo_files(repo, revision=revision), where, field)
-        if Path(file).suffix.lower() in _PICKLES:
-            _plain_file(Path(file), f"{field}.file={show(file)}")  # refuses it
-        path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
-    except UserError:
-        raise
-    except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError: must come first
-        raise UserError(
-            f"{where}: gated; accept its terms at https://huggingface.co/{show(repo)}, then log in with: hf auth login"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"{where}: no such repository, or a private one; check the name, or log in with: hf auth login"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise UserError(f"{field}.revision={show(revision)}: {show(repo)} has no such branch, tag or commit") from None
-    except errors.EntryNotFoundError:
-        raise UserError(
-            f"{field}.file={show(source.file)}: {show(repo)} has no such file, or it is not in the cache"
-        ) from None
-    except errors.HFValidationError as error:
-        raise UserError(
-            f"{where}: is not the name of a repository ({show(str(error), 160)}); it must be owner/name"
-        ) from None
+        return huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
     except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
-        raise UserError(
-            f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold the file; "
-            f"connect once, or use {field}.path=FILE"
+        raise refusal(error, repo, revision, field) or UserError(
+            f"{field}.repo={show(repo)}: the Hub cannot be reached ({type(error).__name__}) to list its files; "
+            f"connect, or name one that the cache has with {field}.file=NAME.safetensors"
         ) from None
-    commit = next((part for part in path.parts[::-1] if _COMMIT.fullmatch(part)), None)
-    return AdapterFile(path=path, where=f"{where} {field}.file={show(file)}", repo=repo, file=file, commit=commit)
 
 
 def _only_file(names: list[str], where: str, field: str) -> str:
