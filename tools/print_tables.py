@@ -216,6 +216,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
     "few-steps": few_steps_table,

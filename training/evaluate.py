@@ -52,6 +52,11 @@ def held_out_prompts(count: int, silent: Sequence[str] = ()) -> tuple[list[Portr
 
 def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     """(n,H,W,3) uint8, as `python -m tpusd.run` with these overrides and prompts makes them."""
+    return generate_timed(prompts, *overrides)[0]
+
+
+def generate_timed(prompts: Sequence[str], *overrides: str) -> tuple[np.ndarray, float]:
+    """The same, and the seconds of the batches without compiling and reading weights."""
     from tpusd.runs.loras import scaled
     from tpusd.runs.prepare import prepare_run
 
@@ -61,13 +66,15 @@ def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     prepared = prepare_run(config)
     pipeline = _pipeline(config.model, config.precision, prepared.config.height, prepared.config.width)
     images = ((prepared, spec) for spec in make_specs(prepared.config))
-    made = {}
+    made, seconds = {}, 0.0
     for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
         tables = [prepared.table(spec) for spec in batch.specs]
+        began, spent = time.monotonic(), sum(pipeline.seconds.values())
         images_of = pipeline.generate(batch.specs, tables, loras=scaled(prepared.config, prepared.loras))
+        seconds += time.monotonic() - began - (sum(pipeline.seconds.values()) - spent)
         for spec, image in zip(batch.specs, images_of, strict=True):
             made[spec.row] = image.pixels
-    return np.stack([made[row] for row in range(len(prompts))])
+    return np.stack([made[row] for row in sorted(made)]), seconds
 
 
 @functools.cache
