@@ -238,7 +238,12 @@ def test_guidance_by_step_is_that_of_the_references_callback(layout, name, monke
 
 
 CACHED = [("sd1", 0), ("sd1", 1), ("sdxl", 0)]
-CACHED += [pytest.param(layout, branch, marks=pytest.mark.long) for layout in LAYOUTS for branch in range(4)]
+CACHED += [
+    pytest.param(layout, branch, marks=pytest.mark.long)
+    for layout in LAYOUTS
+    for branch in range(4)
+    if (layout, branch) not in CACHED
+]
 
 
 @pytest.mark.parametrize(("layout", "branch"), CACHED)
