@@ -33,6 +33,7 @@ def test_exported_weights_fit_the_networks_that_are_trained(embedded):
         assert shapes(load_exported(folder, part)) == shapes(params[part])
 
 
+@pytest.mark.slow
 def test_exported_weights_are_those_of_the_file(embedded):
     stored = load_file(embedded.directory / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
     kernel = load_exported(embedded.directory, "unet")["conv_in"]["kernel"]
