@@ -8,11 +8,14 @@ import importlib.util
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import pytest
+
 
 def helper_class() -> type:
-    """The authors' class that switches the cache on and off."""
+    """The authors' class that switches the cache on and off. Skips the test where the package is not there."""
     package = importlib.util.find_spec("DeepCache")
-    assert package is not None and package.submodule_search_locations is not None
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("needs the package DeepCache")
     file = Path(package.submodule_search_locations[0]) / "extension" / "deepcache.py"
     spec = importlib.util.spec_from_file_location("deepcache_of_the_authors", file)
     module = importlib.util.module_from_spec(spec)
