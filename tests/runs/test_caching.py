@@ -48,6 +48,7 @@ def test_a_run_says_what_it_reuses_and_continues(tmp_path, fields, line):
         resume(run, "cache=deepcache", "cache.interval=4")
 
 
+@pytest.mark.slow
 def test_another_interval_is_set_on_a_saved_cache(tmp_path):
     run = start(tmp_path / "run", *INTERVAL)
     saved = read_saved(run)
@@ -57,6 +58,7 @@ def test_another_interval_is_set_on_a_saved_cache(tmp_path):
     assert (masked.steps, masked.interval, masked.branch) == ((0, 9), None, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [(), INTERVAL, MASK])
 def test_the_command_of_a_picture_has_it(tmp_path, fields):
     run = start(tmp_path / "run", *fields)
