@@ -12,7 +12,8 @@ from tpusd.records.sweep import Sweep
 
 MAX_SCORES = 6  # of one plot
 MAX_VALUES = 10  # of a heat map's axis
-MAX_NAMED = 10  # settings with their names
+MAX_NAMED = 10  # settings that the list below the plot has, beside the best ones
+LINE = 34  # pixels of a line of that list
 WIDTH, HEIGHT = 1100, 720  # pixels of a plot of settings
 LEFT, RIGHT, TOP, BOTTOM = 150, 40, 60, 100
 CELL_WIDTH, CELL_HEIGHT = 190, 84
@@ -70,7 +71,9 @@ class _Pen:
 
 
 def _scatter(found: Sequence[Setting], column: str) -> Image.Image:
-    pen = _Pen(WIDTH, HEIGHT)
+    numbered = list(enumerate(found, 1))
+    named = [(number, one) for number, one in numbered if one.is_best or number <= MAX_NAMED]
+    pen = _Pen(WIDTH, HEIGHT + LINE * len(named) + 30)
     seconds = [one.seconds for one in found if one.seconds is not None]
     spreads = [(one.cell.mean, one.cell.spread or 0.0) for one in found]
     xs = _Scale([0.0, *seconds], LEFT, WIDTH - RIGHT)
@@ -85,19 +88,21 @@ def _scatter(found: Sequence[Setting], column: str) -> Image.Image:
     pen.text(LEFT, 26, column)
     front = sorted((one.seconds or 0.0, one.cell.mean) for one in found if one.is_best)
     pen.draw.line([(xs.at(x), ys.at(y)) for x, y in front], fill=BLUE, width=3)
-    for one in found:
+    for number, one in sorted(enumerate(found, 1), key=lambda pair: pair[1].is_best):  # the best ones on top
         x, y = xs.at(one.seconds or 0.0), ys.at(one.cell.mean)
         spread = one.cell.spread or 0.0
         pen.draw.line([(x, ys.at(one.cell.mean - spread)), (x, ys.at(one.cell.mean + spread))], fill=GRAY, width=3)
         pen.draw.ellipse([x - 9, y - 9, x + 9, y + 9], fill=BLUE if one.is_best else LIGHT, outline=BLUE, width=4)
-    named = [one for one in found if one.is_best] if len(found) > MAX_NAMED else found
-    for one in named[:MAX_NAMED]:
-        x = xs.at(one.seconds or 0.0)
-        is_right = x > WIDTH * 0.65
-        pen.text(
-            x + (-16 if is_right else 16), ys.at(one.cell.mean) - 20, one.name, BLACK, "right" if is_right else "left"
-        )
+        if one.is_best or number <= MAX_NAMED:
+            pen.text(x + 14, y - 18, str(number))
+    for place, (number, one) in enumerate(named):
+        color = BLACK if one.is_best else GRAY
+        pen.text(LEFT, HEIGHT + 10 + place * LINE, f"{number}  {_text(one.cell)}  {one.name}", color)
     return pen.image
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.mean:.4g}" if cell.spread is None else f"{cell.mean:.4g} ± {cell.spread:.2g}"
 
 
 def _heat(sweep: Sweep, column: str, across: str, down: str, cells: Mapping[tuple[str, str], Cell]) -> Image.Image:
@@ -124,8 +129,7 @@ def _heat(sweep: Sweep, column: str, across: str, down: str, cells: Mapping[tupl
             left, upper = label + i * CELL_WIDTH, top + j * CELL_HEIGHT
             box = [left + 3, upper + 3, left + CELL_WIDTH - 3, upper + CELL_HEIGHT - 3]
             pen.draw.rectangle(box, fill=_blue(share * MAX_SHARE))
-            spread = "" if cell.spread is None else f" ± {cell.spread:.2g}"
-            pen.text(left + CELL_WIDTH / 2, middle, f"{cell.mean:.4g}{spread}", BLACK, "middle")
+            pen.text(left + CELL_WIDTH / 2, middle, _text(cell), BLACK, "middle")
     return pen.image
 
 

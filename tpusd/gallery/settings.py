@@ -61,7 +61,9 @@ def settings(sweep: Sweep, runs: Sequence[ScoredRun], column: str) -> list[Setti
         seconds = [1 / run.rate for run in members if run.rate is not None and run.rate > MIN_RATE]
         if cell is not None:
             found.append(Setting(name=name, cell=cell, seconds=_mean(seconds) if seconds else None))
-    return _with_front(sorted(found, key=lambda one: -one.cell.mean))
+    return _with_front(
+        sorted(found, key=lambda one: (-one.cell.mean, math.inf if one.seconds is None else one.seconds))
+    )
 
 
 def heat_map(

@@ -64,13 +64,14 @@ function settings() {
     const rates = [...new Set(chosen.map((image) => images.job[image]))].map((number) => jobs[number].rate).filter((rate) => rate > 1e-9);
     if (found !== null) made.push({name, ...found, seconds: rates.length ? mean(rates.map((rate) => 1 / rate)) : null});
   }
-  return withFront(made.sort((a, b) => b.mean - a.mean));
+  return withFront(made.sort((a, b) => b.mean - a.mean || (a.seconds ?? Infinity) - (b.seconds ?? Infinity)));
 }
 
 // Marks the settings that no other one beats in both: a higher score in at most the time.
 function withFront(made) {
   let fastest = Infinity;
-  for (const one of made) {
+  for (const [number, one] of made.entries()) {
+    one.number = number + 1;
     one.best = one.seconds !== null && one.seconds < fastest;
     if (one.best) fastest = one.seconds;
   }
@@ -80,15 +81,15 @@ function withFront(made) {
 function plot() {
   const found = settings(), timed = found.filter((one) => one.seconds !== null);
   if (!timed.length) return [element("p", {class: "empty"}, `No run here has both a score of ${state.score} and a rate.`)];
-  const rows = found.map((one) => element("tr", {class: one.best ? "best" : ""}, element("td", {}, one.best ? "\u25cf" : ""), element("td", {}, element("bdi", {}, one.name)),
+  const rows = found.map((one) => element("tr", {class: one.best ? "best" : ""}, element("td", {}, one.best ? "\u25cf" : "\u25cb"), element("td", {}, String(one.number)), element("td", {}, element("bdi", {}, one.name)),
     element("td", {}, meanText(one)), element("td", {}, one.seconds === null ? "" : numberText(one.seconds)), element("td", {}, String(one.count))));
-  const head = ["", "setting", state.score, "seconds per image", "images"].map((text) => element("th", {scope: "col"}, text));
+  const head = ["", "", "setting", state.score, "seconds per image", "images"].map((text) => element("th", {scope: "col"}, text));
   return [element("p", {class: "note"}, `Filled: no other setting has a higher ${state.score} in at most the time. ${spreadText(spreadDim([]))}.`),
     scatter(timed), element("table", {class: "settings"}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows))];
 }
 
 const WIDTH = 860, HEIGHT = 420, LEFT = 74, RIGHT = 20, TOP = 16, BOTTOM = 48;  // of the plot, in its own units
-const NUM_NAMED = 12;  // settings with their names in the plot
+const NUM_NAMED = 40;  // settings with their numbers in the plot; of more, the best ones alone
 
 function svg(name, attributes, ...children) {
   const made = document.createElementNS($("drawing").namespaceURI, name);
@@ -110,15 +111,13 @@ function scatter(found) {
     svg("text", {transform: `translate(16 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle"}, state.score));
   const front = found.filter((one) => one.best).sort((a, b) => a.seconds - b.seconds);
   parts.push(svg("polyline", {class: "front", points: front.map((one) => `${xs(one.seconds)},${ys(one.mean)}`).join(" ")}));
-  for (const one of found) {
+  for (const one of [...found].sort((a, b) => a.best - b.best)) {  // the best ones on top
     const [x, y] = [xs(one.seconds), ys(one.mean)];
     parts.push(svg("g", {class: one.best ? "point best" : "point"}, svg("title", {}, `${one.name}: ${meanText(one)}, ${numberText(one.seconds)} s`),
       svg("line", {x1: x, x2: x, y1: ys(one.mean - spread(one)), y2: ys(one.mean + spread(one))}), svg("circle", {cx: x, cy: y, r: 5})));
   }
-  for (const one of (found.length > NUM_NAMED ? front : found).slice(0, NUM_NAMED)) {
-    const x = xs(one.seconds), isRight = x > WIDTH * .7;
-    parts.push(svg("text", {class: "name", x: x + (isRight ? -9 : 9), y: ys(one.mean) - 7, "text-anchor": isRight ? "end" : "start"}, one.name.slice(0, 60)));
-  }
+  for (const one of (found.length > NUM_NAMED ? front : found).slice(0, NUM_NAMED))
+    parts.push(svg("text", {class: "name", x: xs(one.seconds) + 8, y: ys(one.mean) - 6}, String(one.number)));
   return svg("svg", {viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${state.score} against seconds per image; the table below has the numbers`}, ...parts);
 }
 
