@@ -4,7 +4,7 @@
     python -m training.evaluate --behaviour          # guidance, negative prompts, steps and samplers, 100 prompts each
 
 Further arguments are those of `python -m tpusd.run`: model=local model.path=DIR measures another export. Attributes are
-read from the pixels by training.measure; nothing is learned for it.
+read from the pixels by tpusd.scores.portraits.measure; nothing is learned for it.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import make_specs
+from tpusd.scores.portraits.measure import Look, as_drawn, read_portrait
+from tpusd.scores.portraits.world import VALUES, Portrait, draw_portrait
 from training.captions import make_caption
-from training.measure import Look, as_drawn, read_portrait
 from training.pool import sheet
-from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 101
 BATCH_SIZE = 20
@@ -92,7 +92,7 @@ def _pipeline(model, precision, height: int, width: int):
 
 
 def read_portraits(images: np.ndarray, look: Look = as_drawn, processes: int = 2) -> list[Portrait]:
-    """What `training.measure` sees in each. look: of the images."""
+    """What `tpusd.scores.portraits.measure` sees in each. look: of the images."""
     read = functools.partial(read_portrait, look=look)
     if processes == 1:
         return [read(image) for image in images]
