@@ -16,9 +16,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from training.world import Portrait
 
 from training.evaluate import BATCH_SIZE, generate_timed, held_out_prompts, read_portraits
-from training.world import Portrait
 
 STEPS = 50
 CACHE = "cache=deepcache"
