@@ -217,6 +217,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "executor-options": functools.partial(run_options_table, "executor"),
+    "safety-options": functools.partial(run_options_table, "safety"),
     "lora-options": lora_options_table,
     "few-steps": few_steps_table,
     "samplers": samplers_table,

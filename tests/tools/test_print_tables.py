@@ -48,9 +48,10 @@ def test_a_row_of_options_names_the_samplers_that_have_it(name):
 
 def test_every_field_that_a_command_line_can_set_is_in_a_table():
     printed = "".join(
-        tables.run_options_table(group) for group in ("", "model", "model.vae", "precision.unet", "prompts", "executor")
+        tables.run_options_table(group)
+        for group in ("", "model", "model.vae", "precision.unet", "prompts", "executor", "safety")
     )
-    groups = {"model", "model.vae", "model.unet", "precision", "sampler", "prompts", "executor"}
+    groups = {"model", "model.vae", "model.unet", "precision", "sampler", "prompts", "executor", "safety"}
     names = [
         name
         for name in field_names()

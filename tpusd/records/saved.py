@@ -22,6 +22,7 @@ GROUPS = (
     "precision",
     "sampler",
     "executor",
+    "safety",
 )  # whose saved choice is the start of an override such as sampler.eta=1
 # These fields do not decide a pixel, so a run may continue with other values of them.
 CHANGEABLE_ON_RESUME = (
