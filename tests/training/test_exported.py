@@ -23,6 +23,7 @@ def shapes(state):
     return jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_exported_weights_fit_the_networks_that_are_trained(embedded):
     folder = embedded.directory

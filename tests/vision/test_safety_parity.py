@@ -30,7 +30,7 @@ def reference(tensors):
     config = CLIPConfig(vision_config=config_fields(vision_config()), projection_dim=PROJECTION)
     model = published.StableDiffusionSafetyChecker(config).eval()
     renamed = {name.replace("vision_model.vision_model.", "vision_model."): value for name, value in tensors.items()}
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in renamed.items()})
+    model.load_state_dict({name: torch.tensor(value) for name, value in renamed.items()})
     return model
 
 
