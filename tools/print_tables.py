@@ -229,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
+    "safety-options": functools.partial(run_options_table, "safety"),
     "lora-options": lora_options_table,
     "few-steps": few_steps_table,
     "samplers": samplers_table,

@@ -20,6 +20,8 @@ from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
+from tpusd.config.safety import OFF, SafetyConfig, check_safety
+from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
@@ -304,6 +306,9 @@ class RunConfig:
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
     executor: Annotated[ExecutorConfig, SavedIfSet(), Help("where the images are made")] = LOCAL
+    safety: Annotated[
+        SafetyConfig, SavedIfSet(), Help("a safety checker that looks at every picture before it is written")
+    ] = OFF
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -408,7 +413,10 @@ def _with_paths(config: RunConfig) -> RunConfig:
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
-    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask)
+    safety = with_whole_safety_path(config.safety)
+    return dataclasses.replace(
+        config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask, safety=safety
+    )
 
 
 def _with_path(part: OtherPart, field: str) -> OtherPart:
@@ -467,6 +475,7 @@ def _check(config: RunConfig) -> None:
     _check_prompts(config.prompts)
     check_cache(config.cache)
     check_executor(config.executor)
+    check_safety(config.safety)
 
 
 def _check_noise(config: RunConfig) -> None:

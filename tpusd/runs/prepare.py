@@ -24,6 +24,7 @@ from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 from tpusd.runs.cards import card_notes
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
+from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
 from tpusd.runs.texts import count_tokens, measure_texts
 from tpusd.syntax.chunks import Extent, shape_of
 from tpusd.syntax.rules import TextShape
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
     from tpusd.checkpoints.adapters import Lora
     from tpusd.samplers.rows import Table
+    from tpusd.vision.safety import OpenedChecker
 
 
 MAX_TABLES = 256  # that are kept: rows may have up to a thousand numbers of steps
@@ -48,6 +50,7 @@ class PreparedRun:
     table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
     loras: opened, in the order of config.loras.
+    safety: the safety checker, opened; None where nobody looks at the pictures.
     """
 
     config: SavedConfig
@@ -56,6 +59,7 @@ class PreparedRun:
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
     loras: tuple["Lora", ...] = ()
+    safety: "OpenedChecker | None" = None
     extents: Mapping[str, Extent] = field(default_factory=dict)
 
     def num_calls(self, spec: ImageSpec) -> int:
@@ -98,11 +102,12 @@ def prepare_run(
     *,
     open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
     open_loras: OpenLoras = open_loras,
+    open_safety: OpenSafety = open_safety,
 ) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
-    open_loras: the same for LoRAs.
+    open_loras, open_safety: the same for LoRAs and for the safety checker.
     """
     check_loggers(config.loggers)
     rows = run_rows(config)
@@ -115,9 +120,11 @@ def prepare_run(
     height, width = image_size(config, checkpoint)
 
     loras = open_loras(config.loras, model, checkpoint)
-    lora_notes = check_loras(config, loras)
+    file_notes = check_loras(config, loras)
+    checker = open_safety(config.safety, model, checkpoint)
+    file_notes += check_checker(config, checker)
     saved = config_to_save(config, rows, checkpoint, height, width, loras)
-    saved = _with_pictures(saved, checkpoint)
+    saved = replace(_with_pictures(saved, checkpoint), safety=safety_to_save(config.safety, checker))
     rows = saved.prompts.rows
 
     table = _tables(checkpoint)
@@ -128,7 +135,7 @@ def prepare_run(
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     else:
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
-    notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
+    notes = [*file_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
@@ -139,6 +146,7 @@ def prepare_run(
         table=lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength),
         warnings=warnings,
         loras=loras,
+        safety=checker,
         extents=extents,
     )
 
