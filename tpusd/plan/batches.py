@@ -1,8 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
-together, whichever run they are of.
+where guidance is for the same model calls, LoRAs and embeddings are the same and the calls are equally many, they
+fill batches together, whichever run they are of.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tpusd.config.adapters import AppliedLora
+from tpusd.config.embeddings import AppliedEmbedding
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 from tpusd.syntax.rules import TextShape
@@ -53,6 +54,7 @@ class Kind:
     from_picture: bool
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
+    embeddings: tuple[AppliedEmbedding, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> K
         from_picture=spec.picture is not None,
         loras=spec.loras,
         text=text,
+        embeddings=spec.embeddings,
     )
 
 
@@ -168,7 +171,7 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """
     every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, kind.from_picture, None if kind.text is None else kind.text.chunks)
+        (has_it, kind.given_noise, kind.from_picture, 1 if kind.text is None else kind.text.chunks)
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
