@@ -243,7 +243,8 @@ class Worker:
             embeddings = self._open_embeddings(config.embeddings, config.model.name, checkpoint)
         except UserError as error:
             raise _Lacking(f"{error}; every host needs the files that the driver has, at the same path") from None
-        wanted = [one.sha256 for one in (*loras_of(config, config.prompts.rows), *config.embeddings)]
+        wanted = [lora.sha256 for lora in loras_of(config, config.prompts.rows)]
+        wanted += [one.sha256 for one in config.embeddings]
         files = [*(lora.file for lora in loras), *(one.file for one in embeddings)]
         for sha256, file in zip(wanted, files, strict=True):
             if file.sha256 != sha256:
