@@ -137,7 +137,7 @@ class PromptsConfig:
     wildcards: Annotated[
         bool,
         SavedIfSet(),
-        Help("`{a|b}` in a prompt is a choice, and `__NAME__` a line of a file; chosen once, by the seed and the row"),
+        Help("choices in braces and lines of files, `__NAME__`, in prompts: chosen once, by the seed and the row"),
     ] = False
     wildcards_dir: Annotated[
         str | None, SavedIfSet(), Help("the directory with the files of `__NAME__`, NAME.txt; it sets `wildcards`")
