@@ -37,11 +37,12 @@ def test_a_prompt_that_changes_compiles_nothing_and_changes_the_image():
 
 
 @pytest.mark.slow
-def test_an_image_does_not_depend_on_what_changes_beside_it():
+@pytest.mark.parametrize("cache", [(), ("cache=deepcache", "cache.interval=2")])
+def test_an_image_does_not_depend_on_what_changes_beside_it(cache):
     pipe, every = pipeline(per_device=2), ("a [fox:owl:2] in snow", "[cat|dog] [x::3]", "an elk")
-    together = generate(pipe, prompts(*every), *FAST)
+    together = generate(pipe, prompts(*every), *FAST, *cache)
     for row, text in enumerate(every):
-        alone = generate(pipe, prompts(text), f"first_row={row}", *FAST)[row, 0]
+        alone = generate(pipe, prompts(text), f"first_row={row}", *FAST, *cache)[row, 0]
         np.testing.assert_array_equal(alone.pixels, together[row, 0].pixels)
         assert alone.trace == together[row, 0].trace
 

@@ -32,10 +32,9 @@ from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.engine.texts import TextsByCall
 from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
-from tpusd.plan.batches import Kind, guided_pieces, kind_of
+from tpusd.plan.batches import Kind, full_calls, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
-from tpusd.samplers.loop import LoopState
-from tpusd.samplers.table import Table
+from tpusd.samplers.table import MAX_ROWS, Table
 from tpusd.syntax.chunks import extent, shape_of
 from tpusd.syntax.rules import TextRules, TextShape
 
@@ -67,12 +66,19 @@ class _Encoded(NamedTuple):
 
 
 class _Calls(NamedTuple):
-    """Model calls of one program: rows of the tables. cond, uncond: on the devices; None: calls without guidance."""
+    """Model calls of one program with the same texts: rows of the tables.
+
+    cond, uncond: on the devices; None: calls without guidance.
+    deep_half: what the program keeps from row to row, as a shape; None: nothing.
+    begins: whether its first row computes the deep half; otherwise that of the row before stays.
+    """
 
     rows: range
     program: Program
     cond: Conditioning
     uncond: Conditioning | None
+    deep_half: jax.ShapeDtypeStruct | None
+    begins: bool
 
 
 class _EncodedPicture(NamedTuple):
@@ -195,13 +201,15 @@ class Pipeline:
                 compiled[denoisers[has_it]],
                 encoded[now.prompts].conditioning,
                 encoded[now.negative_prompts].conditioning if has_it else None,
+                self._deep_half(kind, guided=has_it),
+                rows.start == own.start,
             )
             for own, has_it in pieces
             for rows, now in texts.pieces(own)
         ]
         picture = None if start is None else start.picture
-        state, trace = self._denoise(calls, padded, padded_tables, picture, on_step)
-        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
+        latents, trace = self._denoise(calls, padded, padded_tables, picture, _full_rows(kind, tables), on_step)
+        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
         text_digests = {now: gather(one.digests) for now, one in encoded.items()}
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
@@ -285,13 +293,15 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         picture: programs.Picture | None,
+        full_rows: np.ndarray | None,
         on_step: Callable[[int, int], None] | None,
-    ) -> tuple[LoopState, programs.Trace]:
-        """Runs the sampler: LoopState on the devices, and the host's Trace.
+    ) -> tuple[jax.Array, programs.Trace]:
+        """Runs the sampler: the latents on the devices, and the host's Trace.
 
         pieces: all model calls, in order.
         specs, tables: of a full batch, padding included.
         picture: on the devices; None: the images start from noise alone.
+        full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
@@ -308,19 +318,23 @@ class Pipeline:
             )
         )
         more = () if picture is None else (picture,)
+        full = () if full_rows is None else (self._devices.put_shared(full_rows),)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
         began = time.monotonic()
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
+            if stops[-1] == piece.rows.start and piece.begins:
+                deep_half = None if piece.deep_half is None else self._devices.zeros(piece.deep_half)
+                state = state._replace(kept=deep_half)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
             if drawn is not None and drawn.has_steps:
                 stop = min(stop, stops[-1] + ROWS_AT_ONCE)
                 keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, piece.cond, piece.uncond, *arguments, keys, *more
+                *full, self._weights_of("denoise"), *bounds, state, piece.cond, piece.uncond, *arguments, keys, *more
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -334,7 +348,10 @@ class Pipeline:
         noise, rows_traced, latents, num_finite = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+        return state.x, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+
+    def _deep_half(self, kind: Kind, *, guided: bool) -> jax.ShapeDtypeStruct | None:
+        return None if kind.cache is None else self._blueprint.deep_half(kind.cache.branch, guided=guided)
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
@@ -355,6 +372,7 @@ class Pipeline:
                     given_noise=kind.given_noise,
                     from_picture=kind.from_picture,
                     text=text,
+                    branch=None if kind.cache is None else kind.cache.branch,
                 )
                 for has_it, name in denoisers.items()
             },
@@ -420,8 +438,9 @@ class _WeightsInReading:
 def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
+    cache = "" if kind.cache is None else f"_cached_{kind.cache.branch}"
     chunks = "" if kind.text is None or kind.text.chunks == 1 else f"_{kind.text.chunks}"
-    return f"denoise{''.join(endings)}{chunks}"
+    return f"denoise{''.join(endings)}{cache}{chunks}"
 
 
 def encoder(text: TextShape | None) -> str:
@@ -448,6 +467,16 @@ def noise_scale(spec: ImageSpec, table: Table) -> float:
         return table.init_scale
     assert table.levels is not None
     return float(table.levels[0, 1])
+
+
+def _full_rows(kind: Kind, tables: Sequence[Table]) -> np.ndarray | None:
+    """bool (MAX_ROWS,): the rows that compute the deep half of the denoiser; None: all do, and there is no cache."""
+    if kind.cache is None:
+        return None
+    rows = np.ones(MAX_ROWS, np.bool_)
+    called = full_calls(kind.cache, kind.guided, max(map(len, tables)))
+    rows[: len(called)] = called
+    return rows
 
 
 def _not_finite(

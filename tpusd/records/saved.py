@@ -21,6 +21,7 @@ GROUPS = (
     "model",
     "precision",
     "sampler",
+    "cache",
     "executor",
 )  # whose saved choice is the start of an override such as sampler.eta=1
 LISTS = ("loras", "embeddings")  # fields whose items have fields

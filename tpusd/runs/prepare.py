@@ -121,6 +121,7 @@ def prepare_run(
     embeddings = open_embeddings(config.embeddings, model.name, bare)
     checkpoint = with_embeddings(bare, embeddings)
     checkpoint.family.check(config)
+    checkpoint.family.check_cache(checkpoint.configs, config.cache)
     rules = text_rules(config)
     checkpoint.family.check_rules(rules)
     height, width = image_size(config, checkpoint)
