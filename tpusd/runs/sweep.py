@@ -41,6 +41,7 @@ from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.shards import ShardDir, join_sweep, locked_shard, shared_files
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
+from tpusd.runs.embeddings import open_embeddings_once
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.executors.place import check_place, opened
 from tpusd.runs.loras import open_loras_once
@@ -299,6 +300,7 @@ def prepare_with_shared_checkpoints() -> Prepare:
         open_model=functools.cache(open_model),
         open_loras=open_loras_once(),
         open_safety=open_safety_once(),
+        open_embeddings=open_embeddings_once(),
     )
 
 
