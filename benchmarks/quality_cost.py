@@ -1,7 +1,7 @@
 """Quality against cost of the embedded model: fewer steps, guidance in an interval, and DeepCache, as a table.
 
     python -m benchmarks.quality_cost                       # 400 prompts, about an hour on two idle cores
-    python -m benchmarks.quality_cost --count 20            # a try
+    python -m benchmarks.quality_cost --count 20 --steps 10 --only cache.interval=3     # a try
 
 Quality is the share of attributes that are drawn as prompted, on combinations that were never trained on
 (training/evaluate.py); cost is seconds an image without compiling, the median of batches. A setting is of use only
@@ -13,11 +13,12 @@ falls on all alike. Differences are of pairs of pictures, with their standard er
 
 import argparse
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from training.world import Portrait
 
+from tpusd.scores.portraits.world import Portrait
 from training.evaluate import BATCH_SIZE, generate_timed, held_out_prompts, read_portraits
 
 STEPS = 50
@@ -36,9 +37,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="as for python -m tpusd.run")
     parser.add_argument("--count", type=int, default=400, help="prompts, in batches of 20")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the settings whose name has it")
     parser.add_argument("--processes", type=int, default=2, help="that read pictures")
     args = parser.parse_args()
-    settings = {name: [*args.overrides, *more, *name.split()] for name, more in SETTINGS.items()}
+    settings = {name: [*args.overrides, *more, *name.split()] for name, more in SETTINGS.items() if args.only in name}
     settings = {steps_name(args.steps): list(args.overrides)} | settings
     settings = {name: [f"sampler.num_inference_steps={args.steps}", *words] for name, words in settings.items()}
     portraits, prompts = held_out_prompts(args.count)
@@ -66,8 +68,9 @@ def equal_steps(prompts: Sequence[str], settings: Mapping[str, Sequence[str]], s
     few = max(1, steps // 5)
     whole = steps_name(steps)
     tried = dict(settings) | {"few": [*settings[whole], f"sampler.num_inference_steps={few}"]}
-    for words in tried.values():
-        generate_timed(prompts, *words)  # compiled, and warm
+    for name, words in tried.items():
+        say(f"compiling for {name}")
+        generate_timed(prompts, *words)
     seconds = {name: min(generate_timed(prompts, *words)[1] for _ in range(2)) for name, words in tried.items()}
     a_step = max((seconds[whole] - seconds["few"]) / (steps - few), 1e-9)
     found = {name: few + round((seconds[name] - seconds["few"]) / a_step) for name in settings if name != whole}
@@ -82,6 +85,7 @@ def made_in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in settings}
     for start in range(0, len(prompts), BATCH_SIZE):
         batch = prompts[start : start + BATCH_SIZE]
+        say(f"{start} of {len(prompts)} prompts, with {len(settings)} settings")
         for name, words in settings.items():
             pixels, spent = generate_timed(batch, *words, f"first_row={start}")
             images[name].append(pixels)
@@ -90,6 +94,10 @@ def made_in_turn(
     return {name: np.concatenate(of) for name, of in images.items()}, {
         name: statistics.median(of) for name, of in seconds.items()
     }
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def share(seen: Portrait, wanted: Portrait) -> float:

@@ -70,7 +70,7 @@ def generate_timed(prompts: Sequence[str], *overrides: str) -> tuple[np.ndarray,
     for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
         tables = [prepared.table(spec) for spec in batch.specs]
         began, spent = time.monotonic(), sum(pipeline.seconds.values())
-        images_of = pipeline.generate(batch.specs, tables, loras=scaled(prepared.config, prepared.loras))
+        images_of = pipeline.generate(batch.specs, tables, loras=scaled(batch.specs[0].loras, prepared.loras))
         seconds += time.monotonic() - began - (sum(pipeline.seconds.values()) - spent)
         for spec, image in zip(batch.specs, images_of, strict=True):
             made[spec.row] = image.pixels

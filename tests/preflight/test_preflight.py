@@ -97,6 +97,24 @@ def test_a_step_that_reuses_has_the_work_of_its_shallow_layers():
     assert work.per_trip - work.reused == pytest.approx(convolutions + attention + embedding, rel=1e-6)
 
 
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_an_interval_of_three_saves_the_work_that_its_steps_reuse(model):
+    """20 guided steps and a decode, of which 13 reuse: what the compiler's estimate is held against."""
+    architecture = find_architecture(config(f"model={model}").model)
+    size = 8 * architecture.configs["unet"].sample_size
+    precision = config("precision=bf16").precision
+    blueprint = Blueprint(architecture, precision, height=size, width=size, batch_size_per_device=1)
+    spec, decoding = blueprint.denoise(guided=True, branch=0), blueprint.decode()
+    work = count_flops(spec.function, *spec.shared, *spec.split)
+    decode = count_flops(decoding.function, *decoding.shared, *decoding.split).once
+    whole = 20 * work.per_trip + decode
+    ratio = whole / (whole - 13 * work.reused)
+    print(f"{model}: {ratio:.2f} times the work without a cache")
+    assert 1.6 < ratio < 20 / 7
+
+
 def transformer_flops(positions, c, *, heads_context):
     """One transformer block with its projections: self-attention, cross-attention, a feed-forward of four times c."""
     tokens, width = heads_context
