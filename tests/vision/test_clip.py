@@ -16,6 +16,8 @@ from tpusd.errors import UserError
 from tpusd.vision.clip import load_clip, unit
 from tpusd.vision.preprocessing import PreprocessorConfig, preprocess
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

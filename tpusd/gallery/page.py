@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tpusd.config.rows import ROW_FIELDS, Row
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.gallery.prompt_labels import prompt_labels
@@ -228,7 +228,7 @@ def _sampler_text(config: RunConfig) -> str:
 def _row(row: Row, index: int) -> dict[str, Any]:
     """A prompt row, as the page's program reads it. index: its place in the prompt set."""
     values: dict[str, Any] = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
-    values |= {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
+    values |= row.own_values()
     return values | ({"extra": dict(row.extra)} if row.extra else {})
 
 

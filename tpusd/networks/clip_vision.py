@@ -93,7 +93,8 @@ class CLIPVisionTransformer(nnx.Module):
 
     def __call__(self, pixels: jax.Array) -> jax.Array:
         *_, last = self.encoder(self.pre_layrnorm(self.embeddings(pixels)))
-        return self.post_layernorm(last[:, 0])
+        state: jax.Array = self.post_layernorm(last[:, 0])
+        return state
 
 
 class CLIPVisionModel(nnx.Module):
