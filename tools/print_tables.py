@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
+from tpusd.config.controls import ControlNet  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
 from tpusd.config.schema import RunConfig, make_config  # noqa: E402
@@ -197,6 +198,12 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
+def controlnet_options_table() -> str:
+    """A row for each field of a ControlNet."""
+    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(ControlNet)]
+    return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
+
+
 def lora_options_table() -> str:
     """A row for each field of a LoRA."""
     rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(LoraConfig)]
@@ -218,6 +225,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
+    "controlnet-options": controlnet_options_table,
     "few-steps": few_steps_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,

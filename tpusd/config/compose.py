@@ -44,8 +44,9 @@ _ALWAYS_THERE = (
     "prompts.on_empty=",
     "loras.",
     "model.loras.",
+    "model.controlnets.",
 )  # fields that a group of the user need not name
-_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras)\.")
+_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|model\.controlnets)\.")
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -336,11 +337,10 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(
                 f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
-        item = re.search(r"merging override \+*((?:model\.)?loras)\.(\d+)\.", str(error))
+        item = re.search(r"merging override \+*((?:model\.)?loras|model\.controlnets)\.(\d+)\.", str(error))
         if item:
-            raise UserError(
-                f"{item[1]}.{item[2]}: there is no such LoRA; add {item[1]}=[{{path: FILE.safetensors}}]"
-            ) from None
+            noun, path = ("ControlNet", "DIR") if item[1].endswith("controlnets") else ("LoRA", "FILE.safetensors")
+            raise UserError(f"{item[1]}.{item[2]}: there is no such {noun}; add {item[1]}=[{{path: {path}}}]") from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 

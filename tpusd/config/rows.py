@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
 from tpusd.config.paths import expanded_path
 from tpusd.config.typed import read_value
@@ -22,10 +23,13 @@ _NUMBERS: Mapping[str, tuple[object, type[int] | type[float]]] = {
     "height": (Size, int),
     "width": (Size, int),
     "strength": (Strength, float),
+    "control_scale": (ControlScale, float),
 }
 _FILES = ("image", "mask")  # a row's own pictures
 _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256)
+_CONTROL = ("control_images", "control_images_sha256")  # lists, with an entry for each ControlNet
+CONTROL_IMAGE = "control_image"  # a column for the list of one picture
+ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_CONTROL)
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
@@ -47,6 +51,9 @@ class Row:
     mask: str | None = None
     image_sha256: str | None = None
     mask_sha256: str | None = None
+    control_images: tuple[str | None, ...] | None = None  # files; None: the ControlNet has no effect
+    control_images_sha256: tuple[str | None, ...] | None = None
+    control_scale: ControlScale | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -56,15 +63,19 @@ class Row:
 
     def to_values(self) -> dict[str, Any]:
         """The row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
+        return self.own_values() | dict(self.extra)
+
+    def own_values(self) -> dict[str, Any]:
+        """The fields that are set, without further columns: texts, numbers and lists."""
         own = {name: getattr(self, name) for name in ROW_FIELDS if getattr(self, name) is not None}
-        return own | dict(self.extra)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
 
     def num_values(self, names: set[str]) -> int:
         """At least as many as the reader of a saved config counts.
 
         names: those of the rows before it, which count once. Those of this row are added.
         """
-        own = sum(getattr(self, name) is not None for name in ROW_FIELDS)
+        own = sum(map(_num_values, self.own_values().values()))
         before = len(names)
         names.update(self.extra)
         return 2 + own + sum(map(_num_values, self.extra.values())) + len(names) - before
@@ -106,6 +117,7 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     }
     files: dict[str, Any] = {name: _file(place, name, values.pop(name, None)) for name in _FILES}
     digests: dict[str, Any] = {name: _sha256(place, name, values.pop(name, None)) for name in _SHA256}
+    controls = _controls(place, values)
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
@@ -115,6 +127,7 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         **numbers,
         **files,
         **digests,
+        **controls,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -141,6 +154,35 @@ def _file(place: str, name: str, value: object) -> str | None:
     if "\0" in path or len(path) > MAX_PATH_CHARS:
         raise UserError(f"{place}: {name}={show(path)}: cannot be the name of a file")
     return expanded_path(path, f"{place}: {name}")
+
+
+def _controls(place: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The row's control images and their sums, which are taken out of `values`. Raises UserError."""
+    alone, several = (values.pop(name, None) for name in (CONTROL_IMAGE, _CONTROL[0]))
+    digests = values.pop(_CONTROL[1], None)
+    if alone in (None, "") and several in (None, ""):
+        if digests not in (None, ""):
+            raise UserError(f"{place}: {_CONTROL[1]}: has no control_images beside it; remove the column")
+        return {}
+    if alone not in (None, "") and several not in (None, ""):
+        raise UserError(f"{place}: has both control_image and control_images; leave one of the two out")
+    paths = [alone] if several in (None, "") else _list(place, _CONTROL[0], several)
+    files = tuple(_file(place, CONTROL_IMAGE, path) for path in paths)
+    if digests in (None, ""):
+        return {_CONTROL[0]: files}
+    sums = tuple(_sha256(place, _CONTROL[1], one) for one in _list(place, _CONTROL[1], digests))
+    if len(sums) != len(files):
+        raise UserError(f"{place}: {_CONTROL[1]}: has {len(sums)} entries for {len(files)} control_images")
+    return dict(zip(_CONTROL, (files, sums), strict=True))
+
+
+def _list(place: str, name: str, value: object) -> list[Any]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_CONTROLNETS:
+        raise UserError(
+            f"{place}: {name}={show(value)}: must be a list of 1 to {MAX_CONTROLNETS}, one for each ControlNet; "
+            "for one alone write control_image"
+        )
+    return list(value)
 
 
 def _sha256(place: str, name: str, value: object) -> str | None:

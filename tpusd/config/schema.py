@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet, control_with_whole_path
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
@@ -85,6 +86,12 @@ class ModelConfig:
         Len(0, MAX_LORAS),
         SavedIfSet(),
         Help("LoRAs that make this model what it is; a run has them behind its own, and a saved config in `loras`"),
+    ] = ()
+    controlnets: Annotated[
+        tuple[ControlNet, ...],
+        Len(0, MAX_CONTROLNETS),
+        SavedIfSet(),
+        Help("ControlNets, each of which reads a control image: `[{path: DIR, scale: 0.8, start: 0, end: 0.7}]`"),
     ] = ()
 
 
@@ -258,6 +265,25 @@ class RunConfig:
         SavedIfSet(),
         Help("with `paste_back`: pixels within the mask's edge over which the picture gives way to what is made"),
     ] = 0
+    control_image: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("the picture that the ControlNet reads, for the rows that have none of their own"),
+    ] = None
+    control_images: Annotated[
+        tuple[str, ...],
+        Len(0, MAX_CONTROLNETS),
+        SavedIfSet(),
+        Help("of several ControlNets, a picture for each, in their order"),
+    ] = ()
+    control_scale: Annotated[
+        ControlScale, SavedIfSet(), Help("a factor on the `scale` of every ControlNet; rows may have their own")
+    ] = 1.0
+    guess_mode: Annotated[
+        bool,
+        SavedIfSet(),
+        Help("ControlNets guide the prompt's half alone, and their first layers less, so that no prompt is needed"),
+    ] = False
     batch_size_per_device: Annotated[
         int,
         Interval(ge=1, le=4096),
@@ -391,22 +417,27 @@ def _with_the_models_loras(config: RunConfig) -> RunConfig:
 def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
-    image, mask = (
+    image, mask, control_image = (
         None if path is None else expanded_path(path, name)
-        for name, path in (("image", config.image), ("mask", config.mask))
+        for name, path in (("image", config.image), ("mask", config.mask), ("control_image", config.control_image))
     )
     if model.path is not None:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
     if model.config is not None:
         model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
     unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
-    model = dataclasses.replace(model, unet=unet, vae=vae)
+    nets = tuple(control_with_whole_path(net, f"model.controlnets[{i}]") for i, net in enumerate(model.controlnets))
+    model = dataclasses.replace(model, unet=unet, vae=vae, controlnets=nets)
     if prompts.path is not None:
         prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
-    return dataclasses.replace(config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask)
+    control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
+    return dataclasses.replace(
+        config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask,
+        control_image=control_image, control_images=control_images,
+    )  # fmt: skip
 
 
 def _with_path(part: OtherPart, field: str) -> OtherPart:
@@ -452,9 +483,13 @@ def _check(config: RunConfig) -> None:
             "[0, 1] is all steps"
         )
     _check_noise(config)
-    for name, picture in (("image", config.image), ("mask", config.mask)):
+    pictures = [("image", config.image), ("mask", config.mask), ("control_image", config.control_image)]
+    pictures += [(f"control_images[{i}]", path) for i, path in enumerate(config.control_images)]
+    for name, picture in pictures:
         if picture is not None and not picture.strip():
             raise UserError(f"{name}='': must name a picture; {name}=null means no picture")
+    if config.control_image is not None and config.control_images:
+        raise UserError("control_images: control_image is set too; leave one of the two out")
     if config.rows is not None:
         parse_rows(config.rows)
     if config.shard is not None:
@@ -541,6 +576,9 @@ def _check_model(model: ModelConfig) -> None:
     _check_file_of_repo(model.file, "model.file")
     _check_part(model.unet, "model.unet", "a UNet")
     _check_part(model.vae, "model.vae", "a VAE")
+    for i, net in enumerate(model.controlnets):
+        check_controlnet(net, f"model.controlnets[{i}]")
+        _check_file_of_repo(net.file, f"model.controlnets[{i}].file")
 
 
 def _check_part(part: OtherPart, field: str, noun: str) -> None:

@@ -1,4 +1,4 @@
-"""The programs as pure functions of one device's share: encode, denoise, decode, and encode_picture.
+"""The programs as pure functions of one device's share: encode, denoise, decode; encode_picture, embed_control.
 
 Weights, keys, sampler tables, guidance and step bounds are arguments, so none of them compiles anything again. What a
 network computes is the family's. Knows nothing of devices, files or prompts as text.
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from tpusd.config.schema import Weighting
 from tpusd.engine import noise as image_keys
-from tpusd.families.base import ChunkTokens, Conditioning, Family, Guidance, Networks, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, Control, Family, Guidance, Networks, Tokens
 from tpusd.samplers.loop import LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
@@ -108,6 +109,13 @@ def encode_picture(
     return whole, unmasked, digest(together), is_finite(together)
 
 
+def embed_control(family: Family, network: nnx.Module, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a ControlNet makes of its pictures (b,H,W,3) uint8, one by one: (b,h,w,c), digest (b,2), is finite (b,)."""
+    images = pixels.astype(jnp.float32) / 255
+    embedded: jax.Array = jax.lax.map(lambda image: family.embed_control(network, image[None])[0], images)
+    return embedded, digest(embedded), is_finite(embedded)
+
+
 def denoise(
     family: Family,
     networks: Networks,
@@ -121,6 +129,7 @@ def denoise(
     init_scale: jax.Array,
     keys: image_keys.Keys,
     picture: Picture | None = None,
+    control: Control | None = None,
     *,
     height: int,
     width: int,
@@ -137,6 +146,7 @@ def denoise(
     init_scale: (b,) float32.
     keys: (b,2) uint32, or the noise itself.
     picture: what the images start from; None: noise alone.
+    control: what the ControlNets among the networks get; the table has a further column for each, its scale.
     height, width: pixels.
     """
     b, h, w, c = state.x.shape
@@ -153,9 +163,11 @@ def denoise(
 
     further = [] if picture is None else picture.further()
 
-    def predict(x: jax.Array, t: jax.Array, scale: jax.Array) -> jax.Array:
+    def predict(x: jax.Array, t: jax.Array, scale: jax.Array, control_scale: jax.Array | None = None) -> jax.Array:
         x = jnp.concatenate([x, *further], axis=-1)
-        return family.predict(networks, x, t, conditioning, None if uncond is None else Guidance(scale, rescale))
+        guidance = None if uncond is None else Guidance(scale, rescale)
+        step = None if control is None else control._replace(scale=control_scale)
+        return family.predict(networks, x, t, conditioning, guidance, step)
 
     def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         (rows, num_finite), done = log, k + 1

@@ -12,19 +12,22 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import SavedConfig, Weighting
 from tpusd.errors import UserError
-from tpusd.families import chunks
+from tpusd.families import chunks, controls
 from tpusd.families.base import (
     Agreement,
     Component,
     Conditioning,
     Configs,
+    Control,
     Family,
     Guidance,
     Ignored,
+    NetworkConfig,
     Networks,
     OriginalNames,
     Rename,
@@ -34,6 +37,7 @@ from tpusd.families.base import (
     entry,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
 from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
@@ -153,6 +157,8 @@ def _zeros_put_in(text: TextConditioning, given: jax.Array) -> TextConditioning:
 
 class LatentDiffusion(Family):
     """What is the same in all of these families."""
+
+    controlnet = controls.CONTROLNET_COMPONENT
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """Text encoders, UNet and autoencoder must be of one checkpoint."""
@@ -310,21 +316,41 @@ class LatentDiffusion(Family):
         return None
 
     def predict(
-        self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        control: Control | None = None,
     ) -> jax.Array:
         """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
         assert isinstance(conditioning, UNetConditioning)
         unet = entry(networks, UNET, UNet2DConditionModel)
         if guidance is None:
-            return unet(x, t, *conditioning)
+            added = controls.residuals(networks, control, x, t, conditioning, 1)
+            return unet(x, t, *conditioning, residuals=added)
         b = x.shape[0]
         if unet.config.time_cond_proj_dim is not None:
             prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
-            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale))
-        out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
+            added = controls.residuals(networks, control, x, t, prompts, 1)
+            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale), residuals=added)
+        x, t = jnp.concatenate([x, x]), jnp.concatenate([t, t])
+        added = controls.residuals(networks, control, x, t, conditioning, 2)
+        out = unet(x, t, *conditioning, residuals=added)
         return classifier_free_guidance(
             out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
         )
+
+    def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
+        """It must be made for a UNet of these shapes."""
+        assert isinstance(config, ControlNetConfig)
+        controls.check_fits(config, entry(configs, UNET, UNetConfig), self.size_multiple(configs), where)
+
+    def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
+        """The ControlNet's own convolutions."""
+        assert isinstance(network, ControlNetModel)
+        return network.embed(images)
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The autoencoder's encoder, scaled as the UNet has latents."""

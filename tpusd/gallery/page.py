@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tpusd.config.rows import ROW_FIELDS, Row
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.gallery.prompt_labels import prompt_labels
 from tpusd.gallery.thumbnails import SIZE
+from tpusd.inputs.row_files import has_control
 from tpusd.recipes.command import config_overrides, image_overrides, shell_command
 from tpusd.recipes.files import SUFFIXES
 from tpusd.recipes.shell import quoted
@@ -201,6 +202,7 @@ def _settings(config: SavedConfig) -> dict[str, Any]:
         "sampler_text": _sampler_text(config),
         "num_inference_steps": config.sampler.num_inference_steps,
         **({"strength": config.strength} if any(row.image is not None for row in config.prompts.rows) else {}),
+        **({"control_scale": config.control_scale} if any(map(has_control, config.prompts.rows)) else {}),
     }
 
 
@@ -213,7 +215,7 @@ def _sampler_text(config: RunConfig) -> str:
 def _row(row: Row, index: int) -> dict[str, Any]:
     """A prompt row, as the page's program reads it. index: its place in the prompt set."""
     values: dict[str, Any] = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
-    values |= {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
+    values |= row.own_values()
     return values | ({"extra": dict(row.extra)} if row.extra else {})
 
 

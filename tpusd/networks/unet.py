@@ -5,7 +5,7 @@ One call is one prediction. Guidance, schedules and sampling are not done here.
 
 import math
 from functools import partial
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -297,74 +297,36 @@ def _added_embedding(config: UNetConfig, **kw: Unpack[LayerArgs]) -> TimestepEmb
     return TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * config.block_out_channels[0], **kw)
 
 
-class UNet2DConditionModel(nnx.Module):
-    """Noisy latents, timesteps and text embeddings -> epsilon, v or x0: the checkpoint's config says which."""
+class Residuals(NamedTuple):
+    """What a ControlNet adds to a UNet: down, to each skip connection, (b,h,w,c) of its shape; mid, to the mid block.
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        channels = config.block_out_channels
-        self.config, self.dtype = config, dtype
-        self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], config.time_cond_proj_dim, **kw)
+    Height and width may be 1: then the same is added everywhere.
+    """
+
+    down: tuple[jax.Array, ...]
+    mid: jax.Array
+
+
+class TimeEmbedded(nnx.Module):
+    """A network that reads the timestep, and for SDXL the pooled text and the sizes. config: of the UNet."""
+
+    def __init__(self, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
+        channels = config.block_out_channels[0]
+        self.time_config, self.dtype = config, kw["dtype"]
+        self.time_embedding = TimestepEmbedding(channels, 4 * channels, config.time_cond_proj_dim, **kw)
         self.add_embedding = (
             _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
         )  # fmt: skip
-        self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
-        self.mid_block = MidBlock2D(config, **kw) if config.mid_block_type is not None else None
-        self.up_blocks = nnx.List([UpBlock2D(config, index, **kw) for index in range(len(channels))])
-        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
-        self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
 
-    def __call__(
-        self,
-        sample: jax.Array,
-        timesteps: jax.Array,
-        encoder_hidden_states: jax.Array,
-        text_embeds: jax.Array | None = None,
-        time_ids: jax.Array | None = None,
-        guidance_scale: jax.Array | None = None,
-    ) -> jax.Array:
-        """One prediction: (b,h,w,c) float32.
-
-        sample: noisy latents (b,h,w,c).
-        timesteps: (b,), also fractional ones.
-        encoder_hidden_states: of the text, (b,l,e).
-        text_embeds: pooled text (b,p), for SDXL only.
-        time_ids: (b,6), for SDXL only: original height and width, crop top and left, target height and width, in
-            pixels.
-        guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
-        """
-        sample = sample.astype(self.dtype)
-        context = encoder_hidden_states.astype(self.dtype)
-        emb = self._embed(timesteps, text_embeds, time_ids, guidance_scale)
-
-        x = self.conv_in(sample)
-        skips = [x]
-        for block in self.down_blocks:
-            x, more = block(x, emb, context)
-            skips += more
-        if self.mid_block is not None:
-            x = self.mid_block(x, emb, context)
-        for up_block in self.up_blocks:
-            x = up_block(x, skips, emb, context)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
-
-    def _embed(
+    def embed_time(
         self,
         timesteps: jax.Array,
         text_embeds: jax.Array | None,
         time_ids: jax.Array | None,
-        guidance_scale: jax.Array | None,
+        guidance_scale: jax.Array | None = None,
     ) -> jax.Array:
         """Time embedding (b,e), plus SDXL's embedding of pooled text and sizes (Podell et al. 2023, section 2.2)."""
-        config = self.config
+        config = self.time_config
         sinusoids = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
         cond = None
         if config.time_cond_proj_dim is not None:
@@ -379,3 +341,66 @@ class UNet2DConditionModel(nnx.Module):
         return emb + self.add_embedding(
             jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
         )
+
+
+class UNet2DConditionModel(TimeEmbedded):
+    """Noisy latents, timesteps and text embeddings -> epsilon, v or x0: the checkpoint's config says which."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        channels = config.block_out_channels
+        self.config = config
+        self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
+        super().__init__(config, **kw)
+        self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
+        self.mid_block = MidBlock2D(config, **kw) if config.mid_block_type is not None else None
+        self.up_blocks = nnx.List([UpBlock2D(config, index, **kw) for index in range(len(channels))])
+        self.conv_norm_out = group_norm(channels[0], config.norm_num_groups, config.norm_eps, **kw)
+        self.conv_out = conv3x3(channels[0], config.out_channels, **kw)
+
+    def __call__(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        text_embeds: jax.Array | None = None,
+        time_ids: jax.Array | None = None,
+        guidance_scale: jax.Array | None = None,
+        residuals: Residuals | None = None,
+    ) -> jax.Array:
+        """One prediction: (b,h,w,c) float32.
+
+        sample: noisy latents (b,h,w,c).
+        timesteps: (b,), also fractional ones.
+        encoder_hidden_states: of the text, (b,l,e).
+        text_embeds: pooled text (b,p), for SDXL only.
+        time_ids: (b,6), for SDXL only: original height and width, crop top and left, target height and width, in
+            pixels.
+        guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
+        residuals: what ControlNets add; None: there are none.
+        """
+        sample = sample.astype(self.dtype)
+        context = encoder_hidden_states.astype(self.dtype)
+        emb = self.embed_time(timesteps, text_embeds, time_ids, guidance_scale)
+
+        x = self.conv_in(sample)
+        skips = [x]
+        for block in self.down_blocks:
+            x, more = block(x, emb, context)
+            skips += more
+        if residuals is not None:
+            skips = [skip + more.astype(self.dtype) for skip, more in zip(skips, residuals.down, strict=True)]
+        if self.mid_block is not None:
+            x = self.mid_block(x, emb, context)
+        if residuals is not None:
+            x = x + residuals.mid.astype(self.dtype)
+        for up_block in self.up_blocks:
+            x = up_block(x, skips, emb, context)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)

@@ -46,6 +46,7 @@ class Kind:
     given_noise: whether the host draws their noise.
     from_picture: whether they start from pictures.
     text: the shape of their prompts; None where they are plain.
+    controls: the ControlNets that have an effect on them, by their places in `model.controlnets`.
     """
 
     guided: Guided
@@ -53,6 +54,7 @@ class Kind:
     from_picture: bool
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
+    controls: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> K
         from_picture=spec.picture is not None,
         loras=spec.loras,
         text=text,
+        controls=tuple(control.net for control in spec.active_controls),
     )
 
 
@@ -103,7 +106,9 @@ def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
 
 
 def weights_key(config: SavedConfig) -> WeightsKey:
-    return WeightsKey(model=dataclasses.replace(config.model, sha256=None), precision=config.precision)
+    nets = tuple(net.alone() for net in config.model.controlnets)
+    model = dataclasses.replace(config.model, sha256=None, controlnets=nets)
+    return WeightsKey(model=model, precision=config.precision)
 
 
 def program_key(config: SavedConfig, size: ImageSize | None = None) -> ProgramKey:
@@ -164,16 +169,18 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled.
 
     encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
-    start from pictures and by chunks of prompts; and what encodes pictures.
+    start from pictures, by their ControlNets and by chunks of prompts; what encodes pictures, and what
+    embeds those of each ControlNet.
     """
     every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, kind.from_picture, None if kind.text is None else kind.text.chunks)
+        (has_it, kind.given_noise, kind.from_picture, kind.controls, None if kind.text is None else kind.text.chunks)
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
     encoders = max(1, len({kind.text for kind in every}))
-    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every)
+    nets = {net for kind in every for net in kind.controls}
+    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every) + len(nets)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

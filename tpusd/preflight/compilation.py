@@ -3,6 +3,7 @@
 Needs configs alone, no weights.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import jax
 
     from tpusd.checkpoints.architecture import Architecture
-    from tpusd.engine.blueprint import ProgramSpec
+    from tpusd.engine.blueprint import Blueprint, ProgramSpec
     from tpusd.engine.devices import Devices
     from tpusd.preflight.hlo_cost import ProgramCost
 
@@ -86,6 +87,7 @@ class Compiler:
     guided_calls: those of them with classifier-free guidance; where these are not all, the others have a program too.
     hlo: directory for the programs' text.
     tell: gets a line before each program, because compiling takes minutes.
+    controls: the ControlNets that have an effect, by their places.
     """
 
     architecture: "Architecture"
@@ -97,11 +99,13 @@ class Compiler:
     guided_calls: int
     hlo: str | None
     tell: Callable[[str], None]
+    controls: tuple[int, ...] = ()
 
     def compile(self, batch: int, names: Sequence[str] | None = None) -> Compilation:
-        """batch: images per device. names: which of encode, denoise and decode; None: all."""
+        """batch: images per device. names: which of the programs; None: all."""
         from tpusd.engine.blueprint import Blueprint
         from tpusd.engine.devices import Devices
+        from tpusd.engine.pipeline import embedder
 
         blueprint = Blueprint(
             self.architecture, self.precision, height=self.height, width=self.width, batch_size_per_device=batch
@@ -110,19 +114,23 @@ class Compiler:
             "encode": lambda: Task(name="encode", spec=blueprint.encode(), calls=1 + (self.guided_calls > 0), trips=0),
             "denoise": lambda: Task(
                 name="denoise",
-                spec=blueprint.denoise(guided=self.guided_calls > 0),
+                spec=blueprint.denoise(guided=self.guided_calls > 0, controls=self.controls),
                 calls=None,
                 trips=self.guided_calls or self.model_calls,
             ),
             "denoise_unguided": lambda: Task(
                 name="denoise_unguided",
-                spec=blueprint.denoise(guided=False),
+                spec=blueprint.denoise(guided=False, controls=self.controls),
                 calls=None,
                 trips=self.model_calls - self.guided_calls,
             ),
             "decode": lambda: Task(name="decode", spec=blueprint.decode(), calls=1, trips=0),
         }
-        weights = _bytes((blueprint.weights("encode"), blueprint.weights("denoise"), blueprint.weights("decode")))
+        for place in self.controls:
+            name = embedder(place)
+            tasks[name] = functools.partial(_embedding_task, name, blueprint, place)
+        own = [blueprint.weights(name) for name in ("encode", "denoise", "decode")]
+        weights = _bytes((own, blueprint.weights("embed_control", range(self.architecture.num_controlnets))))
         devices, programs = Devices(self.topology.devices), {}
         if self.guided_calls in (0, self.model_calls):
             del tasks["denoise_unguided"]
@@ -135,6 +143,10 @@ class Compiler:
                     raise
                 return Compilation(programs=programs, weights=weights, reason=f"{name}: {_first_sentence(str(error))}")
         return Compilation(programs=programs, weights=weights, reason=None)
+
+
+def _embedding_task(name: str, blueprint: "Blueprint", place: int) -> Task:
+    return Task(name=name, spec=blueprint.embed_control(place), calls=1, trips=0)
 
 
 def compile_program(

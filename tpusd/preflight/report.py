@@ -133,9 +133,12 @@ def preflight(
         sum(len(piece) for piece, has_it in guided_pieces(kind.guided, model_calls) if has_it)
         for kind in sizes[height, width]
     )
+    controls = max((kind.controls for kind in sizes[height, width]), key=len)
+    controls = controls or tuple(range(architecture.num_controlnets))
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,
         guided_calls=guided_calls, model_calls=model_calls, hlo=hlo, tell=tell,
+        controls=controls,
     )  # fmt: skip
     batch = config.batch_size_per_device
     result = compiler.compile(batch)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tpusd.config.adapters import LoraConfig
 from tpusd.config.grammar import hydra_value
-from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
+from tpusd.config.rows import MAX_PROMPT_CHARS, Row
 from tpusd.config.schema import RunConfig
 from tpusd.config.typed import plain, read
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
@@ -34,6 +34,8 @@ PIXEL_FIELDS = (
     "resize",
     "paste_back",
     "mask_feather",
+    "control_scale",
+    "guess_mode",
     "image_format",
     "image_quality",
 )
@@ -77,8 +79,7 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
 
     row: of the prompt set. index: its place there. copy: which of the row's images.
     """
-    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
-    lines = [f"prompts.rows=[{hydra_value(own)}]"]
+    lines = [f"prompts.rows=[{hydra_value(row.own_values())}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
 
 

@@ -24,8 +24,18 @@ OPTIONAL = (
     "paste_back",
     "mask_feather",
     "on_truncate",
+    "guess_mode",
 )
-OPTIONAL_OF_ROW = ("image", "image_sha256", "mask", "mask_sha256", "strength")
+OPTIONAL_OF_ROW = (
+    "image",
+    "image_sha256",
+    "mask",
+    "mask_sha256",
+    "strength",
+    "control_images",
+    "control_images_sha256",
+    "control_scale",
+)
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 

@@ -100,6 +100,8 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
     ]
     if saved.loras and any(name.startswith("loras.") for name in given):
         chosen.append(f"loras={hydra_value(config_values(saved)['loras'])}")
+    if saved.model.controlnets and any(name.startswith("model.controlnets.") for name in given):
+        chosen.append(f"model.controlnets={hydra_value(config_values(saved)['model']['controlnets'])}")
     jobs = compose_jobs([*chosen, *argv])
     assert jobs is not None, argv
     (job,) = jobs
@@ -114,6 +116,8 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     parts = key.lstrip("+").split(".")
     if parts[0] in ("prompts", "loras"):
         parts = parts[:1]
+    elif parts[:2] == ["model", "controlnets"]:
+        parts = parts[:2]
     target, source = values, composed
     for part in parts[:-1]:
         target, source = target.setdefault(part, {}), source[part]  # a group that is saved only if it is set

@@ -8,12 +8,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from tpusd.config.controls import ControlNet
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
+from tpusd.inputs.row_files import control_notes, files_of
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
@@ -127,7 +129,7 @@ def prepare_run(
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     else:
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
-    notes = [*lora_notes, *_size_notes(saved), *column_notes(rows)]
+    notes = [*lora_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
@@ -157,7 +159,7 @@ def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, fl
 
 
 def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:
-    """The config with the sha256 of every picture that the run starts from. Raises UserError for a broken one."""
+    """The config with the sha256 of every picture of its rows. Raises UserError for a broken one."""
     images = planned(config)
     if checkpoint.family.inpaints(checkpoint.configs):
         bare = next((number for number in images.rows if row_of(config, number).mask is None), None)
@@ -166,9 +168,9 @@ def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig
                 f"model={show(config.model.name)}: makes the masked part of a picture, and row {bare} has no mask; add "
                 "image=FILE mask=FILE, or choose a model that makes whole pictures"
             )
-    if all(row.image is None for row in config.prompts.rows):
+    if not any(next(files_of(row), None) for row in config.prompts.rows):
         return config
-    with waiting("reading the pictures to start from"):
+    with waiting("reading pictures"):
         rows = pinned(
             config.prompts.rows,
             config,
@@ -216,7 +218,10 @@ def _size_notes(config: SavedConfig) -> tuple[str, ...]:
     return (f"prompts: images of {len(sizes)} sizes, and programs are compiled for each: {listed}{more}",)
 
 
-def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:
+Part = TypeVar("Part", OtherPart, ControlNet)
+
+
+def _part_to_save(part: Part, checkpoint: "Checkpoint", name: str) -> Part:
     if part.path is not None:
         return replace(part, path=str(Path(part.path).resolve()))
     return part if part.repo is None else replace(part, revision=checkpoint.identity.part_commits[name])
@@ -245,7 +250,12 @@ def config_to_save(
     if model.config is not None and Path(model.config).is_dir():
         model = replace(model, config=str(Path(model.config).resolve()))
     model = replace(
-        model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
+        model,
+        unet=_part_to_save(model.unet, checkpoint, "unet"),
+        vae=_part_to_save(model.vae, checkpoint, "vae"),
+        controlnets=tuple(
+            _part_to_save(net, checkpoint, f"controlnet_{place}") for place, net in enumerate(model.controlnets)
+        ),
     )
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
     own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))

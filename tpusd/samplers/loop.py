@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from tpusd.samplers.rows import C_IN, GUIDANCE, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
+from tpusd.samplers.rows import C_IN, COLUMNS, GUIDANCE, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
 from tpusd.samplers.rows import T as TIMESTEP
 
 LANES = 128  # of a TPU's vector unit; the four channels of a sample alone would fill 4 of them
@@ -35,7 +35,7 @@ class LoopState(NamedTuple):
 
 
 def run_steps(
-    predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    predict: Callable[..., jax.Array],
     state: LoopState,
     table: jax.Array,
     start: jax.Array | int,
@@ -50,8 +50,9 @@ def run_steps(
 
     Args:
         predict: x (b,h,w,c), t (b,) and guidance scale (b,), float32 -> the model's output after guidance, (b,h,w,c).
+            Where the table has further columns, it gets those of the row too, (b, columns).
         state: the state before row `start`.
-        table: (b, rows, COLUMNS) float32. A padding row leaves the state of its image exactly as it is.
+        table: (b, rows, COLUMNS or more) float32. A padding row leaves the state of its image exactly as it is.
         start: the first row, a whole number, which may be traced.
         stop: the row after the last one, a whole number, which may be traced.
         noise: k -> standard normal (b,h,w,c) of row k; called only if some image's row k uses noise.
@@ -71,9 +72,11 @@ def run_steps(
 
     def step(k: jax.Array, carry: tuple[LoopState, Log]) -> tuple[LoopState, Log]:
         state, log = carry
-        row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
+        row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS or more)
         column = row[:, :, None, None]
-        out = flat(predict((column[:, C_IN] * state.x).reshape(b, *shape), row[:, TIMESTEP], row[:, GUIDANCE]))
+        further = [row[:, COLUMNS:]] if row.shape[1] > COLUMNS else []
+        x_in = (column[:, C_IN] * state.x).reshape(b, *shape)
+        out = flat(predict(x_in, row[:, TIMESTEP], row[:, GUIDANCE], *further))
         pred = column[:, P_X] * state.x + column[:, P_OUT] * out
         fresh = jax.lax.cond(jnp.any(row[:, NOISE] != 0), lambda: flat(noise(k)), lambda: jnp.zeros_like(out))
         seen = (state.x, state.y, pred, state.h1, state.h2, state.h3, fresh)

@@ -25,6 +25,7 @@ from tpusd.runs.prepare import PreparedRun
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
 
     from tpusd.engine.adapters import ScaledLora
     from tpusd.engine.pipeline import Pipeline
@@ -51,6 +52,7 @@ class PipelineLike(Protocol):
         tables: Sequence[Any],
         *,
         inputs: Sequence[Input] | None = None,
+        controls: "Sequence[Sequence[np.ndarray]] | None" = None,
         loras: "Sequence[ScaledLora]" = (),
         on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
@@ -159,8 +161,8 @@ class LocalExecutor:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
         loras = scaled(prepared.config, prepared.loras)
-        inputs = self._inputs.of(batch.specs)
-        more = {} if inputs is None else {"inputs": inputs}
+        files = {"inputs": self._inputs.of(batch.specs), "controls": self._inputs.controls_of(batch.specs)}
+        more: dict[str, Any] = {name: own for name, own in files.items() if own is not None}
         images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
