@@ -93,6 +93,7 @@ def test_at_scale_0_an_image_is_the_one_without_a_controlnet(files):
     assert np.abs(controlled.pixels.astype(int) - plain.pixels).max() > 1
 
 
+@pytest.mark.long
 def test_of_two_controlnets_the_one_at_scale_0_has_no_effect(files):
     both = {"prompt": "a fox", "control_images": [files["a"], files["b"]]}
     second = {"prompt": "a fox", "control_images": [None, files["b"]]}

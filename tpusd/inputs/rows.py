@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashe
 
 def located(row: Row, directory: Path) -> Row:
     """The row with whole paths; those that it has are relative to `directory`."""
-    if row.image is row.mask is row.control_images is None:
+    if row.image is None and row.mask is None and row.control_images is None:
         return row
     folder, own = directory.absolute(), {name: getattr(row, name) for name, _ in PICTURES}
     whole: dict[str, Any] = {name: str(folder / path) for name, path in own.items() if path is not None}
