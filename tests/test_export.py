@@ -26,6 +26,7 @@ def make_run(path, *overrides):
     return start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_format", ["png", "webp"])
 def test_geneval_finds_its_own_lines_and_numbered_samples(tmp_path, image_format):
     """The layout of its README: OUT/<prompt number>/metadata.jsonl and samples/<number>.png."""
@@ -41,6 +42,7 @@ def test_geneval_finds_its_own_lines_and_numbered_samples(tmp_path, image_format
             assert image.format == "PNG" and image.size == (40, 24)
 
 
+@pytest.mark.slow
 def test_shards_hold_image_prompt_and_line_next_to_each_other(tmp_path):
     path = make_run(tmp_path / "run")
     for out in ("out", "again"):
@@ -60,6 +62,7 @@ def test_shards_hold_image_prompt_and_line_next_to_each_other(tmp_path):
     assert names[:4] == ["00000-000.png", "00000-000.txt", "00000-000.json", "00000-001.png"] and len(names) == 18
 
 
+@pytest.mark.slow
 def test_taken_output_and_empty_runs_are_refused(tmp_path, capsys):
     path = make_run(tmp_path / "run")
     (tmp_path / "none").mkdir()
@@ -76,6 +79,7 @@ def test_taken_output_and_empty_runs_are_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_image_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsys):
     path = make_run(tmp_path / "run", "image_format=webp")
     (path / "images" / "00001-001.webp").write_bytes(POSTSCRIPT)
@@ -86,6 +90,7 @@ def test_image_that_is_postscript_starts_no_program(tmp_path, monkeypatch, capsy
     assert err == f"tpusd: {path}/images/00001-001.webp: is not a PNG, JPEG or WebP picture\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["webdataset", "geneval"])
 def test_an_export_that_is_stopped_leaves_nothing_under_a_final_name_and_starts_over(tmp_path, monkeypatch, layout):
     path = make_run(tmp_path / "run")
@@ -138,6 +143,7 @@ def test_an_export_that_is_stopped_while_its_files_move_starts_over(tmp_path, mo
     assert content(out) == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_an_export_is_on_disk_before_it_has_its_final_names(tmp_path, monkeypatch):
     path = make_run(tmp_path / "run")
     calls, real = [], {name: getattr(os, name) for name in ("fsync", "rename")}
@@ -157,6 +163,7 @@ def test_an_export_is_on_disk_before_it_has_its_final_names(tmp_path, monkeypatc
     assert calls.index(("rename", ".moved")) < calls.index(("rename", "00000.tar")) < calls.index(("fsync", "out"))
 
 
+@pytest.mark.slow
 def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path, capsys):
     path = make_run(tmp_path / "run")
     (tmp_path / "precious").mkdir()

@@ -22,6 +22,7 @@ def refused(capsys, *argv) -> str:
     return captured.err
 
 
+@pytest.mark.slow
 def test_a_single_file_is_described_whole(tmp_path, capsys):
     file = write_original(tiny("sdxl"), tmp_path / "x.safetensors", metadata={"modelspec.title": "a tiny one"})
     report = inspected(capsys, file, "--config", tiny("sdxl"))
@@ -48,6 +49,7 @@ def test_hashes_are_those_of_civitai(tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 def test_what_would_be_refused_is_said_and_is_no_error(tmp_path, capsys):
     def change(tensors):
         tensors[UNET + "input_blocks.1.0.odd"] = np.ones(2, np.float32)
@@ -73,6 +75,7 @@ def test_other_files_are_named(tmp_path, capsys, name, kind):
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_directory_is_described(tmp_path, capsys):
     report = inspected(capsys, copy(tmp_path))
     assert report["family"] == "stable_diffusion" and "fits" in report["parts"]["unet"]

@@ -91,6 +91,7 @@ def test_command_of_an_image_makes_that_image_alone():
         assert again == spec
 
 
+@pytest.mark.slow
 def test_rows_and_copies_that_count_from_elsewhere_are_refused_beyond_the_last():
     for line, rule in (
         ("first_copy=4096", "first_copy=4096: must be"),

@@ -51,6 +51,7 @@ def reproduced(path, output, *overrides, pipeline=None, **options):
     return same, report, sum(map(len, pipeline.batches))
 
 
+@pytest.mark.slow
 def test_same_machine_gives_identical_images(original, tmp_path, capsys):
     same, report, number = reproduced(original, tmp_path / "again")
     assert same and number == 6 and report["counts"] == {"identical": 6} and report["changed"] == []
@@ -113,6 +114,7 @@ def test_an_image_of_the_older_rule_for_low_guidance_differs_and_the_report_says
     assert not same and report["changed"] == []
 
 
+@pytest.mark.slow
 def test_overrides_are_told_and_change_the_images(original, tmp_path, capsys):
     same, report, _ = reproduced(original, tmp_path / "again", "guidance_scale=3", sample=2)
     assert not same and report["counts"] == {"different": 2} and report["overrides"][1:] == ["guidance_scale=3"]
@@ -120,6 +122,7 @@ def test_overrides_are_told_and_change_the_images(original, tmp_path, capsys):
     assert {record["guidance_scale"] for record in manifest(tmp_path / "again")} == {3}
 
 
+@pytest.mark.slow
 def test_changed_weights_are_refused_unless_told_otherwise(original, tmp_path, monkeypatch):
     monkeypatch.setattr("support.runs.SHA256", {name: "1" * 64 for name in SHA256})
     with pytest.raises(UserError, match="its files have changed"):
@@ -129,6 +132,7 @@ def test_changed_weights_are_refused_unless_told_otherwise(original, tmp_path, m
     assert same and any(line.startswith("changed: weights: ") for line in report["changed"])
 
 
+@pytest.mark.slow
 def test_damaged_original_is_no_proof(original, tmp_path):
     import shutil
 

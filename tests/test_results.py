@@ -40,6 +40,7 @@ class Page(html.parser.HTMLParser):
         return json.loads(self.scripts[0])
 
 
+@pytest.mark.slow
 def test_page_says_how_each_image_was_made(tmp_path):
     path = make_run(tmp_path / "run", INLINE, "num_images_per_prompt=2", "seed=5")
     data = Page(path).data
@@ -55,6 +56,7 @@ def test_page_says_how_each_image_was_made(tmp_path):
     assert ["state", "finished"] in titles["Run"] and any(name == "jax" for name, _ in titles["Versions"])
 
 
+@pytest.mark.slow
 def test_prompts_cannot_change_the_page(tmp_path):
     plain = Page(make_run(tmp_path / "plain", INLINE))
     rows = [{"prompt": HOSTILE, "negative_prompt": HOSTILE, "note": HOSTILE}]
@@ -65,6 +67,7 @@ def test_prompts_cannot_change_the_page(tmp_path):
     assert row["prompt"] == row["negative_prompt"] == row["extra"]["note"] == HOSTILE
 
 
+@pytest.mark.slow
 def test_page_refers_to_nothing_outside_its_directory(tmp_path):
     page = Page(make_run(tmp_path / "run", INLINE))
     for _, attributes in page.elements:
@@ -74,6 +77,7 @@ def test_page_refers_to_nothing_outside_its_directory(tmp_path):
     assert "http" not in page.scripts[1]
 
 
+@pytest.mark.slow
 def test_large_images_get_thumbnails_and_small_ones_need_none(tmp_path):
     small = make_run(tmp_path / "small", INLINE)
     assert not (small / ".thumbs").exists() and Page(small).data["jobs"][0]["thumbnails"] is False
@@ -84,6 +88,7 @@ def test_large_images_get_thumbnails_and_small_ones_need_none(tmp_path):
             assert (image.format, image.size) == ("WEBP", (128, 256))
 
 
+@pytest.mark.slow
 def test_results_can_be_thrown_away_and_made_again(tmp_path, capsys):
     path = make_run(tmp_path / "run", INLINE, "height=264")
     names = [
@@ -101,6 +106,7 @@ def test_results_can_be_thrown_away_and_made_again(tmp_path, capsys):
     assert {name: (path / name).read_bytes() for name in names} == before
 
 
+@pytest.mark.slow
 def test_metadata_has_a_caption_for_every_image(tmp_path):
     path = make_run(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     lines = [json.loads(line) for line in (path / "metadata.jsonl").read_text().splitlines()]
@@ -110,6 +116,7 @@ def test_metadata_has_a_caption_for_every_image(tmp_path):
     assert not {"trace", "sha256"} & set(lines[0]) and lines[0]["seed"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_format", ["webp", "jpeg"])
 def test_other_formats_stand_on_the_page_and_the_sheet(tmp_path, image_format):
     path = make_run(tmp_path / "run", INLINE, f"image_format={image_format}")
@@ -124,6 +131,7 @@ def test_what_is_no_run_directory_is_one_line(tmp_path, capsys):
     assert err.count("\n") == 3 and "is not a run directory: it has no config.yaml" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [24, 264])  # without thumbnails, and with them
 def test_image_that_is_postscript_or_a_link_is_one_line_and_starts_no_program(tmp_path, monkeypatch, capsys, height):
     path = make_run(tmp_path / "run", INLINE, f"height={height}")

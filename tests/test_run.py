@@ -48,6 +48,7 @@ def images(path):
     return {record["file_name"]: record["sha256"] for record in manifest(path)}
 
 
+@pytest.mark.slow
 def test_run_directory_explains_itself(tmp_path, capsys):
     path, made, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2")
     assert sorted(os.listdir(path)) == [
@@ -100,6 +101,7 @@ def test_summary_says_what_start_up_took():
     )
 
 
+@pytest.mark.slow
 def test_seconds_of_a_run_are_its_own(tmp_path):
     """A pipeline that several runs share has compiled before; one may compile more after its first batch."""
     shared = StandInPipeline()
@@ -133,6 +135,7 @@ def test_manifest_line_holds_the_contracts_fields_and_further_columns(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_saved_config_alone_makes_the_run_again(tmp_path):
     path, _, _ = generate(tmp_path, INLINE, "num_images_per_prompt=2", "height=16")
     again = make_config(read_config(path) | {"output": str(tmp_path / "again")})
@@ -153,6 +156,7 @@ def test_failure_before_the_first_image_leaves_no_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_failure_later_keeps_every_finished_image(tmp_path):
     for error in (UserError("no more memory"), KeyboardInterrupt(), ZeroDivisionError("ours")):
         name = type(error).__name__
@@ -205,6 +209,7 @@ def test_device_works_while_the_pool_writes(tmp_path, monkeypatch):
     assert overlapped == [True] * 3 and len(images(path)) == 3
 
 
+@pytest.mark.slow
 def test_pending_images_are_bounded(tmp_path, monkeypatch):
     prepared = prepare(config(INLINE, "num_images_per_prompt=9"))
     run = RunSession(prepared, Claim(output=tmp_path / "run"), name="run")

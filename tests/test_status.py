@@ -74,6 +74,7 @@ def test_rate_and_time_left_follow_from_the_times_of_the_newest_images(tmp_path)
     assert run_status(path, 1040.0 + 121).state == "silent"
 
 
+@pytest.mark.slow
 def test_shards(tmp_path, capsys):
     path = tmp_path / "run"
     shard(path, "1/3")

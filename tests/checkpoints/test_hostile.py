@@ -119,6 +119,7 @@ def test_oversized_safetensors_headers_are_not_read(tmp_path):
         assert "header" in error_of(root)
 
 
+@pytest.mark.slow
 def test_declared_tensors_must_lie_in_the_file(tmp_path):
     root = copy(tmp_path)
     for tensors in (

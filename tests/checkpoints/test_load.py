@@ -73,12 +73,14 @@ def test_linear_weights_are_turned_by_the_destinations_type_and_not_by_shape():
     np.testing.assert_array_equal(flat[path].get_value(), load_file(tiny() / UNET)[f"{name}.weight"].T)
 
 
+@pytest.mark.slow
 def test_text_encoder_names_may_lack_the_prefix(tmp_path):
     root = copy(tmp_path)
     rewrite(root / TEXT, renamed(lambda name: name.removeprefix("text_model.")))
     assert_equal(weights(root, "text_encoder"), weights(tiny(), "text_encoder"))
 
 
+@pytest.mark.slow
 def test_position_ids_are_ignored(tmp_path):
     root = copy(tmp_path)
     rewrite(root / TEXT, lambda t: t.update({"text_model.embeddings.position_ids": np.arange(77)[None]}))
@@ -194,6 +196,7 @@ def test_a_value_beyond_float16_is_refused_not_made_infinite(tmp_path):
     assert "conv_in.bias" in line and "float16" in line
 
 
+@pytest.mark.slow
 def test_all_faults_come_in_one_error_of_bounded_length(tmp_path):
     root = copy(tmp_path)
 

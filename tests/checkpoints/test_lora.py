@@ -162,6 +162,7 @@ def test_alpha_of_diffusers_metadata_counts(tmp_path):
         assert difference.factor == pytest.approx(factor), written
 
 
+@pytest.mark.slow
 def test_a_file_of_peft_alone_says_that_its_alpha_is_elsewhere(tmp_path):
     (note,) = opened_lora(write(tmp_path / "a.safetensors", NAMES["peft"])).notes
     assert "adapter_config.json, which is not read" in note
@@ -222,6 +223,7 @@ def test_a_lora_of_another_base_is_refused_and_its_base_is_named(tmp_path):
     assert "does not fit model=tiny; choose" in untold
 
 
+@pytest.mark.slow
 def test_a_lora_of_another_base_is_a_short_line_that_names_three_tensors(tmp_path):
     """A whole LoRA of SDXL: two thousand tensors, most of layers that the model does not have."""
     tensors = {}
@@ -238,6 +240,7 @@ def test_a_lora_of_another_base_is_a_short_line_that_names_three_tensors(tmp_pat
     assert len(line) < 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
@@ -275,6 +278,7 @@ def test_nan_is_refused_with_its_tensor(tmp_path):
     assert "alpha has NaN or infinity" in error(file)
 
 
+@pytest.mark.slow
 def test_a_rank_of_a_billion_costs_nothing(tmp_path):
     """The header says so, and a sparse file has as many bytes."""
     rank = 10**9
@@ -309,6 +313,7 @@ def test_hostile_metadata_is_one_line(tmp_path):
         assert "save the file again" in line or "is not read" in line
 
 
+@pytest.mark.slow
 def test_files_that_are_no_lora_are_refused(tmp_path):
     def refused(**source):
         with pytest.raises(UserError) as caught:

@@ -62,6 +62,7 @@ def test_every_form_gives_the_same_weights(tmp_path, other, form):
     assert any(name.startswith("model.vae") for name in names)
 
 
+@pytest.mark.slow
 def test_a_single_file_may_lack_its_vae(tmp_path, other):
     def change(tensors):
         for name in [name for name in tensors if name.startswith(PREFIX)]:
@@ -72,6 +73,7 @@ def test_a_single_file_may_lack_its_vae(tmp_path, other):
     assert_equal(vae_of(checkpoint), vae_of(opened(other)))
 
 
+@pytest.mark.slow
 def test_the_directorys_own_scaling_is_taken(tmp_path, other):
     root = shutil.copytree(other / "vae", tmp_path / "vae")
     edit(root / "config.json", scaling_factor=0.5)
@@ -120,6 +122,7 @@ def test_fields_that_do_not_fit_together_are_refused(fields, expected):
         config("model=tiny", *fields)
 
 
+@pytest.mark.slow
 def test_a_saved_config_has_the_new_fields_only_where_they_are_set(other, tmp_path, monkeypatch):
     monkeypatch.chdir(other.parent)
     plain = prepare_run(config("model=local", f"model.path={tiny()}", "prompt=a"))

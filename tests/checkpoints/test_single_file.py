@@ -293,6 +293,7 @@ def test_a_published_architecture_is_known_by_the_width_of_its_text(tmp_path, la
     assert architecture.configs["unet"].cross_attention_dim == width
 
 
+@pytest.mark.slow
 def test_sd2_needs_to_be_told_what_it_predicts(tmp_path):
     file = widened("sd2", 1024, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="predict v_prediction or epsilon|predict epsilon or v_prediction") as caught:

@@ -166,6 +166,7 @@ def test_usual_options_are_not_noted():
     assert noted_settings() == {}
 
 
+@pytest.mark.slow
 def test_resume_and_reproduce_say_that_an_option_differs(tmp_path, capsys):
     path = tmp_path / "run"
     values = f"output={path}", INLINE

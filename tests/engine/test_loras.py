@@ -54,6 +54,7 @@ def images(lora):
     return made, compiled
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_another_scale_compiles_nothing(images):
     assert images[1] == []

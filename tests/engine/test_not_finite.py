@@ -105,6 +105,8 @@ def test_text_embedding_is_of_its_image_alone(root, pipe, sound):
         assert made[row, 0].trace == beside[row, 0].trace
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_negative_prompt_counts_with_guidance_alone(root, pipe, sound):
     fields = [prompts("a moose"), "sampler=ddim", "negative_prompt=q"]
     assert places(generate(pipe, *fields, sound, path=root)) == [ENCODE]
@@ -126,6 +128,8 @@ def with_first_bad_call(sampler, call):
     raise AssertionError(f"no number of steps for {sampler} and call {call}")
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("on_step", [None, lambda done, total: None], ids=["one call", "in pieces"])
 def test_step_is_the_first_whose_latents_are_not_finite(root, pipe, sound, on_step):
     """Images of other samplers and numbers of steps share the batch, and each has its own first step."""
@@ -145,6 +149,8 @@ def test_pixels_of_a_float16_autoencoder_that_overflows(root, pipe, sound):
     assert places(generate(pipe, rows, "sampler=ddim", sound, path=root)) == [None, DECODE, None]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
 def test_embeddings_of_both_of_sdxls_encoders_count(tmp_path, part):
     """A bias that is infinite; the pooled embedding of the second encoder as well."""

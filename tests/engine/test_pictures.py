@@ -111,6 +111,8 @@ def test_nothing_compiles_again_for_other_pictures_masks_and_strengths(files):
         jax.monitoring.clear_event_listeners()
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_what_is_not_masked_is_the_pictures_own(files):
     pipe, masked = pipeline(), np.asarray(Image.open(files["mask"])) > 0
     own = np.asarray(Image.open(files["a"]))

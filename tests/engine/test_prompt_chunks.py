@@ -15,6 +15,8 @@ def pixels(pipe, *overrides):
     return {key: image.pixels for key, image in generate(pipe, *overrides).items()}
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_other_weights_compile_nothing_and_each_shape_compiles_once():
     pipe = pipeline(per_device=2)
     generate(pipe, prompts("a (red:1.2) fox"), *A1111)

@@ -51,6 +51,7 @@ def test_sdxl_refuses_the_float16_autoencoder_alone():
     StableDiffusion().check(overflows)
 
 
+@pytest.mark.slow
 def test_what_has_no_effect_on_a_unet_that_reads_the_guidance_is_named(tmp_path):
     def notes(path, *overrides):
         made = config(*overrides)
@@ -91,6 +92,7 @@ def test_a_unet_of_the_other_family_is_refused(tmp_path, layout, own, other):
     assert f"unet addition_embed_type={other} but {own}'s addition_embed_type=" in error_of(root)
 
 
+@pytest.mark.slow
 def test_pooled_text_of_another_width_is_refused(tmp_path):
     root = copy(tmp_path, "sdxl")
     edit(root / "text_encoder_2/config.json", projection_dim=48)

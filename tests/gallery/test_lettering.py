@@ -80,6 +80,7 @@ def test_without_fonts_every_character_has_a_word(no_fonts, text, expected):
     assert Lettering(13).readable(text) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_without_fonts_no_sign_for_a_missing_character_is_drawn(text):

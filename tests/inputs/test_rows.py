@@ -61,6 +61,7 @@ def test_a_config_without_pictures_is_saved_as_before():
     assert spec.picture is None
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_named_with_its_row(tmp_path):
     good, broken = picture(tmp_path / "a.png"), tmp_path / "b.png"
     broken.write_bytes((tmp_path / "a.png").read_bytes()[:50])

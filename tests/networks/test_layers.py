@@ -188,6 +188,7 @@ def test_tpu_kernel_is_not_for_few_scores_or_odd_lengths():
         assert not tpu.suits(like, like, jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("platform", "kind", "kernel"), [("tpu", "TPU v5 lite", True), ("tpu", "TPU v2", False), ("cpu", "cpu", False)]
 )

@@ -20,6 +20,7 @@ def specs_of(batches):
     return {(spec.row, spec.copy): spec for batch in batches for spec in batch.specs}
 
 
+@pytest.mark.slow
 def test_every_row_and_copy_stands_in_the_plan_once():
     made = plan("num_images_per_prompt=5", devices=2)
     every = [(row, copy) for row in range(3) for copy in range(5)]
@@ -76,6 +77,7 @@ def test_a_batch_is_cut_where_its_run_changes():
     assert [part.entries for part in batch.parts()] == [(("a", first[0]),), (("b", second[0]),)]
 
 
+@pytest.mark.slow
 def test_named_images_alone_are_planned_and_stay_as_they_are():
     whole = specs_of(plan("num_images_per_prompt=2"))
     named = plan("num_images_per_prompt=2", "images=[00002-001,00000-000]")

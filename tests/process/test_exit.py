@@ -32,6 +32,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
 def test_a_name_that_is_too_long_is_one_line(argv, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)

@@ -34,6 +34,7 @@ def test_a_terminal_shows_what_takes_long_and_erases_it():
     assert stream.getvalue().endswith(f"\r{' ' * len('tpusd: loading JAX: 0:00')}\r")
 
 
+@pytest.mark.slow
 def test_a_log_has_one_line_of_it():
     stream = io.StringIO()
     with waiting("loading JAX", stream=stream):

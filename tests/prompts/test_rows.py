@@ -65,6 +65,7 @@ def test_jsonl_keeps_types_of_further_columns(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_rows_survive_the_way_through_a_saved_config(tmp_path):
     rows = read(
         tmp_path,

@@ -35,6 +35,7 @@ def test_other_models_get_no_note_and_no_hint(tokenizer):
     assert vocabulary_notes(model, ["a castle"], [tokenizer]) == () and next_step(model) is None
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_how_to_go_on(tmp_path, capsys):
     out = {}
     for name, model in (("tiny", "model=tiny"), ("local", "model=local")):
@@ -45,6 +46,7 @@ def test_a_run_ends_with_how_to_go_on(tmp_path, capsys):
     assert "model=sd15" in out["tiny"].splitlines()[-1] and "model=sd15" not in out["local"]
 
 
+@pytest.mark.slow
 def test_prompts_outside_the_vocabulary_are_noted_before_anything_is_made(tokenizer):
     prepared = prepare_run(support.runs.config("model=tiny", 'prompts.rows=[{prompt: "a castle"}, {prompt: "a man"}]'))
     assert len(prepared.warnings) == 1 and "portraits only" in prepared.warnings[0] and "castle" in prepared.warnings[0]

@@ -377,6 +377,7 @@ def test_any_graph_is_a_recipe_or_one_line(changes, entry):
     json.dumps(recipe.values)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(json_values)
 def test_any_json_is_a_graph_or_none(value):

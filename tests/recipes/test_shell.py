@@ -57,6 +57,7 @@ def test_hard_texts_survive_the_shell(text, ascii_only):
         assert command.isascii()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20), plain=st.booleans()

@@ -19,12 +19,14 @@ def lines(*overrides):
     return [described_values(made, COUNTED, spec) for spec in make_specs(made)]
 
 
+@pytest.mark.slow
 def test_a_config_has_the_fields_only_where_they_are_set():
     assert not set(FIELDS) & set(config_values(config()))
     values = config_values(config(*TORCH))
     assert (values["noise"], values["noise_batch_size"], "noise_threads" in values) == ("torch_cpu", 2, False)
 
 
+@pytest.mark.slow
 def test_a_manifest_line_has_the_fields_only_where_they_are_set():
     assert not set(OPTIONAL_FIELDS) & set(lines()[0])
     assert [lines(*TORCH)[2][name] for name in FIELDS[:2]] == ["torch_cpu", 2] and "noise_threads" not in lines(*TORCH)[
@@ -33,6 +35,7 @@ def test_a_manifest_line_has_the_fields_only_where_they_are_set():
     assert lines("noise=torch_cuda", "noise_threads=43008")[0]["noise_threads"] == 43008
 
 
+@pytest.mark.slow
 def test_the_text_of_a1111_has_the_seed_of_the_copy_and_what_drew_it():
     def settings(line):
         made = read_infotext(write_infotext(line, max_chars=100)).settings

@@ -28,6 +28,7 @@ def test_defaults_are_the_cards_and_nothing_is_said_of_them(name):
     assert made.model.revision is not None and (made.model.unet.repo is None) == (made.model.unet.revision is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, expected",
     [
@@ -123,6 +124,7 @@ def test_a_command_leaves_out_what_the_model_brings():
         assert config(*config_overrides(made)).loras == made.loras
 
 
+@pytest.mark.slow
 def test_a_sampler_that_the_user_chooses_wins_and_keeps_the_models_steps():
     made = config("model=sdxl_lightning", "sampler=ddim")
     assert (made.sampler.name, made.sampler.num_inference_steps, made.sampler.timestep_spacing) == (

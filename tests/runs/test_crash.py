@@ -35,6 +35,8 @@ def test_run_survives_a_fault_at_each_of_its_disk_operations(mode):
     assert report[f"run {mode}"] >= least and report[f"resume {mode}"] >= least
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_run_survives_kills_at_random_times():
     report = harness("--random", "30", "none")
     assert report["failures"] == [] and report["random kills before the end"] >= 10

@@ -39,6 +39,7 @@ def test_dry_run_of_a_resume_changes_nothing_and_says_what_is_missing(run, tmp_p
     assert out[2].endswith("1 load, 3 compilations; nothing was made") and tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_complete_run_loads_nothing(tmp_path, capsys):
     made = config(INLINE, f"output={tmp_path / 'run'}")
     path = start_run(made, prepare=prepare, load=lambda *_: StandInPipeline())
@@ -55,6 +56,7 @@ def test_dry_run_of_a_reproduction_makes_no_directory(run, tmp_path, capsys):
     assert "1 run, 2 images, 1 load" in capsys.readouterr().out and tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_resumed_sweep_counts_what_is_there(tmp_path, capsys):
     path = tmp_path / "sweep"
     assert make("seed=0,1", INLINE, f"output={path}").status == 0

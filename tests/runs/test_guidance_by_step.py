@@ -19,6 +19,7 @@ def start(path, *overrides):
     return start_run(made, prepare=prepare, load=lambda *_, **__: StandInPipeline())
 
 
+@pytest.mark.slow
 def test_a_run_says_where_its_guidance_is_and_goes_on(tmp_path):
     run = start(tmp_path / "run", *FIELDS)
     for line in manifest(run):
@@ -35,6 +36,7 @@ def test_a_run_of_the_usual_guidance_has_the_fields_that_it_had(tmp_path):
         assert not {"guidance_interval", "guidance_schedule"} & set(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [(), FIELDS])
 def test_the_command_of_a_picture_has_them(tmp_path, fields):
     run = start(tmp_path / "run", *fields)

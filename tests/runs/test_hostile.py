@@ -304,6 +304,7 @@ def test_hostile_prompts_are_only_text(tmp_path, name):
 # Secrets.
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_a_file(tmp_path, monkeypatch):
     """Planted where secrets live; then every byte that a run, a failing run and a resumed run leave is searched."""
     secrets = {

@@ -63,6 +63,7 @@ def made(tmp_path):
     return path, first, pipeline.loras
 
 
+@pytest.mark.slow
 def test_a_run_says_which_loras_it_has_and_how_strong_they_are(made):
     path, first, given = made
     assert given == [[("a.safetensors", 0.5, 0.5), ("b.safetensors", 1.0, 0.0)]]
@@ -78,6 +79,7 @@ def test_a_run_says_which_loras_it_has_and_how_strong_they_are(made):
     assert not list(faults(path))
 
 
+@pytest.mark.slow
 def test_the_command_of_a_picture_has_its_loras(made, capsys):
     path, first, _ = made
     picture = path / manifest(path)[0]["file_name"]
@@ -87,6 +89,7 @@ def test_the_command_of_a_picture_has_its_loras(made, capsys):
     assert f"loras=[{{path: {first}, scale: 0.5, sha256: {sha256}}}, {{path:" in said
 
 
+@pytest.mark.slow
 def test_the_command_of_a_picture_makes_no_other_picture_with_a_changed_lora(made):
     path, first, _ = made
     again = config(*read_recipe(path / manifest(path)[0]["file_name"]).overrides)
@@ -103,6 +106,7 @@ def test_the_command_of_a_picture_names_a_packaged_lora_or_a_commit_alone(source
     assert "scale: 0.5" in line and "sha256" not in line
 
 
+@pytest.mark.slow
 def test_a_run_without_loras_says_nothing_of_them(tmp_path):
     path = start_run(config(*words(f"output={tmp_path / 'run'}")), load=lambda *a, **k: Pipeline())
     assert "loras" not in read_config(path) and "loras" not in manifest(path)[0]
@@ -125,6 +129,7 @@ def test_a_changed_file_is_refused_and_another_scale_too(made):
         resume_run(path, ["num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
 
 
+@pytest.mark.slow
 def test_a_run_without_loras_cannot_get_one(tmp_path):
     path = start_run(config(*words(f"output={tmp_path / 'run'}")), load=lambda *a, **k: Pipeline())
     file = lora_file(tmp_path / "a.safetensors")
@@ -132,6 +137,7 @@ def test_a_run_without_loras_cannot_get_one(tmp_path):
         resume_run(path, [f"loras=[{{path: {file}}}]", "num_images_per_prompt=2"], load=lambda *a, **k: Pipeline())
 
 
+@pytest.mark.slow
 def test_a_file_that_has_moved_is_given_by_its_new_path(made, tmp_path):
     path, first, _ = made
     moved = shutil.move(first, tmp_path / "moved.safetensors")
@@ -141,6 +147,7 @@ def test_a_file_that_has_moved_is_given_by_its_new_path(made, tmp_path):
     assert changed.loras[0].scale == 0.5
 
 
+@pytest.mark.slow
 def test_saved_configs_that_differ_in_a_lora_are_told_apart_by_its_field(tmp_path):
     one, two = (saved("prompt=a", f"loras=[{{path: /a, scale: {scale}}}]") for scale in (0.7, 0.8))
     more = saved("prompt=a", "loras=[{path: /a, scale: 0.7}, {path: /b}]")
@@ -152,6 +159,7 @@ def test_saved_configs_that_differ_in_a_lora_are_told_apart_by_its_field(tmp_pat
         extended_config(one, more)
 
 
+@pytest.mark.slow
 def test_images_of_other_scales_are_in_other_batches(made):
     saved = read_saved(made[0])
     other = override(saved, ["loras.1.scale=0.25"])
@@ -161,6 +169,7 @@ def test_images_of_other_scales_are_in_other_batches(made):
     assert batches == [["one", "one"], ["two", "two"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_scale_is_a_field_of_the_command_line(tmp_path):
     jobs = compose_jobs(["-m", *words("loras=[{path: x.safetensors}]", "loras.0.scale=0,0.5", "seed=1,2")])
     assert [make_config(job.values).loras[0].scale for job in jobs] == [0.0, 0.0, 0.5, 0.5]

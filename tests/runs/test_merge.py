@@ -30,6 +30,7 @@ def whole(tmp_path_factory, one_device):
     return content(path)
 
 
+@pytest.mark.slow
 def test_merged_directories_are_the_run_of_one_process(disks, tmp_path, whole, capsys):
     before = {file: file.stat().st_mtime_ns for file in disks.rglob("*")}
     out = tmp_path / "out"

@@ -85,6 +85,7 @@ def test_resuming_tries_it_again(sound, run):
     assert by_name == {line["file_name"]: line for line in manifest(sound)} and validate([str(path)]) == 0
 
 
+@pytest.mark.slow
 def test_record_writes_it_and_marks_its_line(run, sound):
     path, _ = run
     resume(path, "on_nan=record", pipeline=Overflowing())
@@ -106,6 +107,7 @@ def test_marked_line_is_read_as_it_was_written(tmp_path):
         assert ImageRecord.from_values(record.values() | {"not_finite": 3}) is None
 
 
+@pytest.mark.slow
 def test_run_of_bad_images_alone_stays_and_can_be_continued(tmp_path):
     path = tmp_path / "run"
     with pytest.raises(ImagesNotFinite, match="3 of 3 images"):
@@ -122,6 +124,7 @@ def test_long_lists_are_cut(tmp_path):
     assert sum("has NaN or infinity" in line for line in log.splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_and_fails(tmp_path, capsys):
     done = make(INLINE, "seed=0,1", f"output={tmp_path / 's'}", make=Overflowing)
     assert done.status == 1

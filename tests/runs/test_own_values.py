@@ -81,6 +81,7 @@ def test_manifest_files_and_recipes_have_the_values_of_the_row(run):
         assert again.sampler.num_inference_steps == line["num_inference_steps"]
 
 
+@pytest.mark.slow
 def test_a_run_with_own_values_resumes_reproduces_and_validates(run, tmp_path):
     from tpusd.records.validate import faults
 
@@ -95,6 +96,7 @@ def test_a_run_with_own_values_resumes_reproduces_and_validates(run, tmp_path):
     assert report["counts"] == {"identical": 8} and report["changed"] == []
 
 
+@pytest.mark.slow
 def test_the_page_and_its_commands_know_the_values_of_the_row():
     made = config(ROWS)
     whole = saved_config(made, rows=made.prompts.rows, height=24, width=40)

@@ -114,6 +114,7 @@ def test_config_manifest_and_pictures_say_what_the_images_start_from(run, files)
     np.testing.assert_array_equal(made[~masked], np.asarray(Image.open(b))[~masked])
 
 
+@pytest.mark.slow
 def test_the_command_of_an_image_makes_it_again(run):
     saved = read_saved(run)
     for spec in make_specs(saved):
@@ -147,6 +148,7 @@ def test_a_complete_run_needs_its_pictures_no_more(run, files, capsys):
     assert "complete, 3 images" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again_from_its_own_config(run, files, tmp_path, capsys):
     assert reproduce(run, [f"output={tmp_path / 'again'}"], load=load)
     report = json.loads((tmp_path / "again" / "comparison.json").read_text())
@@ -158,6 +160,7 @@ def test_a_run_is_made_again_from_its_own_config(run, files, tmp_path, capsys):
     assert "row 2: image=" in line and "is another file" in line and not (tmp_path / "third").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again_from_another_picture_where_one_is_given(files, tmp_path, monkeypatch):
     """Of the row that has the run's picture; the other row has its own."""
     a, b, m = files
@@ -178,11 +181,13 @@ def test_a_run_is_made_again_from_another_picture_where_one_is_given(files, tmp_
     assert inputs("mask=null", name="none") == [(sha256(a), None), (sha256(b), None)]
 
 
+@pytest.mark.slow
 def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path):
     run = start_run(config(*words(files, "resize=fit", f"output={tmp_path / 'run'}")), load=load)
     assert "decided its sizes" in line_of(reproduce, run, ["resize=pad"], load=load)
 
 
+@pytest.mark.slow
 def test_a_picture_that_changes_while_the_run_is_made_ends_it_with_a_line(files, tmp_path):
     """The third batch's picture changes while the first batch is made; until then one batch is read ahead."""
     last = save(tmp_path / "c.png", seed=2)
@@ -220,6 +225,7 @@ def test_a_cluster_makes_the_same_images_and_lines(files, tmp_path, monkeypatch)
     assert any(any(pipeline.with_pictures) for pipeline in pipelines)
 
 
+@pytest.mark.slow
 def test_an_inpainting_checkpoint_makes_images_with_masks_alone(files):
     fields = words(files, f"model.path={tiny('sd1_inpaint')}")
     line = line_of(prepare_run, config(*fields))
@@ -247,6 +253,7 @@ def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
     assert list(faults(run)) == []
 
 
+@pytest.mark.slow
 def test_a_strength_that_makes_no_step_is_refused_with_its_row(files, tmp_path):
     line = line_of(prepare_run, config(*words(files, "strength=0.05")))
     assert line == (
@@ -256,6 +263,7 @@ def test_a_strength_that_makes_no_step_is_refused_with_its_row(files, tmp_path):
     assert "use strength=1 or more" in line_of(prepare_run, config(*words(files, f"prompts.rows={rows}")))
 
 
+@pytest.mark.slow
 def test_the_dry_run_counts_the_programs_of_pictures(files, capsys):
     """Encode, decode, one for pictures, and a denoiser for images from noise and one for those from pictures."""
     show_plan([RunToShow(name="", config=config(*words(files)))], prepare_run)

@@ -23,12 +23,14 @@ def prepared(*overrides):
     return prepare_run(config("model=local", f"model.path={tiny()}", "height=64", "width=64", *overrides))
 
 
+@pytest.mark.slow
 def test_the_fields_are_saved_only_where_they_are_set():
     assert not {"syntax", "weighting"} & set(config_values(config())["prompts"])
     values = config_values(config("prompts.syntax=compel"))
     assert values["prompts"]["syntax"] == "compel" and "weighting" not in values["prompts"]
 
 
+@pytest.mark.slow
 def test_a_manifest_line_says_how_the_prompt_was_read():
     def line(*overrides):
         made = saved('prompt="a fox"', *overrides)
@@ -54,6 +56,7 @@ def test_wrong_fields_are_one_line(overrides, line):
     assert str(caught.value).startswith(line)
 
 
+@pytest.mark.slow
 def test_the_plan_counts_a_program_for_each_number_of_chunks():
     run = prepared(
         "prompts.syntax=a1111",
@@ -66,6 +69,7 @@ def test_the_plan_counts_a_program_for_each_number_of_chunks():
     assert [plain.kind(spec).text for spec in make_specs(plain.config)] == [None]
 
 
+@pytest.mark.slow
 def test_long_prompts_are_cut_refused_or_whole():
     prompt = f'prompt="{LONG}"'
     assert "their ends are left out" in prepared(prompt).warnings[0]
@@ -83,6 +87,7 @@ def test_marks_that_are_not_implemented_are_a_line_with_the_row():
         prepared("prompts.syntax=a1111", 'prompts.rows=[{prompt: a}, {prompt: "a [b:c:0.5]"}]')
 
 
+@pytest.mark.slow
 def test_another_way_to_read_prompts_is_another_run(tmp_path):
     plain = saved('prompt="a fox"')
     for other in ("prompts.syntax=a1111", "on_truncate=chunk"):

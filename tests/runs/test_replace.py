@@ -26,6 +26,7 @@ def replaced(*words):
     return [[row.prompt for row in read_rows(make_config(job.values).prompts)] for job in compose_jobs(words)]
 
 
+@pytest.mark.slow
 def test_the_first_word_is_looked_for_and_each_takes_its_place():
     """As Prompt S/R of A1111: the first word is a value too."""
     assert replaced("-m", ROWS, 'prompts.replace=[[cat,dog,"red fox"]]') == [
@@ -48,6 +49,7 @@ def test_one_run_replaces_one_text_by_another():
     assert replaced("prompt=a cat", "prompts.replace=[[cat,dog]]") == [["a dog"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a, b: {c} [d]", 'it\'s "so"', "日本の狐", "${x} \\", "null", "a=b"])
 def test_any_text_can_be_put_in(text):
     from tpusd.config.grammar import hydra_value
@@ -58,6 +60,7 @@ def test_any_text_can_be_put_in(text):
     ]
 
 
+@pytest.mark.slow
 def test_files_and_sets_of_the_user_take_it_too(tmp_path):
     (tmp_path / "p.txt").write_text("a cat\nan owl\n")
     file = ("prompts=file", f"prompts.path={tmp_path / 'p.txt'}", "prompts.replace=[[cat,dog]]")
@@ -67,6 +70,7 @@ def test_files_and_sets_of_the_user_take_it_too(tmp_path):
     assert replaced(f"--config-dir={tmp_path}", "prompts=mine", "prompts.replace=[[cat,dog]]") == [["a dog"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -89,6 +93,7 @@ def test_what_cannot_be_replaced_is_one_line(words, expected):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_sweep_has_the_word_as_its_axis_in_names_page_and_index(tmp_path):
     path = tmp_path / "sweep"
     assert make("seed=0,1", ROWS, "prompts.replace=[[cat,dog]]", f"output={path}").status == 0

@@ -58,6 +58,7 @@ def whole(tmp_path_factory, one_device):
     return content(made(path, INLINE, "num_images_per_prompt=2"))
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one_file_for_file(tmp_path, whole):
     path = stopped(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     assert len(resumed(path).batches) == 4
@@ -93,6 +94,7 @@ def test_growing_is_resuming_and_makes_only_what_is_new(tmp_path, whole, start, 
     resume_run(path, prepare=None, load=None)  # what it grew by is part of it
 
 
+@pytest.mark.slow
 def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
     file = tmp_path / "p.csv"
     file.write_text("prompt,seed,id\na red fox,7,x\n")
@@ -132,6 +134,7 @@ def test_other_config_is_refused_and_nothing_is_touched(tmp_path, capsys, argv, 
     assert {file: file.read_bytes() for file in before} == before
 
 
+@pytest.mark.slow
 def test_batch_size_may_change(tmp_path, whole):
     path = stopped(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     resumed(path, "batch_size_per_device=3")
@@ -143,6 +146,7 @@ def test_batch_size_may_change(tmp_path, whole):
     assert sizes == [1] * 2 + [3] * 4
 
 
+@pytest.mark.slow
 def test_changed_weights_are_refused_unless_told_otherwise(tmp_path, monkeypatch, capsys):
     path = stopped(tmp_path / "run", INLINE)
     old = read_config(path)["model"]["sha256"]
@@ -266,6 +270,7 @@ def test_damage_is_found_on_opening_and_healed(tmp_path, whole, what):
     assert content(path) == whole
 
 
+@pytest.mark.slow
 def test_what_was_put_right_is_told(tmp_path, capsys):
     path = made(tmp_path / "run", INLINE, "num_images_per_prompt=2")
     for what in ("missing image", "temporary files"):
@@ -324,6 +329,7 @@ def test_second_process_is_refused(tmp_path):
     resume_run(path, prepare=None, load=None)
 
 
+@pytest.mark.slow
 def test_lock_does_not_outlive_a_killed_process(tmp_path):
     path = made(tmp_path / "run", INLINE)
     code = (

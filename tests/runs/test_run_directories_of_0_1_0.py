@@ -97,6 +97,8 @@ def test_resuming_a_complete_one_changes_no_file(old, archive, name):
     assert {file for file in after if after[file] != before[file]} <= {"grid.png"}
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_damaged_run_resumes_to_the_same_images(old, archive, equal):
     (old / "run" / IMAGES[1]).unlink()
     with open(old / "run" / "manifest.jsonl", "ab") as manifest:
@@ -111,6 +113,8 @@ def test_a_damaged_run_resumes_to_the_same_images(old, archive, equal):
     tpusd("validate", old / "run")
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_grows_and_keeps_its_images(old, archive):
     tpusd("run", f"resume={old / 'run'}", "num_images_per_prompt=2")
     before, after = lines(archive / "run"), lines(old / "run")
@@ -119,6 +123,8 @@ def test_a_run_grows_and_keeps_its_images(old, archive):
     tpusd("validate", old / "run")
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_sweep_grows_and_keeps_its_runs(old, archive):
     tpusd("run", f"resume={old / 'sweep'}", "sampler=ddim,dpmpp_2m,euler")
     assert [path.name for path in sorted((old / "sweep").glob("0*"))] == [*RUNS_OF_SWEEP, "002_sampler=euler"]

@@ -58,6 +58,7 @@ def test_shards_of_one_directory_end_with_the_run_of_one_process(tmp_path, whole
     assert sorted(os.listdir(path / "shards")) == ["1-of-3.log", "2-of-3.log", "3-of-3.log", "lock"]
 
 
+@pytest.mark.slow
 def test_shards_that_are_started_again_make_what_is_missing_and_nothing_twice(tmp_path, whole, capsys):
     path = tmp_path / "run"
     stopped(path, "1/3", 1)
@@ -108,6 +109,7 @@ def test_shards_extend_a_run_that_shards_have_made(tmp_path, whole):
     assert content(path) == whole
 
 
+@pytest.mark.slow
 def test_damage_of_a_shard_is_mended_by_that_shard(tmp_path, whole):
     path = tmp_path / "run"
     for which in ("1/2", "2/2"):
@@ -166,6 +168,7 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_locks_keep_a_second_process_and_the_whole_run_off(tmp_path):
     path = tmp_path / "run"
 
@@ -228,6 +231,7 @@ def test_weights_that_differ_between_shards_at_work_are_refused_before_an_image_
     assert len(list(read_manifest(path))) == 4
 
 
+@pytest.mark.slow
 def test_reproduce_makes_all_that_it_compares(tmp_path):
     path = tmp_path / "run"
     shard(path, None)
@@ -262,6 +266,7 @@ def test_links_in_place_of_a_shards_files_are_not_followed(tmp_path, name):
     assert behind.exists()
 
 
+@pytest.mark.slow
 def test_a_shard_waits_for_what_all_share(tmp_path):
     path = tmp_path / "run"
     shard(path, "1/2")

@@ -74,6 +74,7 @@ def test_loop_is_the_arithmetic_of_the_table(name):
         assert np.abs(ours[image] - exact).max() < 5e-5 * max(1, np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_loop_runs_any_table():
     """No sampler leaves all registers filled over a row that does not push; this table does."""
     rng = np.random.default_rng(2)
@@ -91,6 +92,7 @@ def test_loop_runs_any_table():
     np.testing.assert_allclose(ours, exact, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", range(BATCH))
 def test_image_does_not_depend_on_the_tables_of_its_batch(image):
     mixed = np.asarray(finish(MIXED).x)
@@ -113,6 +115,7 @@ def test_nothing_compiles_again_for_another_sampler_steps_or_bounds():
     assert before <= 1 and run._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_image_rests_after_its_last_row_whatever_the_model_says():
     state = LoopState(*(jnp.full((1, *SHAPE), value, jnp.float32) for value in (-0.0, 1e-40, np.nan, np.inf, -7.0)))
     table = jnp.zeros((1, 8, COLUMNS), jnp.float32)
@@ -139,6 +142,7 @@ def test_what_a_row_does_not_use_cannot_spoil_it():
     np.testing.assert_array_equal(end(state), end(start))
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_only_where_some_image_asks_for_it():
     drawn = []
 
@@ -160,6 +164,7 @@ def test_noise_is_drawn_only_where_some_image_asks_for_it():
     assert sorted(drawn) == [0, 1, 2]  # its last row leads to zero noise, and then it rests
 
 
+@pytest.mark.slow
 def test_model_is_asked_at_the_timesteps_of_each_table():
     asked = []
 
@@ -201,6 +206,7 @@ def test_rescaled_guidance_has_the_deviation_of_the_conditional_prediction():
     np.testing.assert_allclose(part[2], whole[2], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_guidance_of_a_flat_prediction_is_finite_without_rescaling():
     flat, ones = jnp.ones((2, *SHAPE)), np.ones(2, np.float32)
     np.testing.assert_array_equal(classifier_free_guidance(flat, flat, 7.5 * ones, 0 * ones), flat)

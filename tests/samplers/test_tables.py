@@ -389,6 +389,7 @@ def test_clip_sample_is_passed_over_and_minus_infinity_is_no_clip():
     assert made("dpmpp_2m", 5, SchedulerConfig.from_dict(values)).rows.tolist() == made("dpmpp_2m", 5).rows.tolist()
 
 
+@pytest.mark.slow
 def test_tables_are_made_without_jax_and_settings_survive_plain_values():
     code = (
         "import sys; from tpusd.samplers.table import SamplerSettings, make_table\n"

@@ -23,6 +23,7 @@ def shapes(state):
     return jax.tree.map(lambda x: (x.shape, str(x.dtype)), state)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_exported_weights_fit_the_networks_that_are_trained(embedded):
     folder = embedded.directory
@@ -33,6 +34,7 @@ def test_exported_weights_fit_the_networks_that_are_trained(embedded):
         assert shapes(load_exported(folder, part)) == shapes(params[part])
 
 
+@pytest.mark.slow
 def test_exported_weights_are_those_of_the_file(embedded):
     stored = load_file(embedded.directory / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
     kernel = load_exported(embedded.directory, "unet")["conv_in"]["kernel"]

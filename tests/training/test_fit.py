@@ -52,6 +52,7 @@ def test_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
     assert not np.allclose(whole.params["w"], whole.ema["w"])  # the average is one
 
 
+@pytest.mark.slow
 def test_training_leaves_log_curve_samples_and_checkpoint(tmp_path):
     state = train(tmp_path / "run", STEPS)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
