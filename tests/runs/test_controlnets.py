@@ -30,7 +30,7 @@ from tpusd.runs.reproduce import reproduce
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.slow]
 SIZE = 48
 
 
@@ -141,7 +141,6 @@ def test_the_command_of_an_image_makes_it_again(run):
     assert made.model.controlnets == saved.model.controlnets
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_control_images_and_strengths_alone(run, files):
     (run / "images" / "00000-000.png").unlink()
     resume_run(run, ["num_images_per_prompt=2"], load=load)
