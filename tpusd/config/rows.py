@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
 from tpusd.config.paths import expanded_path
+from tpusd.config.sizes import SIZE_FIELDS, Pair
 from tpusd.config.typed import read_value
 from tpusd.errors import UserError, show
 
@@ -29,7 +30,7 @@ _FILES = ("image", "mask")  # a row's own pictures
 _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
 _CONTROL = ("control_images", "control_images_sha256")  # lists, with an entry for each ControlNet
 CONTROL_IMAGE = "control_image"  # a column for the list of one picture
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_CONTROL)
+ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_CONTROL, *SIZE_FIELDS)
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
@@ -54,6 +55,12 @@ class Row:
     control_images: tuple[str | None, ...] | None = None  # files; None: the ControlNet has no effect
     control_images_sha256: tuple[str | None, ...] | None = None
     control_scale: ControlScale | None = None
+    original_size: Pair | None = None
+    crop: Pair | None = None
+    target_size: Pair | None = None
+    negative_original_size: Pair | None = None
+    negative_crop: Pair | None = None
+    negative_target_size: Pair | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -118,6 +125,7 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     files: dict[str, Any] = {name: _file(place, name, values.pop(name, None)) for name in _FILES}
     digests: dict[str, Any] = {name: _sha256(place, name, values.pop(name, None)) for name in _SHA256}
     controls = _controls(place, values)
+    sizes: dict[str, Any] = {name: _pair(values.pop(name, None), f"{place}: {name}") for name in SIZE_FIELDS}
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
@@ -128,6 +136,7 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         **files,
         **digests,
         **controls,
+        **sizes,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -191,6 +200,15 @@ def _sha256(place: str, name: str, value: object) -> str | None:
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise UserError(f"{place}: {name}={show(value)}: must be 64 hexadecimal digits; leave it out to take any file")
     return value
+
+
+def _pair(value: object, where: str) -> Any:
+    """Two numbers; None if the row has none of its own. csv gives text, as in `[1024, 768]`. Raises UserError."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*\[?\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\]?\s*", value)):
+        value = [int(found[1]), int(found[2])]
+    return read_value(Pair, value, where)
 
 
 def _own_number(hint: object, kind: type[int] | type[float], value: object, where: str) -> Any:

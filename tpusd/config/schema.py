@@ -22,6 +22,7 @@ from tpusd.config.paths import expanded_path
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
+from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
@@ -284,6 +285,32 @@ class RunConfig:
         SavedIfSet(),
         Help("ControlNets guide the prompt's half alone, and their first layers less, so that no prompt is needed"),
     ] = False
+    original_size: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help(
+            "SDXL: height and width of the picture before it was resized: a small one gives a blurred image; null: own"
+        ),
+    ] = None
+    crop: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help("SDXL: top and left at which the picture was cropped: 0 and 0 show the object whole; null: 0, 0"),
+    ] = None
+    target_size: Annotated[
+        Pair | None, SavedIfSet(), Help("SDXL: height and width that the picture was resized to; null: own")
+    ] = None
+    negative_original_size: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help("the same of the negative prompt, together with `negative_target_size`; null: those of the prompt"),
+    ] = None
+    negative_crop: Annotated[
+        Pair | None, SavedIfSet(), Help("of the negative prompt, where its sizes are set; null: 0, 0")
+    ] = None
+    negative_target_size: Annotated[
+        Pair | None, SavedIfSet(), Help("of the negative prompt, together with `negative_original_size`")
+    ] = None
     batch_size_per_device: Annotated[
         int,
         Interval(ge=1, le=4096),

@@ -159,13 +159,15 @@ class Blueprint:
         given_noise: bool = False,
         from_picture: bool = False,
         controls: Sequence[int] = (),
+        sized: bool = False,
         text: TextShape | None = None,
     ) -> ProgramSpec:
-        """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture, control -> LoopState,
-        Trace.
+        """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture, control, sizes
+        -> LoopState, Trace.
 
         given_noise: the noise is an argument in the place of the keys.
         controls: the ControlNets that have an effect, by their places.
+        sized: whether the size conditioning is an argument.
         text: of prompts in chunks; None: of plain ones.
         """
         family, networks = self._family, self._merge("denoise", controls)
@@ -190,7 +192,11 @@ class Blueprint:
             jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS + len(controls)), jnp.float32),
             per_image,
             given if given_noise else jax.ShapeDtypeStruct((b, 2), jnp.uint32),
-            *further_arguments(self._picture if from_picture else None, self._control(controls)),
+            *further_arguments(
+                self._picture if from_picture else None,
+                self._control(controls),
+                jax.ShapeDtypeStruct((b, 2, 6), jnp.float32) if sized else None,
+            ),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
         return ProgramSpec(
@@ -246,11 +252,12 @@ class Blueprint:
         return jax.eval_shape(encode.function, *encode.shared, *encode.split)[0]
 
 
-def further_arguments(picture: programs.Picture | None, control: Control | None) -> tuple[Any, ...]:
+def further_arguments(picture: programs.Picture | None, control: Control | None, sizes: Any) -> tuple[Any, ...]:
     """The last arguments of `denoise`, as arrays or as shapes; without those that no image of a batch has."""
-    if control is not None:
-        return picture, control
-    return () if picture is None else (picture,)
+    given = [picture, control, sizes]
+    while given and given[-1] is None:
+        given.pop()
+    return tuple(given)
 
 
 def leaves(state: nnx.State[Any, Any]) -> Leaves:

@@ -19,6 +19,7 @@ import numpy as np
 
 from tpusd.checkpoints import Checkpoint, fill, match_weights
 from tpusd.config.schema import PrecisionConfig
+from tpusd.config.sizes import Sizes
 from tpusd.engine import programs
 from tpusd.engine.adapters import MergedWeights, ScaledLora
 from tpusd.engine.blueprint import Blueprint, ProgramSpec, further_arguments, leaves
@@ -203,7 +204,9 @@ class Pipeline:
             embedded = self._embed_controls(compiled, kind.controls, padded, padded_controls)
         calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
         more = further_arguments(
-            None if start is None else start.picture, None if embedded is None else embedded.control
+            None if start is None else start.picture,
+            None if embedded is None else embedded.control,
+            self._devices.put_split(size_numbers(padded)) if kind.sized else None,
         )
         state, trace = self._denoise(calls, kind.controls, cond, padded, padded_tables, more, on_step)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
@@ -381,6 +384,7 @@ class Pipeline:
                     given_noise=kind.given_noise,
                     from_picture=kind.from_picture,
                     controls=kind.controls,
+                    sized=kind.sized,
                     text=text,
                 )
                 for has_it, name in denoisers.items()
@@ -451,7 +455,7 @@ def denoiser(guided: bool, kind: Kind) -> str:
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
     chunks = "" if kind.text is None else f"_{kind.text.chunks}"
     controls = f"_control{'_'.join(map(str, kind.controls))}" if kind.controls else ""
-    return f"denoise{''.join(endings)}{controls}{chunks}"
+    return f"denoise{''.join(endings)}{controls}{'_sizes' * kind.sized}{chunks}"
 
 
 def embedder(place: int) -> str:
@@ -467,6 +471,12 @@ def encoder(text: TextShape | None) -> str:
 def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
     """uint32 (b,2)."""
     return np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+
+
+def size_numbers(specs: Sequence[ImageSpec]) -> np.ndarray:
+    """float32 (b,2,6): the size conditioning of the prompts and of the negative prompts."""
+    sizes = [(spec.sizes or Sizes()).numbers(spec.height, spec.width) for spec in specs]
+    return np.array(sizes, np.float32)
 
 
 def picture_scale(spec: ImageSpec, table: Table) -> float:

@@ -130,6 +130,7 @@ def denoise(
     keys: image_keys.Keys,
     picture: Picture | None = None,
     control: Control | None = None,
+    sizes: jax.Array | None = None,
     *,
     height: int,
     width: int,
@@ -147,6 +148,7 @@ def denoise(
     keys: (b,2) uint32, or the noise itself.
     picture: what the images start from; None: noise alone.
     control: what the ControlNets among the networks get; the table has a further column for each, its scale.
+    sizes: size conditioning (b,2,6) float32, of the prompts and of the negative prompts; None: of the images' own size.
     height, width: pixels.
     """
     b, h, w, c = state.x.shape
@@ -159,7 +161,7 @@ def denoise(
         return LoopState.start(x), digest(noise)
 
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
-    conditioning = family.prepare(cond, uncond, height=height, width=width)
+    conditioning = family.prepare(cond, uncond, height=height, width=width, sizes=sizes)
 
     further = [] if picture is None else picture.further()
 

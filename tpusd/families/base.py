@@ -172,6 +172,7 @@ class Family(abc.ABC):
     pipeline_classes: ClassVar[tuple[str, ...]]  # `_class_name` of model_index.json, without a leading `Flax`
     components: ClassVar[Mapping[str, Component]]  # part -> component, in the order in which weights are read
     controlnet: ClassVar[Component | None] = None  # of the ControlNets that a checkpoint may have beside these parts
+    reads_sizes: ClassVar[bool] = False  # whether the model has size conditioning
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterable[str]:
         """A line for each thing in the scheduler's file that makes the images differ from the reference's."""
@@ -297,11 +298,18 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def prepare(
-        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+        self,
+        prompt: Conditioning,
+        negative_prompt: Conditioning | None,
+        *,
+        height: int,
+        width: int,
+        sizes: jax.Array | None = None,
     ) -> Conditioning:
         """What `predict` needs and is the same at every step. prompt, negative_prompt: results of `encode`.
 
         negative_prompt: None where no image of the batch uses classifier-free guidance.
+        sizes: size conditioning (b,2,6) float32, of prompts and negative prompts; None: that of the image's own size.
         """
 
     @abc.abstractmethod

@@ -302,14 +302,23 @@ class LatentDiffusion(Family):
         """The text encoders' outputs -> what the UNet gets of them."""
 
     def prepare(
-        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+        self,
+        prompt: Conditioning,
+        negative_prompt: Conditioning | None,
+        *,
+        height: int,
+        width: int,
+        sizes: jax.Array | None = None,
     ) -> UNetConditioning:
         """Both prompts as one batch."""
         assert isinstance(prompt, TextConditioning)
         both = prompt
         if negative_prompt is not None:
             both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), negative_prompt, prompt)
-        return UNetConditioning(*both, time_ids=self.time_ids(both.hidden.shape[0], height, width))
+        if sizes is None:
+            return UNetConditioning(*both, time_ids=self.time_ids(both.hidden.shape[0], height, width))
+        own = sizes[:, 0] if negative_prompt is None else jnp.concatenate([sizes[:, 1], sizes[:, 0]])
+        return UNetConditioning(*both, time_ids=own)
 
     def time_ids(self, b: int, height: int, width: int) -> jax.Array | None:
         """SDXL's sizes (b,6)."""

@@ -47,6 +47,7 @@ class Kind:
     from_picture: whether they start from pictures.
     text: the shape of their prompts; None where they are plain.
     controls: the ControlNets that have an effect on them, by their places in `model.controlnets`.
+    sized: whether they have size conditioning of their own.
     """
 
     guided: Guided
@@ -55,6 +56,7 @@ class Kind:
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
     controls: tuple[int, ...] = ()
+    sized: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> K
         loras=spec.loras,
         text=text,
         controls=tuple(control.net for control in spec.active_controls),
+        sized=spec.sizes is not None,
     )
 
 
@@ -169,12 +172,19 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled.
 
     encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
-    start from pictures, by their ControlNets and by chunks of prompts; what encodes pictures, and what
-    embeds those of each ControlNet.
+    start from pictures, by their ControlNets, by sizes of their own and by chunks of prompts; what encodes pictures,
+    and what embeds those of each ControlNet.
     """
     every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, kind.from_picture, kind.controls, None if kind.text is None else kind.text.chunks)
+        (
+            has_it,
+            kind.given_noise,
+            kind.from_picture,
+            kind.controls,
+            kind.sized,
+            None if kind.text is None else kind.text.chunks,
+        )
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }

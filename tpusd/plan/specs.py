@@ -14,6 +14,7 @@ from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
 from tpusd.config.schema import Noise, Resize, RunConfig, SavedConfig
 from tpusd.config.shards import Shard, parse_rows
+from tpusd.config.sizes import SIZE_FIELDS, Sizes
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
 from tpusd.syntax.rules import TextRules
@@ -130,6 +131,7 @@ class ImageSpec:
     picture: PictureInput | None = None  # None: starts from noise alone
     controls: tuple[ControlInput, ...] = ()  # in the order of the ControlNets
     control_scale: float = 1.0  # the factor that is in theirs
+    sizes: Sizes | None = None  # size conditioning, where it is not that of the image's own size
 
     @property
     def strength(self) -> float:
@@ -280,6 +282,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         picture=_picture_of(config, row),
         controls=tuple(_controls_of(config, row)),
         control_scale=config.control_scale if row.control_scale is None else row.control_scale,
+        sizes=Sizes.of({name: _first_set(getattr(row, name), getattr(config, name)) for name in SIZE_FIELDS}),
     )
 
 
@@ -334,6 +337,10 @@ def _picture_of(config: SavedConfig, row: Row) -> PictureInput | None:
         paste_back=config.paste_back,
         mask_feather=config.mask_feather,
     )
+
+
+def _first_set(own: tuple[int, ...] | None, of_run: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return of_run if own is None else own
 
 
 def _controls_of(config: SavedConfig, row: Row) -> Iterator[ControlInput]:

@@ -11,6 +11,7 @@ from tpusd.config.adapters import LoraConfig
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, Row
 from tpusd.config.schema import RunConfig
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.config.typed import plain, read
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
@@ -36,6 +37,7 @@ PIXEL_FIELDS = (
     "mask_feather",
     "control_scale",
     "guess_mode",
+    *SIZE_FIELDS,
     "image_format",
     "image_quality",
 )

@@ -7,6 +7,7 @@ from typing import Any
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, make_config
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.errors import UserError, show
 from tpusd.recipes import xmp
 from tpusd.recipes.base import OWN, PictureTexts, Recipe
@@ -35,6 +36,7 @@ OPTIONAL_OF_ROW = (
     "control_images",
     "control_images_sha256",
     "control_scale",
+    *SIZE_FIELDS,
 )
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import ImageSpec, PictureInput, image_name, planned
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
@@ -88,6 +89,13 @@ class ImageRecord:
     control_scale: float | None = _only_where_set(decided_by_config=True)
     control_settings: list[dict[str, Any] | None] | None = _only_where_set(decided_by_config=True)
     guess_mode: bool | None = _only_where_set(decided_by_config=True)  # where it is set
+    # Size conditioning.
+    original_size: list[int] | None = _only_where_set(decided_by_config=True)
+    crop: list[int] | None = _only_where_set(decided_by_config=True)
+    target_size: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_original_size: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_crop: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_target_size: list[int] | None = _only_where_set(decided_by_config=True)
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -173,6 +181,8 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     without = _OF_MASK if spec.picture is not None and spec.picture.mask is None else ()
     values |= {name: None if name in without else picture.get(name) for name in _OF_PICTURE}
     values |= _control_values(config, spec)
+    own_sizes = {} if spec.sizes is None else dataclasses.asdict(spec.sizes)
+    values |= {name: None if own_sizes.get(name) is None else list(own_sizes[name]) for name in SIZE_FIELDS}
     if values["resize"] is None and spec.controls:
         values["resize"] = spec.controls[0].resize
     assert tuple(values) == DECIDED_BY_CONFIG

@@ -195,6 +195,7 @@ def _check_rows(
         checks: dict[object, Callable[[], object]] = {
             (spec.height, spec.width): functools.partial(check_image_size, config, checkpoint, spec.height, spec.width),
             (spec.sampler, spec.strength): functools.partial(table, spec.sampler, spec.strength),
+            spec.sizes: functools.partial(_check_sizes, spec, checkpoint),
         }
         for value, check in checks.items():
             if value in seen:
@@ -207,6 +208,16 @@ def _check_rows(
     if faults:
         more = f"; and {len(faults) - MAX_LISTED} more values" if len(faults) > MAX_LISTED else ""
         raise UserError("prompts: " + "; ".join(faults[:MAX_LISTED]) + more)
+
+
+def _check_sizes(spec: ImageSpec, checkpoint: "Checkpoint") -> None:
+    """Raises UserError for size conditioning of a model that has none, and for negative sizes that lack another."""
+    if spec.sizes is None:
+        return
+    if not checkpoint.family.reads_sizes:
+        name, value = next((name, value) for name, value in vars(spec.sizes).items() if value is not None)
+        raise UserError(f"{name}={show(list(value))}: is for SDXL, which reads sizes; leave it out")
+    spec.sizes.check()
 
 
 def _size_notes(config: SavedConfig) -> tuple[str, ...]:
