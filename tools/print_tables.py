@@ -32,6 +32,8 @@ from tpusd.samplers.registry import OptionValue, Sampler, samplers  # noqa: E402
 from tpusd.samplers.rows import NOISE  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import make_table  # noqa: E402
+from tpusd.scores.registry import metrics  # noqa: E402
+from tpusd.scores.sets import SET_METRICS  # noqa: E402
 
 _MARKED = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+) -->)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
 _FEW = 3  # samplers to name as exceptions
@@ -217,12 +219,22 @@ def _default(option: Option) -> str:
     return option.default if isinstance(option.default, str) else json.dumps(option.default)
 
 
+def metrics_table() -> str:
+    """A row for each metric."""
+    rows = [
+        [f"`{name}`", metric.about, metric.range, metric.better or "neither", metric.needs or "nothing", metric.paper]
+        for name, metric in {**metrics(), **SET_METRICS}.items()
+    ]
+    return markdown_table(["`metric=`", "What it measures", "Range", "Better", "Needs", "Paper"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "run-options": run_options_table,
     "model-options": functools.partial(run_options_table, "model"),
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "lora-options": lora_options_table,
     "controlnet-options": controlnet_options_table,
@@ -230,6 +242,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,
+    "metrics": metrics_table,
 }
 
 if __name__ == "__main__":

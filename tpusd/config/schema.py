@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.cache import NO_CACHE, CacheConfig, check_cache, with_interval
 from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet, control_with_whole_path
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
@@ -231,6 +232,7 @@ class RunConfig:
         SavedIfSet(),
         Help("how the scale's part beyond 1 grows over the steps, with the same mean (Wang et al. 2024)"),
     ] = "constant"
+    cache: Annotated[CacheConfig, SavedIfSet(), Help("which steps reuse what an earlier one computed")] = NO_CACHE
     negative_prompt: Annotated[
         str | None,
         Help('for the rows that have none of their own; null and "" differ for SDXL, as in diffusers'),
@@ -425,7 +427,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     if config.guidance_scale is None:
         config = dataclasses.replace(config, guidance_scale=config.model.guidance_scale)
     _check(config)
-    return config
+    return dataclasses.replace(config, cache=with_interval(config.cache))
 
 
 def _with_the_models_loras(config: RunConfig) -> RunConfig:
@@ -525,6 +527,9 @@ def _check(config: RunConfig) -> None:
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
     _check_prompts(config.prompts)
+    check_cache(config.cache)
+    if config.cache.name != "none" and config.model.controlnets:
+        raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
 
 

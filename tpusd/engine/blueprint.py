@@ -77,6 +77,7 @@ class Blueprint:
     ):
         self.per_device = batch_size_per_device
         self._family, self._configs, self._size = architecture.family, architecture.configs, (height, width)
+        self._precision = precision
         latents = (batch_size_per_device, *self._family.latent_shape(self._configs, height, width))
         self.state = jax.eval_shape(LoopState.start, jax.ShapeDtypeStruct(latents, jnp.float32))
         self._networks = {
@@ -161,6 +162,7 @@ class Blueprint:
         controls: Sequence[int] = (),
         sized: bool = False,
         text: TextShape | None = None,
+        branch: int | None = None,
     ) -> ProgramSpec:
         """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture, control, sizes
         -> LoopState, Trace.
@@ -169,12 +171,20 @@ class Blueprint:
         controls: the ControlNets that have an effect, by their places.
         sized: whether the size conditioning is an argument.
         text: of prompts in chunks; None: of plain ones.
+        branch: of a cache; then the first shared argument says of each row whether it computes all, bool (MAX_ROWS,).
+            None: every row does.
         """
         family, networks = self._family, self._merge("denoise", controls)
         height, width = self._size
 
         def denoise(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[LoopState, programs.Trace]:
             return programs.denoise(family, networks(weights), *arguments, height=height, width=width)
+
+        def denoise_cached(
+            full: jax.Array, weights: tuple[Leaves, ...], *arguments: Any
+        ) -> tuple[LoopState, programs.Trace]:
+            cache = programs.Cache(branch or 0, full)
+            return programs.denoise(family, networks(weights), *arguments, height=height, width=width, cache=cache)
 
         cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1))
         b, h, w, c = self.state.x.shape
@@ -184,8 +194,9 @@ class Blueprint:
             jax.ShapeDtypeStruct((b,), jnp.int32),
         )
         per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
+        deep = None if branch is None else self.deep_half(branch, guided=guided)
         split = (
-            self.state,
+            self.state._replace(kept=deep),
             cond,
             cond if guided else None,
             per_image,
@@ -199,12 +210,20 @@ class Blueprint:
             ),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
+        shared = (self.weights("denoise", controls), bound, bound)
         return ProgramSpec(
-            function=denoise,
-            shared=(self.weights("denoise", controls), bound, bound),
+            function=denoise if branch is None else denoise_cached,
+            shared=shared if branch is None else (jax.ShapeDtypeStruct((MAX_ROWS,), jnp.bool_), *shared),
             split=split,
             donate=(0,),
             options=denoise_options(b * (1 + guided) * h * w),
+        )
+
+    def deep_half(self, branch: int, *, guided: bool) -> jax.ShapeDtypeStruct:
+        """What a denoiser with a cache keeps from one row to the next."""
+        height, width = self._size
+        return self._family.deep_half(
+            self._configs, self._precision, branch, images=self.per_device, guided=guided, height=height, width=width
         )
 
     def decode(self) -> ProgramSpec:

@@ -31,10 +31,9 @@ from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.families.base import ChunkTokens, Conditioning, Control, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
-from tpusd.plan.batches import Kind, guided_pieces, kind_of
+from tpusd.plan.batches import Kind, full_calls, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
-from tpusd.samplers.loop import LoopState
-from tpusd.samplers.table import Table
+from tpusd.samplers.table import MAX_ROWS, Table
 from tpusd.syntax.chunks import extent, shape_of
 from tpusd.syntax.rules import TextRules, TextShape
 
@@ -66,11 +65,16 @@ class _Encoded(NamedTuple):
 
 
 class _Calls(NamedTuple):
-    """Model calls of one program: rows of the tables. uncond: on the devices; None: calls without guidance."""
+    """Model calls of one program: rows of the tables.
+
+    uncond: on the devices; None: calls without guidance.
+    deep_half: what the program keeps from row to row, as a shape; None: nothing.
+    """
 
     rows: range
     program: Program
     uncond: Conditioning | None
+    deep_half: jax.ShapeDtypeStruct | None
 
 
 class _EncodedPicture(NamedTuple):
@@ -202,14 +206,18 @@ class Pipeline:
         if controls is not None:
             padded_controls = [*controls, *[controls[-1]] * padding]
             embedded = self._embed_controls(compiled, kind.controls, padded, padded_controls)
-        calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
+        calls = [
+            _Calls(own, compiled[denoisers[has_it]], uncond if has_it else None, self._deep_half(kind, guided=has_it))
+            for own, has_it in pieces
+        ]
         more = further_arguments(
             None if start is None else start.picture,
             None if embedded is None else embedded.control,
             self._devices.put_split(size_numbers(padded)) if kind.sized else None,
         )
-        state, trace = self._denoise(calls, kind.controls, cond, padded, padded_tables, more, on_step)
-        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
+        full_rows = _full_rows(kind, tables)
+        latents, trace = self._denoise(calls, kind.controls, cond, padded, padded_tables, more, full_rows, on_step)
+        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
         text_digests = [gather(one.digests) for one in encoded.values()]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
@@ -308,15 +316,17 @@ class Pipeline:
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         more: tuple[Any, ...],
+        full_rows: np.ndarray | None,
         on_step: Callable[[int, int], None] | None,
-    ) -> tuple[LoopState, programs.Trace]:
-        """Runs the sampler: LoopState on the devices, and the host's Trace.
+    ) -> tuple[jax.Array, programs.Trace]:
+        """Runs the sampler: the latents on the devices, and the host's Trace.
 
         pieces: all model calls, in order.
         controls: the ControlNets, by their places.
         cond: on the devices.
         specs, tables: of a full batch, padding included.
         more: the last arguments of the program, on the devices.
+        full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
@@ -337,19 +347,31 @@ class Pipeline:
                 np.array([noise_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
             )
         )
+        full = () if full_rows is None else (self._devices.put_shared(full_rows),)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
         began = time.monotonic()
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
+            if stops[-1] == piece.rows.start:  # a row that computes it
+                deep_half = None if piece.deep_half is None else self._devices.zeros(piece.deep_half)
+                state = state._replace(kept=deep_half)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
             if drawn is not None and drawn.has_steps:
                 stop = min(stop, stops[-1] + ROWS_AT_ONCE)
                 keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise", controls), *bounds, state, cond, piece.uncond, *arguments, keys, *more
+                *full,
+                self._weights_of("denoise", controls),
+                *bounds,
+                state,
+                cond,
+                piece.uncond,
+                *arguments,
+                keys,
+                *more,
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -363,7 +385,10 @@ class Pipeline:
         noise, rows_traced, latents, num_finite = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+        return state.x, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+
+    def _deep_half(self, kind: Kind, *, guided: bool) -> jax.ShapeDtypeStruct | None:
+        return None if kind.cache is None else self._blueprint.deep_half(kind.cache.branch, guided=guided)
 
     def _weights_of(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices. controls: its ControlNets, by their places."""
@@ -386,6 +411,7 @@ class Pipeline:
                     controls=kind.controls,
                     sized=kind.sized,
                     text=text,
+                    branch=None if kind.cache is None else kind.cache.branch,
                 )
                 for has_it, name in denoisers.items()
             },
@@ -453,9 +479,10 @@ class _WeightsInReading:
 def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
+    cache = "" if kind.cache is None else f"_cached_{kind.cache.branch}"
     chunks = "" if kind.text is None else f"_{kind.text.chunks}"
     controls = f"_control{'_'.join(map(str, kind.controls))}" if kind.controls else ""
-    return f"denoise{''.join(endings)}{controls}{'_sizes' * kind.sized}{chunks}"
+    return f"denoise{''.join(endings)}{controls}{'_sizes' * kind.sized}{cache}{chunks}"
 
 
 def embedder(place: int) -> str:
@@ -491,6 +518,16 @@ def noise_scale(spec: ImageSpec, table: Table) -> float:
         return table.init_scale
     assert table.levels is not None
     return float(table.levels[0, 1])
+
+
+def _full_rows(kind: Kind, tables: Sequence[Table]) -> np.ndarray | None:
+    """bool (MAX_ROWS,): the rows that compute the deep half of the denoiser; None: all do, and there is no cache."""
+    if kind.cache is None:
+        return None
+    rows = np.ones(MAX_ROWS, np.bool_)
+    called = full_calls(kind.cache, kind.guided, max(map(len, tables)))
+    rows[: len(called)] = called
+    return rows
 
 
 def _not_finite(

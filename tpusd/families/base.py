@@ -15,9 +15,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
+from tpusd.networks.reuse import Reuse
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 from tpusd.syntax.rules import TextRules, TextShape
@@ -224,6 +226,11 @@ class Family(abc.ABC):
         """The configs with `clip_skip` layers left out at the end of the text encoders. Raises UserError."""
         raise UserError(f"model.clip_skip={clip_skip}: is for CLIP's text encoders; leave it out")
 
+    def check_cache(self, configs: Configs, cache: CacheConfig) -> None:
+        """Refuses a cache that the denoiser cannot have. Raises UserError."""
+        if cache.name != "none":
+            raise UserError(f"cache={cache.name}: this model's denoiser has no deep half to reuse; remove cache")
+
     # Sizes.
 
     @abc.abstractmethod
@@ -338,6 +345,32 @@ class Family(abc.ABC):
     def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
         """Control images (b,H,W,3) float32 in 0..1 -> what a ControlNet makes of them once for all steps, (b,h,w,c)."""
         raise NotImplementedError
+
+    def predict_reusing(
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        reuse: Reuse,
+    ) -> tuple[jax.Array, jax.Array]:
+        """`predict` with a cache: the output, and the deep half that it used. `check_cache` refuses what cannot."""
+        raise NotImplementedError(self.name)
+
+    def deep_half(
+        self,
+        configs: Configs,
+        precision: PrecisionConfig,
+        branch: int,
+        *,
+        images: int,
+        guided: bool,
+        height: int,
+        width: int,
+    ) -> jax.ShapeDtypeStruct:
+        """The shape of the deep half that `predict_reusing` takes, for so many images, with guidance or without it."""
+        raise NotImplementedError(self.name)
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images (b,H,W,3) float32 in -1..1 -> mean and standard deviation of their latents, (b,h,w,c) float32.

@@ -5,17 +5,19 @@ Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that
 
 import abc
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import SavedConfig, Weighting
+from tpusd.config.schema import PrecisionConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.families import chunks, controls
 from tpusd.families.base import (
@@ -38,6 +40,7 @@ from tpusd.families.base import (
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
 from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
+from tpusd.networks.reuse import Reuse
 from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
@@ -47,6 +50,7 @@ from tpusd.samplers.table import Table, make_table
 from tpusd.syntax.chunks import lay_out
 from tpusd.syntax.rules import TextRules, TextShape
 
+Kept = TypeVar("Kept")
 TEXT_ENCODER, UNET, VAE = "text_encoder", "unet", "vae"  # the parts that all of these families have
 # diffusers' schedulers that can clip the predicted sample, and whether they do where the file does not say.
 CLIPS = {"ddim": True, "ddpm": True, "heun": False, "lcm": False}
@@ -155,6 +159,27 @@ def _zeros_put_in(text: TextConditioning, given: jax.Array) -> TextConditioning:
     return made
 
 
+def _predict(
+    call: Callable[..., tuple[jax.Array, Kept]],
+    config: UNetConfig,
+    x: jax.Array,
+    t: jax.Array,
+    conditioning: Conditioning,
+    guidance: Guidance | None,
+) -> tuple[jax.Array, Kept]:
+    """One call of a UNet with guidance. call: the UNet's inputs -> its output, and what else it gives."""
+    assert isinstance(conditioning, UNetConditioning)
+    if guidance is None:
+        return call(x, t, *conditioning)
+    b = x.shape[0]
+    if config.time_cond_proj_dim is not None:
+        prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
+        return call(x, t, *prompts, cast(jax.Array, guidance.scale))
+    out, kept = call(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
+    scale, rescale = cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
+    return classifier_free_guidance(out[:b], out[b:], scale, rescale), kept
+
+
 class LatentDiffusion(Family):
     """What is the same in all of these families."""
 
@@ -187,6 +212,14 @@ class LatentDiffusion(Family):
         if clip_skip > most:
             raise UserError(f"model.clip_skip={clip_skip}: must be from 0 to {most} for this model's text encoders")
         return {**configs, **{part: changed_config(config, {"clip_skip": clip_skip}) for part, config in texts.items()}}
+
+    def check_cache(self, configs: Configs, cache: CacheConfig) -> None:
+        """The branch is a skip connection of the UNet."""
+        last = entry(configs, UNET, UNetConfig).num_skips - 1
+        if cache.branch > last:
+            raise UserError(
+                f"cache.branch={cache.branch}: must be from 0 to {last}, the skip connections of this model's UNet"
+            )
 
     def size_multiple(self, configs: Configs) -> int:
         """Pixels of a latent along one side: 8."""
@@ -334,22 +367,51 @@ class LatentDiffusion(Family):
         control: Control | None = None,
     ) -> jax.Array:
         """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
-        assert isinstance(conditioning, UNetConditioning)
+        unet, b = entry(networks, UNET, UNet2DConditionModel), x.shape[0]
+
+        def call(
+            x: jax.Array,
+            t: jax.Array,
+            hidden: jax.Array,
+            pooled: jax.Array | None,
+            time_ids: jax.Array | None,
+            scale: jax.Array | None = None,
+        ) -> tuple[jax.Array, None]:
+            text = (hidden, pooled, time_ids)
+            added = controls.residuals(networks, control, x, t, text, halves=x.shape[0] // b)
+            return unet(x, t, *text, guidance_scale=scale, residuals=added), None
+
+        return _predict(call, unet.config, x, t, conditioning, guidance)[0]
+
+    def predict_reusing(
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        reuse: Reuse,
+    ) -> tuple[jax.Array, jax.Array]:
+        """DeepCache (Ma et al. 2024): both halves of a guided batch reuse their own."""
         unet = entry(networks, UNET, UNet2DConditionModel)
-        if guidance is None:
-            added = controls.residuals(networks, control, x, t, conditioning, 1)
-            return unet(x, t, *conditioning, residuals=added)
-        b = x.shape[0]
-        if unet.config.time_cond_proj_dim is not None:
-            prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
-            added = controls.residuals(networks, control, x, t, prompts, 1)
-            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale), residuals=added)
-        x, t = jnp.concatenate([x, x]), jnp.concatenate([t, t])
-        added = controls.residuals(networks, control, x, t, conditioning, 2)
-        out = unet(x, t, *conditioning, residuals=added)
-        return classifier_free_guidance(
-            out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
-        )
+        return _predict(functools.partial(unet.reusing, reuse), unet.config, x, t, conditioning, guidance)
+
+    def deep_half(
+        self,
+        configs: Configs,
+        precision: PrecisionConfig,
+        branch: int,
+        *,
+        images: int,
+        guided: bool,
+        height: int,
+        width: int,
+    ) -> jax.ShapeDtypeStruct:
+        """What enters the UNet's layer that takes the skip connection `branch`, in the precision of its layers."""
+        unet = entry(configs, UNET, UNetConfig)
+        h, w, _ = self.latent_shape(configs, height, width)
+        b = images * (2 if guided and unet.time_cond_proj_dim is None else 1)
+        return jax.ShapeDtypeStruct((b, *unet.deep_shape(branch, h, w)), jnp.dtype(precision.unet.dtype))
 
     def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
         """It must be made for a UNet of these shapes."""

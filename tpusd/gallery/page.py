@@ -23,11 +23,13 @@ from tpusd.recipes.command import config_overrides, image_overrides, shell_comma
 from tpusd.recipes.files import SUFFIXES
 from tpusd.recipes.shell import quoted
 from tpusd.records.manifest import ImageRecord
+from tpusd.records.scores import NO_SCORES, Scores
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"
 # The page's program is one script of these files, in this order: a page that is opened from a disk can load no modules.
 SCRIPTS = (
-    "data", "address", "captions", "board", "toolbar", "favourites", "viewer", "compare", "zoom", "details", "start"
+    "data", "numbers", "address", "captions", "board", "charts", "toolbar", "favourites", "viewer", "compare", "zoom",
+    "details", "start"
 )  # fmt: skip
 # An image's own fields, which can differ from its run's because a row has its own.
 OWN_FIELDS = ("seed", "guidance_scale", "negative_prompt", "sampler", "num_inference_steps", "width", "height")
@@ -62,6 +64,7 @@ class PageRun:
     state: str = "finished"
     rate: float | None = None  # images/s
     error: str | None = None
+    scores: Scores = NO_SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,7 @@ def page_data(page: Page) -> dict[str, Any]:
         "rows": rows,
         "prompts": list(prompt_labels((row["index"], row["prompt"]) for row in rows).items()),
         "images": images,
+        "scores": _scores(page.runs),
         "facts": page.facts,
     }
 
@@ -157,6 +161,17 @@ def _own_values(runs: Sequence[PageRun]) -> dict[str, list[Any]]:
         if any(value != setting for setting, values in zip(usual, own, strict=True) for value in values):
             columns[name] = [value for values in own for value in values]
     return columns
+
+
+def _scores(runs: Sequence[PageRun]) -> dict[str, list[float | None]]:
+    """Column -> the score of each image, in the order of the images."""
+    names = sorted({name for run in runs for name in run.scores.columns})
+    found: dict[str, list[float | None]] = {name: [] for name in names}
+    for run in runs if names else ():
+        for record in sorted(run.records, key=lambda record: record.key):
+            for name, value in run.scores.of(record, names).items():
+                found[name].append(value)
+    return found
 
 
 def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -167,8 +167,9 @@ class ControlNetModel(TimeEmbedded):
         x = self.conv_in(sample.astype(self.dtype)) + picture
         skips = [x]
         for block in self.down_blocks:
-            x, more = block(x, emb, context)
-            skips += more
+            for i in range(block.num_layers):
+                x = block.layer(i, x, emb, context)
+                skips.append(x)
         if self.mid_block is not None:
             x = self.mid_block(x, emb, context)
         down = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]

@@ -6,12 +6,14 @@ together, whichever run they are of.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tpusd.config.adapters import AppliedLora
+from tpusd.config.cache import CacheConfig
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 from tpusd.syntax.rules import TextShape
@@ -48,6 +50,7 @@ class Kind:
     text: the shape of their prompts; None where they are plain.
     controls: the ControlNets that have an effect on them, by their places in `model.controlnets`.
     sized: whether they have size conditioning of their own.
+    cache: None where every model call computes the whole denoiser.
     """
 
     guided: Guided
@@ -57,6 +60,7 @@ class Kind:
     text: TextShape | None = None
     controls: tuple[int, ...] = ()
     sized: bool = False
+    cache: CacheConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +84,16 @@ class Batch(Generic[Run]):
 
 def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> Kind:
     """Images of one batch agree in this. num_calls: of the image. text: the shape of its prompts; None: plain."""
+    guided = guided_of(spec, num_calls)
     return Kind(
-        guided=guided_of(spec, num_calls),
+        guided=guided,
         given_noise=spec.noise.is_torch,
         from_picture=spec.picture is not None,
         loras=spec.loras,
         text=text,
         controls=tuple(control.net for control in spec.active_controls),
         sized=spec.sizes is not None,
+        cache=None if all(full_calls(spec.cache, guided, num_calls)) else spec.cache,
     )
 
 
@@ -106,6 +112,16 @@ def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
         return [(range(num_calls), guided)]
     pieces = [(range(guided.start), False), (guided, True), (range(guided.stop, num_calls), False)]
     return [(calls, has_it) for calls, has_it in pieces if calls]
+
+
+@functools.lru_cache(1024)
+def full_calls(cache: CacheConfig, guided: Guided, num_calls: int) -> tuple[bool, ...]:
+    """For each model call, whether it computes the whole denoiser. The others reuse the deep half of the one before.
+
+    The first one does, and so does a call at which guidance begins or ends, because the denoiser's batch changes there.
+    """
+    changes = (0,) if isinstance(guided, bool) else (0, guided.start, guided.stop)
+    return tuple(call in changes or cache.computes(call) for call in range(num_calls))
 
 
 def weights_key(config: SavedConfig) -> WeightsKey:
@@ -172,8 +188,8 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled.
 
     encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
-    start from pictures, by their ControlNets, by sizes of their own and by chunks of prompts; what encodes pictures,
-    and what embeds those of each ControlNet.
+    start from pictures, by their ControlNets, by sizes of their own, by chunks of prompts and by the branch of a cache;
+    what encodes pictures, and what embeds those of each ControlNet.
     """
     every = set(kinds)
     needed = {
@@ -184,6 +200,7 @@ def num_programs(kinds: Iterable[Kind]) -> int:
             kind.controls,
             kind.sized,
             None if kind.text is None else kind.text.chunks,
+            None if kind.cache is None else kind.cache.branch,
         )
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpusd.config.adapters import AppliedLora, applied
+from tpusd.config.cache import NO_CACHE, CacheConfig
 from tpusd.config.controls import ControlNet
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
@@ -124,6 +125,7 @@ class ImageSpec:
     sampler: SamplerSettings
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
+    cache: CacheConfig = NO_CACHE
     loras: tuple[AppliedLora, ...] = ()
     text: TextRules = TextRules()
     noise: NoiseSource = NoiseSource()
@@ -272,6 +274,7 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         guidance_rescale=config.guidance_rescale,
         guidance_interval=config.guidance_interval,
         guidance_schedule=config.guidance_schedule,
+        cache=config.cache,
         noise=NoiseSource(name=config.noise, batch_size=config.noise_batch_size, threads=config.noise_threads),
         height=height,
         width=width,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.cache import NO_CACHE
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, Row
 from tpusd.config.schema import RunConfig
@@ -61,7 +62,7 @@ def config_overrides(config: RunConfig) -> list[str]:
         lines.append("model.loras=[]")
     if loras:
         lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
-    lines += _text_overrides(config)
+    lines += [*_text_overrides(config), *_cache_overrides(config)]
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -74,6 +75,13 @@ def _text_overrides(config: RunConfig) -> Iterator[str]:
         yield f"prompts.weighting={config.prompts.weighting}"
     if config.on_truncate == "chunk":
         yield "on_truncate=chunk"
+
+
+def _cache_overrides(config: RunConfig) -> Iterator[str]:
+    if config.cache != NO_CACHE:
+        yield f"cache={config.cache.name}"
+        values = plain(config.cache)
+        yield from _differences("cache", {name: values[name] for name in values if name != "name"}, plain(NO_CACHE))
 
 
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:

@@ -38,6 +38,7 @@ OPTIONAL_OF_ROW = (
     "control_scale",
     *SIZE_FIELDS,
 )
+OF_CACHE = {"cache": "name", "cache_interval": "interval", "cache_branch": "branch", "cache_steps": "steps"}
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 
@@ -77,6 +78,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "sampler": recipe["sampler_settings"],
             "loras": recipe.get("lora_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
+            "cache": {name: recipe[own] for own, name in OF_CACHE.items() if own in recipe},
         }
         for name, own in (("syntax", "prompt_syntax"), ("weighting", "prompt_weighting")):
             if own in recipe:

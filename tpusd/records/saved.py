@@ -21,6 +21,7 @@ GROUPS = (
     "model",
     "precision",
     "sampler",
+    "cache",
     "executor",
 )  # whose saved choice is the start of an override such as sampler.eta=1
 # These fields do not decide a pixel, so a run may continue with other values of them.

@@ -111,6 +111,7 @@ def prepare_run(
     model = config.model
     checkpoint = open_model(model)
     checkpoint.family.check(config)
+    checkpoint.family.check_cache(checkpoint.configs, config.cache)
     rules = text_rules(config)
     checkpoint.family.check_rules(rules)
     height, width = image_size(config, checkpoint)

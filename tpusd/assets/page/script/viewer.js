@@ -61,6 +61,7 @@ function recipe(image) {
   if (row(image).mask) parts.push(["mask", row(image).mask]);
   for (const file of (row(image).control_images ?? []).filter(Boolean)) parts.push(["control image", file]);
   if (row(image).control_images?.some(Boolean)) parts.push(["control scale", row(image).control_scale ?? settings.control_scale]);
+  for (const name of scoreNames) parts.push([name, numberText(scoreOf(image, name))]);
   for (const [name, text] of Object.entries(row(image).extra ?? {})) parts.push([name, typeof text === "string" ? text : JSON.stringify(text)]);
   return parts.map(([name, text]) => [name, String(text)]);
 }
