@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT)]
 from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
 from tpusd.config.controls import ControlNet  # noqa: E402
+from tpusd.config.embeddings import EmbeddingConfig  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
 from tpusd.config.schema import RunConfig, make_config  # noqa: E402
@@ -200,15 +201,9 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
-def controlnet_options_table() -> str:
-    """A row for each field of a ControlNet."""
-    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(ControlNet)]
-    return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
-
-
-def lora_options_table() -> str:
-    """A row for each field of a LoRA."""
-    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(LoraConfig)]
+def item_options_table(item: type[LoraConfig] | type[EmbeddingConfig] | type[ControlNet]) -> str:
+    """A row for each field of an item of a list, such as a LoRA."""
+    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(item)]
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
@@ -236,8 +231,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
-    "lora-options": lora_options_table,
-    "controlnet-options": controlnet_options_table,
+    "safety-options": functools.partial(run_options_table, "safety"),
+    "lora-options": functools.partial(item_options_table, LoraConfig),
+    "embedding-options": functools.partial(item_options_table, EmbeddingConfig),
+    "controlnet-options": functools.partial(item_options_table, ControlNet),
     "few-steps": few_steps_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,

@@ -23,6 +23,7 @@ class Kind:
 
 _OTHER = "choose a file of Stable Diffusion 1, 2 or XL"
 _ADAPTER = "a LoRA changes a checkpoint, and is not one itself; " + _OTHER
+_EMBEDDING = "use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]"
 _CONTROLNET = Kind(
     name="controlnet",
     text="a ControlNet",
@@ -40,7 +41,7 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
     ),
     (
         r"^(emb_params|clip_[lg]|text_encoders_[01]|string_to_param\..*)$",
-        Kind(name="embedding", text="an embedding (textual inversion)", advice=_OTHER),
+        Kind(name="embedding", text="an embedding (textual inversion)", advice=_EMBEDDING),
     ),
     (r"^(image_proj|ip_adapter)\.", Kind(name="ip_adapter", text="an IP-Adapter", advice=_OTHER)),
     (r"motion_modules\.", Kind(name="motion", text="AnimateDiff's motion module", advice=_OTHER)),

@@ -42,11 +42,16 @@ MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
 _ALWAYS_THERE = (
     f"{REPLACE}=",
     "prompts.on_empty=",
+    "prompts.wildcards=",
+    "prompts.wildcards_dir=",
+    "prompts.lora_dir=",
     "loras.",
+    "embeddings.",
     "model.loras.",
     "model.controlnets.",
 )  # fields that a group of the user need not name
-_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|model\.controlnets)\.")
+_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|embeddings|model\.controlnets)\.")
+_NOUNS = {"embeddings": "embedding", "controlnets": "ControlNet"}  # what a list has, where it is not LoRAs
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -337,9 +342,10 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(
                 f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
-        item = re.search(r"merging override \+*((?:model\.)?loras|model\.controlnets)\.(\d+)\.", str(error))
+        item = re.search(r"merging override \+*((?:model\.)?loras|embeddings|model\.controlnets)\.(\d+)\.", str(error))
         if item:
-            noun, path = ("ControlNet", "DIR") if item[1].endswith("controlnets") else ("LoRA", "FILE.safetensors")
+            noun = next((noun for name, noun in _NOUNS.items() if item[1].endswith(name)), "LoRA")
+            path = "DIR" if noun == "ControlNet" else "FILE.safetensors"
             raise UserError(f"{item[1]}.{item[2]}: there is no such {noun}; add {item[1]}=[{{path: {path}}}]") from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)

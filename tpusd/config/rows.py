@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
 from tpusd.config.paths import expanded_path
 from tpusd.config.sizes import SIZE_FIELDS, Pair
-from tpusd.config.typed import read_value
+from tpusd.config.typed import plain, read_value
 from tpusd.errors import UserError, show
 
 _T = TypeVar("_T")
@@ -30,7 +31,19 @@ _FILES = ("image", "mask")  # a row's own pictures
 _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
 _CONTROL = ("control_images", "control_images_sha256")  # lists, with an entry for each ControlNet
 CONTROL_IMAGE = "control_image"  # a column for the list of one picture
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_CONTROL, *SIZE_FIELDS)
+_TEMPLATES = ("prompt_template", "negative_prompt_template")  # the texts as they were before their marks were read
+ROW_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    *_NUMBERS,
+    *_FILES,
+    *_SHA256,
+    *_TEMPLATES,
+    "loras",
+    *_CONTROL,
+    *SIZE_FIELDS,
+)
+MAX_LORAS = 64
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
@@ -52,6 +65,9 @@ class Row:
     mask: str | None = None
     image_sha256: str | None = None
     mask_sha256: str | None = None
+    prompt_template: str | None = None
+    negative_prompt_template: str | None = None
+    loras: tuple[LoraConfig, ...] | None = None  # behind those of the run
     control_images: tuple[str | None, ...] | None = None  # files; None: the ControlNet has no effect
     control_images_sha256: tuple[str | None, ...] | None = None
     control_scale: ControlScale | None = None
@@ -73,16 +89,20 @@ class Row:
         return self.own_values() | dict(self.extra)
 
     def own_values(self) -> dict[str, Any]:
-        """The fields that are set, without further columns: texts, numbers and lists."""
-        own = {name: getattr(self, name) for name in ROW_FIELDS if getattr(self, name) is not None}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+        """The same without the further columns."""
+        return {name: plain(getattr(self, name)) for name in ROW_FIELDS if getattr(self, name) is not None}
 
     def num_values(self, names: set[str]) -> int:
         """At least as many as the reader of a saved config counts.
 
         names: those of the rows before it, which count once. Those of this row are added.
         """
-        own = sum(map(_num_values, self.own_values().values()))
+        own = sum(
+            _num_values(plain(getattr(self, name)))
+            for name in ROW_FIELDS
+            if name != "loras" and getattr(self, name) is not None
+        )
+        own += (self.loras is not None) + 20 * len(self.loras or ())
         before = len(names)
         names.update(self.extra)
         return 2 + own + sum(map(_num_values, self.extra.values())) + len(names) - before
@@ -124,6 +144,9 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     }
     files: dict[str, Any] = {name: _file(place, name, values.pop(name, None)) for name in _FILES}
     digests: dict[str, Any] = {name: _sha256(place, name, values.pop(name, None)) for name in _SHA256}
+    templates = {name: values.pop(name, None) for name in _TEMPLATES}
+    texts: dict[str, Any] = {n: None if text in (None, "") else _text(place, n, text) for n, text in templates.items()}
+    loras = _loras(place, values.pop("loras", None))
     controls = _controls(place, values)
     sizes: dict[str, Any] = {name: _pair(values.pop(name, None), f"{place}: {name}") for name in SIZE_FIELDS}
     for name in values:
@@ -135,6 +158,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         **numbers,
         **files,
         **digests,
+        **texts,
+        loras=loras,
         **controls,
         **sizes,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
@@ -209,6 +234,20 @@ def _pair(value: object, where: str) -> Any:
     if isinstance(value, str) and (found := re.fullmatch(r"\s*\[?\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\]?\s*", value)):
         value = [int(found[1]), int(found[2])]
     return read_value(Pair, value, where)
+
+
+def _loras(place: str, value: object) -> tuple[LoraConfig, ...] | None:
+    """A row's own LoRAs; None if it has none."""
+    if value in (None, "", []):
+        return None
+    if not isinstance(value, list):
+        raise UserError(f"{place}: loras={show(value)}: must be a list, as in [{{path: FILE.safetensors, scale: 0.8}}]")
+    if len(value) > MAX_LORAS:
+        raise UserError(f"{place}: loras has {len(value)} of them; at most {MAX_LORAS} can be merged")
+    made: tuple[LoraConfig, ...] = read_value(tuple[LoraConfig, ...], value, f"{place}: loras")
+    for number, lora in enumerate(made):
+        check_lora(lora, f"{place}: loras[{number}]")
+    return tuple(with_whole_path(lora, f"{place}: loras[{number}]") for number, lora in enumerate(made))
 
 
 def _own_number(hint: object, kind: type[int] | type[float], value: object, where: str) -> Any:

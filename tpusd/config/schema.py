@@ -16,18 +16,20 @@ from annotated_types import Interval, Len, MultipleOf
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.cache import NO_CACHE, CacheConfig, check_cache, with_interval
 from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet, control_with_whole_path
+from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embedding, embedding_with_whole_path
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
-from tpusd.config.rows import Row
+from tpusd.config.rows import MAX_LORAS, Row
+from tpusd.config.safety import OFF, SafetyConfig, check_safety
+from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
-MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
@@ -143,6 +145,19 @@ class PromptsConfig:
         SavedIfSet(),
         Help("what weights do to the text embedding; null: what the program of `syntax` does, which has the same name"),
     ] = None
+    wildcards: Annotated[
+        bool,
+        SavedIfSet(),
+        Help("choices in braces and lines of files, `__NAME__`, in prompts: chosen once, by the seed and the row"),
+    ] = False
+    wildcards_dir: Annotated[
+        str | None, SavedIfSet(), Help("the directory with the files of `__NAME__`, NAME.txt; it sets `wildcards`")
+    ] = None
+    lora_dir: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("where `<lora:NAME:0.8>` in a prompt finds NAME.safetensors, also in its folders; for the syntax `a1111`"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +173,12 @@ class RunConfig:
         Len(0, MAX_LORAS),
         SavedIfSet(),
         Help("LoRAs, merged into the weights in this order: `[{path: FILE.safetensors, scale: 0.8}]`"),
+    ] = ()
+    embeddings: Annotated[
+        tuple[EmbeddingConfig, ...],
+        Len(0, MAX_EMBEDDINGS),
+        SavedIfSet(),
+        Help("words of prompts with vectors of their own (textual inversion): `[{path: FILE, token: NAME}]`"),
     ] = ()
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
     noise: Annotated[
@@ -357,6 +378,9 @@ class RunConfig:
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
     executor: Annotated[ExecutorConfig, SavedIfSet(), Help("where the images are made")] = LOCAL
+    safety: Annotated[
+        SafetyConfig, SavedIfSet(), Help("a safety checker that looks at every picture before it is written")
+    ] = OFF
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -457,16 +481,29 @@ def _with_paths(config: RunConfig) -> RunConfig:
     unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
     nets = tuple(control_with_whole_path(net, f"model.controlnets[{i}]") for i, net in enumerate(model.controlnets))
     model = dataclasses.replace(model, unet=unet, vae=vae, controlnets=nets)
-    if prompts.path is not None:
-        prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
+    for name in ("path", "wildcards_dir", "lora_dir"):
+        if (path := getattr(prompts, name)) is not None:
+            whole: dict[str, Any] = {name: expanded_path(path, f"prompts.{name}")}
+            prompts = dataclasses.replace(prompts, **whole)
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
+    safety = with_whole_safety_path(config.safety)
+    embeddings = tuple(embedding_with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
     control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
-        config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask,
-        control_image=control_image, control_images=control_images,
-    )  # fmt: skip
+        config,
+        model=model,
+        loras=loras,
+        embeddings=embeddings,
+        prompts=prompts,
+        output=output,
+        image=image,
+        mask=mask,
+        control_image=control_image,
+        control_images=control_images,
+        safety=safety,
+    )
 
 
 def _with_path(part: OtherPart, field: str) -> OtherPart:
@@ -526,11 +563,14 @@ def _check(config: RunConfig) -> None:
     _check_model(config.model)
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
+    for i, embedding in enumerate(config.embeddings):
+        check_embedding(embedding, f"embeddings[{i}]")
     _check_prompts(config.prompts)
     check_cache(config.cache)
     if config.cache.name != "none" and config.model.controlnets:
         raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
+    check_safety(config.safety)
 
 
 def _check_noise(config: RunConfig) -> None:
@@ -546,6 +586,10 @@ def _check_noise(config: RunConfig) -> None:
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:
+    if prompts.lora_dir is not None and prompts.syntax != "a1111":
+        raise UserError(
+            f"prompts.lora_dir={show(prompts.lora_dir)}: is for prompts.syntax=a1111; add it or remove lora_dir"
+        )
     if prompts.weighting is not None and prompts.syntax == "plain":
         raise UserError(
             f"prompts.weighting={prompts.weighting}: is for prompts.syntax=a1111 and prompts.syntax=compel; choose one "

@@ -55,6 +55,14 @@ FIELDS: Mapping[str, str] = {
     "repo_id": "model.repo",
     "hf_repo": "model.repo",
     "pretrained_model_name_or_path": "model.repo",
+    "safety_checker": "safety",
+    "safety_check": "safety",
+    "nsfw_filter": "safety",
+    "filter_nsfw": "safety",
+    "wildcards": "prompts.wildcards",
+    "wildcards_dir": "prompts.wildcards_dir",
+    "wildcard_dir": "prompts.wildcards_dir",
+    "lora_dir": "prompts.lora_dir",
     "init_image": "image",
     "init_img": "image",
     "input": "image",
@@ -205,7 +213,7 @@ _CONTROL = "a ControlNet is one of a list: model.controlnets=[{path: DIR, scale:
 _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
-_NO_ADAPTERS = "tpusd reads no embedding; give a checkpoint that has it merged: model=local model.path=DIR"
+_EMBEDDING = "an embedding is one of a list: embeddings=[{path: FILE.safetensors, token: NAME}]"
 _LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
 _CLIP_SKIP = "write model.clip_skip=1 for A1111's Clip skip: 2; it counts as diffusers does, from 0"
 # Name elsewhere -> why there is no such field.
@@ -220,7 +228,8 @@ ABSENT: Mapping[str, str] = {
     "tpu": _ALL_DEVICES,
     "lora": _LORA,
     "lora_scale": "a LoRA's scale is loras.0.scale",
-    "embedding": _NO_ADAPTERS,
+    "embedding": _EMBEDDING,
+    "textual_inversion": _EMBEDDING,
     "clip_skip": _CLIP_SKIP,
     "topology": "it is for python -m tpusd.preflight",
 }

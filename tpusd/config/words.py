@@ -21,15 +21,24 @@ SOURCES = (
     "model.vae.path",
     "model.config",
     "prompts.path",
+    "prompts.wildcards_dir",
+    "prompts.lora_dir",
     "image",
     "mask",
     "control_image",
 )
 PATHS = (*SOURCES, "output")
-OF_ANY_SET = ("prompts.replace=", "prompts.syntax=", "prompts.weighting=")  # fields that go with prompt= too
-GROUPS_OF_FILES = ("loras=", "model.controlnets=")  # lists of groups, each of which may have a path
+OF_ANY_SET = (  # fields that go with prompt= too
+    "prompts.replace=",
+    "prompts.syntax=",
+    "prompts.weighting=",
+    "prompts.wildcards=",
+    "prompts.wildcards_dir=",
+    "prompts.lora_dir=",
+)
+GROUPS_OF_FILES = ("loras=", "embeddings=", "model.controlnets=")  # lists of groups, each of which may have a path
 LISTS_OF_FILES = ("control_images=",)
-_PATH_IN_LIST = re.compile(r"(loras|model\.controlnets)\.\d+\.path")
+_PATH_IN_LIST = re.compile(r"(?:loras|embeddings|model\.controlnets)\.\d+\.path")
 
 
 def expanded(words: Sequence[str], *, multirun: bool = False) -> list[str]:

@@ -119,7 +119,7 @@ class Blueprint:
         ) -> tuple[Conditioning, jax.Array, jax.Array]:
             return programs.encode_chunks(family, networks(weights), tokens, weighting=text.weighting)
 
-        tokens = family.chunk_shapes(self.per_device, text)
+        tokens = family.chunk_shapes(self._configs, self.per_device, text)
         return ProgramSpec(function=encode_chunks, shared=[self.weights("encode")], split=[tokens])
 
     def encode_picture(self) -> ProgramSpec:
@@ -186,7 +186,7 @@ class Blueprint:
             cache = programs.Cache(branch or 0, full)
             return programs.denoise(family, networks(weights), *arguments, height=height, width=width, cache=cache)
 
-        cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1))
+        cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1, embedded=False))
         b, h, w, c = self.state.x.shape
         given = GivenNoise(
             self.state.x,

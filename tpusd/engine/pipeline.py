@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.checkpoints import Checkpoint, fill, match_weights
+from tpusd.checkpoints.tokenizer import Tokenizer
 from tpusd.config.schema import PrecisionConfig
 from tpusd.config.sizes import Sizes
 from tpusd.engine import programs
@@ -29,6 +30,7 @@ from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
+from tpusd.engine.texts import TextsByCall
 from tpusd.families.base import ChunkTokens, Conditioning, Control, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
 from tpusd.plan.batches import Kind, full_calls, guided_pieces, kind_of
@@ -65,16 +67,19 @@ class _Encoded(NamedTuple):
 
 
 class _Calls(NamedTuple):
-    """Model calls of one program: rows of the tables.
+    """Model calls of one program with the same texts: rows of the tables.
 
-    uncond: on the devices; None: calls without guidance.
+    cond, uncond: on the devices; None: calls without guidance.
     deep_half: what the program keeps from row to row, as a shape; None: nothing.
+    begins: whether its first row computes the deep half; otherwise that of the row before stays.
     """
 
     rows: range
     program: Program
+    cond: Conditioning
     uncond: Conditioning | None
     deep_half: jax.ShapeDtypeStruct | None
+    begins: bool
 
 
 class _EncodedPicture(NamedTuple):
@@ -164,6 +169,7 @@ class Pipeline:
         inputs: Sequence[Input] | None = None,
         controls: Sequence[Sequence[np.ndarray]] | None = None,
         loras: Sequence[ScaledLora] = (),
+        tokenizers: Sequence[Tokenizer] | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
@@ -173,12 +179,13 @@ class Pipeline:
         inputs: one for each spec, where they start from pictures.
         controls: for each spec the pictures (H,W,3) uint8 of its active ControlNets, where they have some.
         loras: merged into the weights in this order; those of all specs.
+        tokenizers: the checkpoint's own with the embeddings of all specs; None: they have no embedding.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
         (kind,) = {
-            kind_of(spec, len(table), self.text_shape(spec, len(table)))
+            kind_of(spec, len(table), self.text_shape(spec, len(table), tokenizers))
             for spec, table in zip(specs, tables, strict=True)
         }
         assert kind.from_picture == (inputs is not None)
@@ -192,12 +199,10 @@ class Pipeline:
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
-        texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
-        if kind.guided:
-            texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
+        words = self._checkpoint.tokenizers if tokenizers is None else tokenizers
         encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
-        encoded = {name: self._encode(encode, values, rules, kind.text) for name, values in texts.items()}
-        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
+        texts = TextsByCall.of(padded, [len(table) for table in padded_tables], guided=bool(kind.guided))
+        encoded = {now: self._encode(encode, now, rules, kind.text, words) for now in texts.every()}
         start = None
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
@@ -207,8 +212,16 @@ class Pipeline:
             padded_controls = [*controls, *[controls[-1]] * padding]
             embedded = self._embed_controls(compiled, kind.controls, padded, padded_controls)
         calls = [
-            _Calls(own, compiled[denoisers[has_it]], uncond if has_it else None, self._deep_half(kind, guided=has_it))
+            _Calls(
+                rows,
+                compiled[denoisers[has_it]],
+                encoded[now.prompts].conditioning,
+                encoded[now.negative_prompts].conditioning if has_it else None,
+                self._deep_half(kind, guided=has_it),
+                rows.start == own.start,
+            )
             for own, has_it in pieces
+            for rows, now in texts.pieces(own)
         ]
         more = further_arguments(
             None if start is None else start.picture,
@@ -216,16 +229,16 @@ class Pipeline:
             self._devices.put_split(size_numbers(padded)) if kind.sized else None,
         )
         full_rows = _full_rows(kind, tables)
-        latents, trace = self._denoise(calls, kind.controls, cond, padded, padded_tables, more, full_rows, on_step)
+        latents, trace = self._denoise(calls, kind.controls, padded, padded_tables, more, full_rows, on_step)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
-        text_digests = [gather(one.digests) for one in encoded.values()]
+        text_digests = {now: gather(one.digests) for now, one in encoded.items()}
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
             GeneratedImage(
                 pixels[i] if inputs is None else inputs[i].pasted(pixels[i]),
                 {
-                    "tokens": _text_digest(one.ids[i] for one in encoded.values()),
-                    "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    "tokens": _text_digest(encoded[now].ids[i] for now in texts.of_image(i)),
+                    "text_embedding": _joined(_hex(text_digests[now][i]) for now in texts.of_image(i)),
                     **({} if start is None else {"picture": _hex(start.digests[i])}),
                     **({} if embedded is None else {"control": "".join(map(_hex, embedded.digests[:, i]))}),
                     "initial_noise": _hex(trace.noise[i]),
@@ -246,18 +259,25 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
-        """The shape of an image's texts; None where they are plain."""
+    def text_shape(
+        self, spec: ImageSpec, num_calls: int, tokenizers: Sequence[Tokenizer] | None = None
+    ) -> TextShape | None:
+        """The shape of an image's texts; None where they are plain. tokenizers: as in `generate`."""
         if spec.text.is_plain:
             return None
-        tokenizers = self._checkpoint.tokenizers
-        return shape_of((extent(text, spec.text, tokenizers) for text in spec.texts(num_calls)), spec.text)
+        words = self._checkpoint.tokenizers if tokenizers is None else tokenizers
+        return shape_of((extent(text, spec.text, words) for text in spec.texts(num_calls)), spec.text)
 
     def _encode(
-        self, encode: Program, texts: Sequence[str | None], rules: Sequence[TextRules], shape: TextShape | None
+        self,
+        encode: Program,
+        texts: Sequence[str | None],
+        rules: Sequence[TextRules],
+        shape: TextShape | None,
+        tokenizers: Sequence[Tokenizer],
     ) -> _Encoded:
         """rules: of each text. shape: of texts in chunks; None: they are plain."""
-        checkpoint, tokenizers = self._checkpoint, self._checkpoint.tokenizers
+        checkpoint = self._checkpoint
         tokens: Tokens | ChunkTokens
         if shape is None:
             tokens = checkpoint.family.tokenize(tokenizers, texts, checkpoint.options)
@@ -312,7 +332,6 @@ class Pipeline:
         self,
         pieces: "Sequence[_Calls]",
         controls: Sequence[int],
-        cond: Conditioning,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         more: tuple[Any, ...],
@@ -323,7 +342,6 @@ class Pipeline:
 
         pieces: all model calls, in order.
         controls: the ControlNets, by their places.
-        cond: on the devices.
         specs, tables: of a full batch, padding included.
         more: the last arguments of the program, on the devices.
         full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
@@ -354,7 +372,7 @@ class Pipeline:
         began = time.monotonic()
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
-            if stops[-1] == piece.rows.start:  # a row that computes it
+            if stops[-1] == piece.rows.start and piece.begins:
                 deep_half = None if piece.deep_half is None else self._devices.zeros(piece.deep_half)
                 state = state._replace(kept=deep_half)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
@@ -367,7 +385,7 @@ class Pipeline:
                 self._weights_of("denoise", controls),
                 *bounds,
                 state,
-                cond,
+                piece.cond,
                 piece.uncond,
                 *arguments,
                 keys,
@@ -480,7 +498,7 @@ def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
     cache = "" if kind.cache is None else f"_cached_{kind.cache.branch}"
-    chunks = "" if kind.text is None else f"_{kind.text.chunks}"
+    chunks = "" if kind.text is None or kind.text.chunks == 1 else f"_{kind.text.chunks}"
     controls = f"_control{'_'.join(map(str, kind.controls))}" if kind.controls else ""
     return f"denoise{''.join(endings)}{controls}{'_sizes' * kind.sized}{cache}{chunks}"
 
@@ -492,7 +510,9 @@ def embedder(place: int) -> str:
 
 def encoder(text: TextShape | None) -> str:
     """The name of a program that encodes prompts."""
-    return "encode" if text is None else f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
+    if text is None:
+        return "encode"
+    return f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}{'_embedded' * text.embedded}"
 
 
 def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
@@ -553,6 +573,12 @@ def _not_finite(
 
 def _text_digest(ids: Iterable[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(one.tobytes() for one in ids)).hexdigest()[:16]
+
+
+def _joined(digests: Iterable[str]) -> str:
+    """One after the other; of more than two, one digest of them."""
+    every = list(digests)
+    return "".join(every) if len(every) <= 2 else hashlib.sha256("".join(every).encode()).hexdigest()[:32]
 
 
 def _hex(digest: np.ndarray | jax.Array) -> str:

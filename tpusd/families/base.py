@@ -22,6 +22,7 @@ from tpusd.errors import UserError
 from tpusd.networks.reuse import Reuse
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
+from tpusd.syntax.embeddings import TokenVectors
 from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
@@ -125,6 +126,11 @@ class TokenIds(Protocol):
 class TextTokenizer(Protocol):
     """Prompts -> token ids, each row of the same length."""
 
+    @property
+    def embedded(self) -> Sequence[TokenVectors]:
+        """Words that have vectors of their own."""
+        ...
+
     def __call__(self, prompts: Sequence[str], /) -> TokenIds: ...
 
     def words(self, texts: Sequence[str], /) -> list[list[int]]:
@@ -134,6 +140,8 @@ class TextTokenizer(Protocol):
     def window(self, words: Sequence[int], /) -> np.ndarray:
         """(l,) int32: token ids between begin and end of text, padded."""
         ...
+
+    def normalized(self, text: str, /) -> str: ...
 
     def id_of(self, token: str, /) -> int | None: ...
 
@@ -282,7 +290,7 @@ class Family(abc.ABC):
                 "and on_truncate=chunk"
             )
 
-    def chunk_shapes(self, b: int, shape: TextShape) -> ChunkTokens:
+    def chunk_shapes(self, configs: Configs, b: int, shape: TextShape) -> ChunkTokens:
         """What `tokenize_chunks` gives for b prompts, as shapes."""
         raise NotImplementedError(self.name)
 

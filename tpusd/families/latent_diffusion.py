@@ -301,9 +301,9 @@ class LatentDiffusion(Family):
     def check_rules(self, rules: TextRules) -> None:
         """CLIP reads all of them."""
 
-    def chunk_shapes(self, b: int, shape: TextShape) -> chunks.ChunkedTokens:
+    def chunk_shapes(self, configs: Configs, b: int, shape: TextShape) -> chunks.ChunkedTokens:
         """An array of each kind for each text encoder."""
-        return chunks.shapes(b, len(self.tokenizers), shape)
+        return chunks.shapes(b, [text.hidden_size for text in self._text_configs(configs)], shape)
 
     def tokenize_chunks(
         self,

@@ -1,8 +1,8 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
-together, whichever run they are of.
+where guidance is for the same model calls, LoRAs and embeddings are the same and the calls are equally many, they
+fill batches together, whichever run they are of.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from tpusd.config.adapters import AppliedLora
 from tpusd.config.cache import CacheConfig
+from tpusd.config.embeddings import AppliedEmbedding
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 from tpusd.syntax.rules import TextShape
@@ -60,6 +61,7 @@ class Kind:
     text: TextShape | None = None
     controls: tuple[int, ...] = ()
     sized: bool = False
+    embeddings: tuple[AppliedEmbedding, ...] = ()
     cache: CacheConfig | None = None
 
 
@@ -93,6 +95,7 @@ def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> K
         text=text,
         controls=tuple(control.net for control in spec.active_controls),
         sized=spec.sizes is not None,
+        embeddings=spec.embeddings,
         cache=None if all(full_calls(spec.cache, guided, num_calls)) else spec.cache,
     )
 
@@ -199,7 +202,7 @@ def num_programs(kinds: Iterable[Kind]) -> int:
             kind.from_picture,
             kind.controls,
             kind.sized,
-            None if kind.text is None else kind.text.chunks,
+            1 if kind.text is None else kind.text.chunks,
             None if kind.cache is None else kind.cache.branch,
         )
         for kind in every

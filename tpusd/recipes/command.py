@@ -62,7 +62,9 @@ def config_overrides(config: RunConfig) -> list[str]:
         lines.append("model.loras=[]")
     if loras:
         lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
-    lines += [*_text_overrides(config), *_cache_overrides(config)]
+    if values["embeddings"]:
+        lines.append(f"embeddings={hydra_value([_named(one) for one in values['embeddings']])}")
+    lines += [*_text_overrides(config), *_cache_overrides(config), *_safety_overrides(config)]
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -84,6 +86,16 @@ def _cache_overrides(config: RunConfig) -> Iterator[str]:
         yield from _differences("cache", {name: values[name] for name in values if name != "name"}, plain(NO_CACHE))
 
 
+def _safety_overrides(config: RunConfig) -> Iterator[str]:
+    """What becomes of a picture that the safety checker finds. `record` decides no pixel."""
+    safety = config.safety
+    if safety.name in ("blur", "drop"):
+        yield f"safety={safety.name}"
+        for name in ("path", "repo", "revision"):
+            if (value := getattr(safety, name)) is not None:
+                yield f"safety.{name}={hydra_value(value)}"
+
+
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:
     """What follows `config_overrides` to make one image alone: its row, at its place in the prompt set.
 
@@ -98,10 +110,10 @@ def _brought_by(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [plain(read(LoraConfig, lora)) for lora in model.get("loras") or ()]
 
 
-def _named(lora: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a LoRA that are set. The lock on its file is kept where nothing else says which bytes it had."""
-    pinned = lora["path"] is not None
-    return {name: value for name, value in lora.items() if value is not None and (pinned or name != "sha256")}
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a file that are set. The lock on it is kept where nothing else says which bytes it had."""
+    pinned = given["path"] is not None
+    return {name: value for name, value in given.items() if value is not None and (pinned or name != "sha256")}
 
 
 def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

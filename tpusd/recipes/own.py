@@ -33,6 +33,8 @@ OPTIONAL_OF_ROW = (
     "mask",
     "mask_sha256",
     "strength",
+    "prompt_template",
+    "negative_prompt_template",
     "control_images",
     "control_images_sha256",
     "control_scale",
@@ -77,6 +79,7 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "precision": recipe["precision_settings"],
             "sampler": recipe["sampler_settings"],
             "loras": recipe.get("lora_settings", []),
+            "embeddings": recipe.get("embedding_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
             "cache": {name: recipe[own] for own, name in OF_CACHE.items() if own in recipe},
         }

@@ -76,6 +76,11 @@ class ImageRecord:
     noise_batch_size: int | None = _only_where_set(decided_by_config=True)  # where it is not 1
     noise_threads: int | None = _only_where_set(decided_by_config=True)
     loras: list[dict[str, Any]] | None = _only_where_set(decided_by_config=True)  # of each, its sha256 and its scales
+    embeddings: list[dict[str, Any]] | None = _only_where_set(
+        decided_by_config=True
+    )  # of each, its sha256 and its token
+    prompt_template: str | None = _only_where_set(decided_by_config=True)  # before its wildcards and LoRAs were read
+    negative_prompt_template: str | None = _only_where_set(decided_by_config=True)
     prompt_syntax: str | None = _only_where_set(decided_by_config=True)  # where it is not plain
     prompt_weighting: str | None = _only_where_set(decided_by_config=True)
     on_truncate: str | None = _only_where_set(decided_by_config=True)  # where it is chunk
@@ -101,6 +106,7 @@ class ImageRecord:
     negative_original_size: list[int] | None = _only_where_set(decided_by_config=True)
     negative_crop: list[int] | None = _only_where_set(decided_by_config=True)
     negative_target_size: list[int] | None = _only_where_set(decided_by_config=True)
+    safety: Mapping[str, Any] | None = _only_where_set()  # what the safety checker says, where there is one
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -179,6 +185,9 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "noise_batch_size": None if spec.noise.batch_size == 1 else spec.noise.batch_size,
         "noise_threads": spec.noise.threads,
         "loras": [dataclasses.asdict(lora) for lora in spec.loras] or None,
+        "embeddings": [dataclasses.asdict(one) for one in spec.embeddings] or None,
+        "prompt_template": spec.prompt_template,
+        "negative_prompt_template": spec.negative_prompt_template,
         "prompt_syntax": None if spec.text.syntax == "plain" else spec.text.syntax,
         "prompt_weighting": spec.text.weighting,
         "on_truncate": "chunk" if config.on_truncate == "chunk" else None,

@@ -1,4 +1,4 @@
-"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs and pictures.
+"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, embeddings and pictures.
 
 A sweep's command line names files; the saved configs of its runs say which bytes they were.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.embeddings import EmbeddingConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
 from tpusd.inputs.row_files import files_of
@@ -17,11 +18,12 @@ from tpusd.inputs.rows import refuse_other_pictures
 from tpusd.records.layout import CONFIG
 from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
-from tpusd.runs.loras import changed_loras
+from tpusd.runs.embeddings import changed_embeddings
+from tpusd.runs.loras import changed_loras, loras_of
 from tpusd.runs.prepare import PreparedRun
 from tpusd.runs.session import check_weights
 
-Source = ModelConfig | LoraConfig | str  # of one or of several files; a picture's path
+Source = ModelConfig | LoraConfig | EmbeddingConfig | str  # of one or of several files; a picture's path
 JoinRuns = Callable[[PreparedRun], PreparedRun]
 
 
@@ -47,10 +49,17 @@ def joining(runs: Sequence[Path]) -> JoinRuns:
     def join(prepared: PreparedRun) -> PreparedRun:
         config = prepared.config
         refuse_other_pictures(config.prompts.rows, sha256_of, config.first_row)
-        loras = tuple(dataclasses.replace(lora, sha256=sha256_of(_lora(lora))) for lora in config.loras)
+        loras = tuple(_bound(lora, sha256_of) for lora in config.loras)
+        rows = tuple(
+            row
+            if row.loras is None
+            else dataclasses.replace(row, loras=tuple(_bound(own, sha256_of) for own in row.loras))
+            for row in config.prompts.rows
+        )
+        words = tuple(dataclasses.replace(one, sha256=sha256_of(_embedding(one))) for one in config.embeddings)
         model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
-        bound = dataclasses.replace(config, loras=loras, model=model)
-        changed = changed_loras(bound, prepared.loras)
+        bound = dataclasses.replace(config, loras=loras, embeddings=words, model=model)
+        changed = (*changed_loras(bound, rows, prepared.loras), *changed_embeddings(bound, prepared.embeddings))
         if model.sha256 is not None:
             from tpusd.checkpoints import weights_digest
 
@@ -70,9 +79,12 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
         return
     if config.model.sha256 is not None:
         yield _model(config.model), config.model.sha256
-    for lora in config.loras:
+    for lora in loras_of(config, config.prompts.rows):
         if lora.sha256 is not None:
             yield _lora(lora), lora.sha256
+    for one in config.embeddings:
+        if one.sha256 is not None:
+            yield _embedding(one), one.sha256
     for row in config.prompts.rows:
         for file in files_of(row):
             if file.sha256 is not None:
@@ -85,5 +97,13 @@ def _model(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=(), controlnets=nets)
 
 
+def _bound(lora: LoraConfig, sha256_of: Callable[[Source], str | None]) -> LoraConfig:
+    return dataclasses.replace(lora, sha256=sha256_of(_lora(lora)))
+
+
 def _lora(lora: LoraConfig) -> LoraConfig:
     return dataclasses.replace(lora, scale=1.0, text_encoder_scale=None, sha256=None)
+
+
+def _embedding(embedding: EmbeddingConfig) -> EmbeddingConfig:
+    return dataclasses.replace(embedding, token=None, sha256=None)

@@ -41,12 +41,14 @@ from tpusd.records.saved import CHANGEABLE_ON_RESUME, read_saved
 from tpusd.records.shards import ShardDir, join_sweep, locked_shard, shared_files
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, write_sweep
 from tpusd.runs.dry_run import RunToShow, count, show_plan
+from tpusd.runs.embeddings import open_embeddings_once
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.executors.place import check_place, opened
 from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
+from tpusd.runs.safety import open_safety_once
 from tpusd.runs.same_files import JoinRuns, joining
 from tpusd.runs.session import RunSession
 from tpusd.runs.start import advising, how_to_continue, shared_output
@@ -235,7 +237,7 @@ def _make_requests(
     if sessions and not (failed and stop_on_error):
         total = sum(session.num_images for session in sessions.values())
         there = sum(result.num_images for result in results.values())
-        done = sum(len(session.done) for session in sessions.values())
+        done = sum(len(session.done) + len(session.dropped) for session in sessions.values())
         with (
             opened(requests[0].config.executor, load) as executor_for,
             contextlib.closing(Progress(there + total, there + done)) as progress,
@@ -270,7 +272,8 @@ def _take_up(request: RunRequest, sweep: Path, prepare: Prepare, join: JoinRuns)
         changed = {name: getattr(request.config, name) for name in CHANGEABLE_ON_RESUME}
         found = take_up(run_dir, saved, dataclasses.replace(saved, **changed), prepare, name=request.run.name)
         if isinstance(found, RunSession):
-            return RunSession(found.prepared, path, name=found.name, done=found.done, stripe=stripe)
+            dropped = frozenset(found.dropped)
+            return RunSession(found.prepared, path, name=found.name, done=found.done, dropped=dropped, stripe=stripe)
         return found
     finally:
         close_quietly(run_dir)
@@ -292,7 +295,13 @@ def _result(session: RunSession) -> RunResult:
 
 
 def prepare_with_shared_checkpoints() -> Prepare:
-    return functools.partial(prepare_run, open_model=functools.cache(open_model), open_loras=open_loras_once())
+    return functools.partial(
+        prepare_run,
+        open_model=functools.cache(open_model),
+        open_loras=open_loras_once(),
+        open_safety=open_safety_once(),
+        open_embeddings=open_embeddings_once(),
+    )
 
 
 def _refuse_taken(path: Path) -> None:
