@@ -13,7 +13,8 @@ from tpusd.config.adapters import LoraConfig
 from tpusd.config.embeddings import EmbeddingConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
-from tpusd.inputs.rows import PICTURES, refuse_other_pictures
+from tpusd.inputs.row_files import files_of
+from tpusd.inputs.rows import refuse_other_pictures
 from tpusd.records.layout import CONFIG
 from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
@@ -85,15 +86,15 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
         if one.sha256 is not None:
             yield _embedding(one), one.sha256
     for row in config.prompts.rows:
-        for name, pin in PICTURES:
-            path, sha256 = getattr(row, name), getattr(row, pin)
-            if path is not None and sha256 is not None:
-                yield path, sha256
+        for file in files_of(row):
+            if file.sha256 is not None:
+                yield file.path, file.sha256
 
 
 def _model(model: ModelConfig) -> ModelConfig:
     """Which files it is, whatever runs do with it."""
-    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=())
+    nets = tuple(net.alone() for net in model.controlnets)
+    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=(), controlnets=nets)
 
 
 def _bound(lora: LoraConfig, sha256_of: Callable[[Source], str | None]) -> LoraConfig:
