@@ -1,4 +1,4 @@
-"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs and pictures.
+"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, pictures, safety checker.
 
 A sweep's command line names files; the saved configs of its runs say which bytes they were.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.safety import OFF, SafetyConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
 from tpusd.inputs.rows import PICTURES, refuse_other_pictures
@@ -18,9 +19,11 @@ from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
 from tpusd.runs.loras import changed_loras
 from tpusd.runs.prepare import PreparedRun
+from tpusd.runs.safety import check_checker
 from tpusd.runs.session import check_weights
 
-Source = ModelConfig | LoraConfig | str  # of one or of several files; a picture's path
+# Of one or of several files; a picture's path; a safety checker, which may be the model's own.
+Source = ModelConfig | LoraConfig | str | tuple[SafetyConfig, ModelConfig]
 JoinRuns = Callable[[PreparedRun], PreparedRun]
 
 
@@ -49,7 +52,9 @@ def joining(runs: Sequence[Path]) -> JoinRuns:
         loras = tuple(dataclasses.replace(lora, sha256=sha256_of(_lora(lora))) for lora in config.loras)
         model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
         bound = dataclasses.replace(config, loras=loras, model=model)
-        changed = changed_loras(bound, prepared.loras)
+        safety = dataclasses.replace(config.safety, sha256=sha256_of(_safety(config))) if prepared.safety else OFF
+        bound = dataclasses.replace(bound, safety=safety)
+        changed = changed_loras(bound, prepared.loras) + check_checker(bound, prepared.safety)
         if model.sha256 is not None:
             from tpusd.checkpoints import weights_digest
 
@@ -72,6 +77,8 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
     for lora in config.loras:
         if lora.sha256 is not None:
             yield _lora(lora), lora.sha256
+    if config.safety.sha256 is not None:
+        yield _safety(config), config.safety.sha256
     for row in config.prompts.rows:
         for name, pin in PICTURES:
             path, sha256 = getattr(row, name), getattr(row, pin)
@@ -82,6 +89,11 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
 def _model(model: ModelConfig) -> ModelConfig:
     """Which files it is, whatever runs do with it."""
     return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=())
+
+
+def _safety(config: SavedConfig) -> tuple[SafetyConfig, ModelConfig]:
+    """Which checker it is, whatever becomes of the pictures that it finds."""
+    return dataclasses.replace(config.safety, name="record", sha256=None), _model(config.model)
 
 
 def _lora(lora: LoraConfig) -> LoraConfig:
