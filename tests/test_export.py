@@ -14,6 +14,7 @@ from tpusd.config.grammar import hydra_value
 from tpusd.export import main
 from tpusd.exports.output import PARTIAL
 from tpusd.runs.start import start_run
+from tpusd.score import main as score_main
 
 ROWS = [
     {"prompt": "a photo of a bench", "tag": "single_object", "include": [{"class": "bench", "count": 1}]},
@@ -173,3 +174,24 @@ def test_a_link_in_the_place_of_unfinished_work_is_not_followed(tmp_path, capsys
     (out / PARTIAL).symlink_to(tmp_path / "precious")
     assert main([str(path), str(out), "--format=geneval"]) == 2
     assert (tmp_path / "precious" / "file").read_text() == "mine" and "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard_size", [4, 1000])
+def test_parquet_has_pictures_lines_and_scores(tmp_path, shard_size):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = make_run(tmp_path / "run")
+    (tmp_path / "s.csv").write_text("row,copy,v\n0,1,2\n1,0,0.5\n")
+    assert score_main([str(path), f"import={tmp_path / 's.csv'}"]) == 0
+    assert main([str(path), str(tmp_path / "out"), "--format=parquet", f"--shard-size={shard_size}"]) == 0
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["00000.parquet", "00001.parquet"][: 2 if shard_size == 4 else 1]
+    rows = [row for file in files for row in parquet.read_table(file).to_pylist()]
+    records = sorted(manifest(path), key=lambda record: record["file_name"])
+    assert [row["file_name"] for row in rows] == [record["file_name"] for record in records]
+    for row, record in zip(rows, records, strict=True):
+        assert row["image"]["bytes"] == (path / record["file_name"]).read_bytes()
+        assert (row["prompt"], row["seed"], row["truncated"]) == (record["prompt"], record["seed"], record["truncated"])
+        assert json.loads(row["trace"]) == record["trace"] and row["scores.v"] == {(0, 1): 2.0, (1, 0): 0.5}.get(
+            (record["row"], record["copy"])
+        )
+    assert rows[0]["include"] == json.dumps(ROWS[0]["include"]) and rows[-1]["include"] is None

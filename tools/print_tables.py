@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
+from tpusd.config.embeddings import EmbeddingConfig  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
 from tpusd.config.schema import RunConfig, make_config  # noqa: E402
@@ -31,6 +32,8 @@ from tpusd.samplers.registry import OptionValue, Sampler, samplers  # noqa: E402
 from tpusd.samplers.rows import NOISE  # noqa: E402
 from tpusd.samplers.schedule import SchedulerConfig  # noqa: E402
 from tpusd.samplers.table import make_table  # noqa: E402
+from tpusd.scores.registry import metrics  # noqa: E402
+from tpusd.scores.sets import SET_METRICS  # noqa: E402
 
 _MARKED = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+) -->)(?P<text>.*?)(?P<end><!-- end -->)", re.DOTALL)
 _FEW = 3  # samplers to name as exceptions
@@ -197,9 +200,9 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
-def lora_options_table() -> str:
-    """A row for each field of a LoRA."""
-    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(LoraConfig)]
+def item_options_table(item: type[LoraConfig] | type[EmbeddingConfig]) -> str:
+    """A row for each field of an item of a list, such as a LoRA."""
+    rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(item)]
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
@@ -210,19 +213,31 @@ def _default(option: Option) -> str:
     return option.default if isinstance(option.default, str) else json.dumps(option.default)
 
 
+def metrics_table() -> str:
+    """A row for each metric."""
+    rows = [
+        [f"`{name}`", metric.about, metric.range, metric.better or "neither", metric.needs or "nothing", metric.paper]
+        for name, metric in {**metrics(), **SET_METRICS}.items()
+    ]
+    return markdown_table(["`metric=`", "What it measures", "Range", "Better", "Needs", "Paper"], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "run-options": run_options_table,
     "model-options": functools.partial(run_options_table, "model"),
     "vae-options": functools.partial(run_options_table, "model.vae"),
     "precision-options": functools.partial(run_options_table, "precision.unet"),
     "prompts-options": functools.partial(run_options_table, "prompts"),
+    "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "safety-options": functools.partial(run_options_table, "safety"),
-    "lora-options": lora_options_table,
+    "lora-options": functools.partial(item_options_table, LoraConfig),
+    "embedding-options": functools.partial(item_options_table, EmbeddingConfig),
     "few-steps": few_steps_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,
     "sampler-names": sampler_names,
+    "metrics": metrics_table,
 }
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ COMMANDS = {
     "reproduce": ("tpusd.reproduce", "makes a past run again and compares each image"),
     "validate": ("tpusd.validate", "checks that a run directory is whole: every line, file, hash and size"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
+    "score": ("tpusd.score", "scores a run's images: columns of numbers beside its manifest"),
     "export": ("tpusd.export", "writes a run or a sweep as WebDataset shards or in GenEval's layout"),
     "merge": ("tpusd.merge", "joins the run directories that shards made on separate disks"),
     "status": ("tpusd.status", "says how far a run, a sweep or its shards are, at work or not"),

@@ -1,6 +1,7 @@
 """`python -m tpusd.export runs/DIR OUT --format webdataset`: a run or a sweep in a layout that other programs read.
 
-webdataset    OUT/00000.tar, 00001.tar, ...: for each image KEY.png, KEY.txt (prompt) and KEY.json (manifest line)
+webdataset    OUT/00000.tar, 00001.tar, ...: for each image KEY.png, KEY.txt (prompt), KEY.json (manifest line, scores)
+parquet       OUT/00000.parquet, ...: a row for each image, with the picture, the manifest line and the scores
 geneval       OUT/00003/metadata.jsonl (the prompt's line) and samples/0001.png: row 3, copy 1; of a sweep OUT/RUN/...
 """
 

@@ -17,15 +17,14 @@ from pathlib import Path
 
 from tpusd.config.paths import path_argument
 from tpusd.errors import UserError, show, show_path
-from tpusd.gallery.run import write_results
-from tpusd.gallery.sweep import write_sweep_grid, write_sweep_results
+from tpusd.gallery.sweep import write_all_results, write_sweep_grid
 from tpusd.gallery.sweep_grid import GridChoice, parse_prompts
 from tpusd.process.arguments import Parser
 from tpusd.process.exit import exit_status
 from tpusd.process.report import say
 from tpusd.process.waiting import waiting
 from tpusd.records.layout import GRID
-from tpusd.records.sweep import is_sweep, read_sweep, run_directories
+from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.storage import os_errors_as_user_errors
 
 
@@ -37,18 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         choice = _grid_choice(arguments)
         permissions = "check the directory's permissions"
         with waiting(f"making the results of {show_path(path)}"), os_errors_as_user_errors(path, permissions):
-            made = _write(path) if choice is None else _write_grid(path, choice, arguments.grid_file)
+            made = write_all_results(path) if choice is None else _write_grid(path, choice, arguments.grid_file)
         say(made)
     return status[0]
-
-
-def _write(path: Path) -> Path:
-    """All results of a run or a sweep; returns its page."""
-    if not is_sweep(path):
-        return write_results(path)
-    for _, directory in run_directories(path):
-        write_results(directory)
-    return write_sweep_results(path, read_sweep(path))
 
 
 def _parser() -> Parser:

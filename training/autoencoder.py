@@ -17,7 +17,7 @@ from flax import nnx
 from PIL import Image
 
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
-from training.draw import SIZE
+from tpusd.scores.portraits.draw import SIZE
 from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, start_state
 from training.pool import load_pictures, make_pictures, sheet, to_float, to_uint8

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.world import Portrait
+from tpusd.scores.portraits.world import Portrait
 
 FULL_SHARE = 0.3  # of the captions name every attribute that shows
 FEW_SHARE = 0.1  # of them name one or two, as people's own prompts and negative prompts do

@@ -20,13 +20,13 @@ from PIL import Image
 from tpusd.networks.clip_text import CLIPTextModel
 from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
+from tpusd.scores.portraits.world import from_labels
 from training import autoencoder, text_encoder
 from training.captions import draw_named, make_caption
 from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, restore, start_state
 from training.pool import load_pictures, make_pictures, sheet, to_uint8
 from training.text_encoder import text_config, tokenizer_in
-from training.world import from_labels
 
 SEED = 37
 SCHEDULER = {

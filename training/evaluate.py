@@ -4,7 +4,7 @@
     python -m training.evaluate --behaviour          # guidance, negative prompts, steps and samplers, 100 prompts each
 
 Further arguments are those of `python -m tpusd.run`: model=local model.path=DIR measures another export. Attributes are
-read from the pixels by training.measure; nothing is learned for it.
+read from the pixels by tpusd.scores.portraits.measure; nothing is learned for it.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from tpusd.config.compose import compose_jobs
 from tpusd.config.schema import make_config
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import make_specs
+from tpusd.scores.portraits.measure import Look, as_drawn, read_portrait
+from tpusd.scores.portraits.world import VALUES, Portrait, draw_portrait
 from training.captions import make_caption
-from training.measure import Look, as_drawn, read_portrait
 from training.pool import sheet
-from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 101
 BATCH_SIZE = 20
@@ -52,6 +52,11 @@ def held_out_prompts(count: int, silent: Sequence[str] = ()) -> tuple[list[Portr
 
 def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     """(n,H,W,3) uint8, as `python -m tpusd.run` with these overrides and prompts makes them."""
+    return generate_timed(prompts, *overrides)[0]
+
+
+def generate_timed(prompts: Sequence[str], *overrides: str) -> tuple[np.ndarray, float]:
+    """The same, and the seconds of the batches without compiling and reading weights."""
     from tpusd.runs.loras import scaled
     from tpusd.runs.prepare import prepare_run
 
@@ -61,13 +66,15 @@ def generate(prompts: Sequence[str], *overrides: str) -> np.ndarray:
     prepared = prepare_run(config)
     pipeline = _pipeline(config.model, config.precision, prepared.config.height, prepared.config.width)
     images = ((prepared, spec) for spec in make_specs(prepared.config))
-    made = {}
+    made, seconds = {}, 0.0
     for batch in pack(images, config.batch_size_per_device, lambda run, spec: run.num_calls(spec)):
         tables = [prepared.table(spec) for spec in batch.specs]
+        began, spent = time.monotonic(), sum(pipeline.seconds.values())
         images_of = pipeline.generate(batch.specs, tables, loras=scaled(prepared.config, prepared.loras))
+        seconds += time.monotonic() - began - (sum(pipeline.seconds.values()) - spent)
         for spec, image in zip(batch.specs, images_of, strict=True):
             made[spec.row] = image.pixels
-    return np.stack([made[row] for row in range(len(prompts))])
+    return np.stack([made[row] for row in sorted(made)]), seconds
 
 
 @functools.cache
@@ -85,7 +92,7 @@ def _pipeline(model, precision, height: int, width: int):
 
 
 def read_portraits(images: np.ndarray, look: Look = as_drawn, processes: int = 2) -> list[Portrait]:
-    """What `training.measure` sees in each. look: of the images."""
+    """What `tpusd.scores.portraits.measure` sees in each. look: of the images."""
     read = functools.partial(read_portrait, look=look)
     if processes == 1:
         return [read(image) for image in images]

@@ -10,8 +10,8 @@ import argparse
 
 import numpy as np
 
+from tpusd.scores.portraits.measure import as_drawn
 from training.evaluate import count_matches, generate, held_out_prompts, mean_accuracy, read_portraits
-from training.measure import as_drawn
 from training.styles import old_photograph, share_off
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)

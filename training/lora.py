@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.checkpoints.fill import parameters
+from tpusd.scores.portraits.world import from_labels
 from training import autoencoder
 from training.captions import draw_named, make_caption
 from training.denoiser import (
@@ -34,7 +35,6 @@ from training.fit import fit, make_optimizer, make_step, restore, start_state
 from training.pool import make_pictures, sheet, to_uint8
 from training.styles import old_photograph
 from training.text_encoder import tokenizer_in
-from training.world import from_labels
 
 SEED = 53
 TINY = Path(__file__).resolve().parents[1] / "tpusd/assets/tiny"

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.draw import SIZE, draw, draw_pose
-from training.world import VALUES, draw_portrait
-
-HELD_OUT_SEED = 1 << 32  # pictures of held-out combinations are drawn from seeds of their own
-
-
-def make_picture(index: int, *, seed: int, held_out: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """((128,128,3) uint8, labels (attributes,) int32)."""
-    rng = np.random.default_rng([index, seed + (HELD_OUT_SEED if held_out else 0)])
-    portrait = draw_portrait(rng, held_out=held_out)
-    return draw(portrait, draw_pose(rng)), portrait.labels
+from tpusd.scores.portraits.draw import SIZE, make_picture
+from tpusd.scores.portraits.world import VALUES
 
 
 def make_pictures(count: int, *, seed: int, start: int = 0, held_out: bool = False, processes: int = 2):

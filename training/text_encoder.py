@@ -19,9 +19,9 @@ from flax import nnx
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.tokenizer import MAX_LENGTH, Tokenizer, open_tokenizer
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel
+from tpusd.scores.portraits.world import VALUES, Portrait, draw_portrait
 from training.captions import draw_named, make_caption
 from training.fit import fit, make_optimizer, make_step, random_params, start_state
-from training.world import VALUES, Portrait, draw_portrait
 
 SEED = 23
 CLASSES = [len(values) + 1 for values in VALUES.values()]  # the last one: not named

@@ -13,8 +13,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from tpusd.checkpoints.tokenizer import write_byte_tokenizer
+from tpusd.scores.portraits.world import draw_portrait
 from training.captions import draw_named, make_caption
-from training.world import draw_portrait
 
 SEED = 5
 CAPTIONS = 20000

@@ -55,7 +55,7 @@ def python(*arguments, **environment):
         (["--frob"], "--frob: no such option"),
         (["--cfg", "foo"], "invalid choice"),
         (["--config-dir=nowhere"], "--config-dir=nowhere: no such directory"),
-        (["--config-name=nothing"], "no such config; there are _executor, _model"),
+        (["--config-name=nothing"], "no such config; there are _cache, _executor"),
         (["--experimental-rerun=x"], "reads a pickle"),
         (["--help", "seed=${oc.env:HOME}"], "config is data"),
     ],

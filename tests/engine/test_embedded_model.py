@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from training.draw import BACKGROUND, HAIR, draw
+from tpusd.scores.portraits.draw import BACKGROUND, HAIR, draw
+from tpusd.scores.portraits.measure import MIDDLE
+from tpusd.scores.portraits.world import from_labels
 from training.evaluate import (
     BATCH_SIZE,
     NEGATIVE,
@@ -15,9 +17,7 @@ from training.evaluate import (
     mean_accuracy,
     read_portraits,
 )
-from training.measure import MIDDLE
 from training.styles import share_off
-from training.world import from_labels
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 

@@ -16,11 +16,13 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
 from support.checkpoints import tiny  # noqa: E402
+from support.deepcache_reference import deepcache  # noqa: E402
 from support.runs import config  # noqa: E402
 from support.sampler_cases import CASES, NAMES, steps_of  # noqa: E402
 from support.scheduler_reference import given_noise, make_scheduler  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, open_checkpoint  # noqa: E402
+from tpusd.config.cache import CacheConfig  # noqa: E402
 from tpusd.engine import noise as keys  # noqa: E402
 from tpusd.engine.pipeline import Pipeline  # noqa: E402
 from tpusd.plan.specs import ImageSpec  # noqa: E402
@@ -233,6 +235,42 @@ def test_guidance_by_step_is_that_of_the_references_callback(layout, name, monke
         theirs = reference(layout, *case, scales=[scale(call / 10) for call in range(10)])
         assert np.abs(plain - theirs).mean() > 3 * MEAN
         assert_same(layout, (case, fields), ours(layout, [case], **fields)[0], theirs)
+
+
+CACHED = [("sd1", 0), ("sd1", 1), ("sdxl", 0)]
+CACHED += [
+    pytest.param(layout, branch, marks=pytest.mark.long)
+    for layout in LAYOUTS
+    for branch in range(4)
+    if (layout, branch) not in CACHED
+]
+
+
+@pytest.mark.parametrize(("layout", "branch"), CACHED)
+def test_deepcache_is_that_of_its_authors(layout, branch):
+    for case in (("ddim", {}, 20), ("dpmpp_2m", {}, 20), ("euler_ancestral", {}, 11)):
+        plain = reference(layout, *case)
+        for interval in (2, 3, 5):
+            with deepcache(torch_pipeline(layout), branch, interval=interval):
+                theirs = reference(layout, *case)
+            assert np.abs(plain - theirs).mean() > 3 * MEAN
+            cache = CacheConfig(name="deepcache", interval=interval, branch=branch)
+            assert_same(layout, (case, cache), ours(layout, [case], cache=cache)[0], theirs)
+
+
+@pytest.mark.parametrize("layout", ["sd1", pytest.param("sdxl", marks=pytest.mark.long)])
+def test_deepcache_by_a_mask_and_with_guidance_by_the_step(layout, monkeypatch):
+    """The first step, and those at which guidance begins and ends, are in every mask."""
+    monkeypatch.setattr(type(torch_pipeline(layout)), "do_classifier_free_guidance", property(lambda _: True))
+    case, mask = ("ddim", {}, 10), (0, 4, 5, 9)
+    cache = CacheConfig(name="deepcache", steps=mask, branch=1)
+    with deepcache(torch_pipeline(layout), 1, steps=mask):
+        assert_same(layout, mask, ours(layout, [case], cache=cache)[0], reference(layout, *case))
+    scales = [GUIDANCE if 0.2 <= call / 10 < 0.7 else 1 for call in range(10)]
+    with deepcache(torch_pipeline(layout), 1, steps=(*mask, 2, 7)):
+        theirs = reference(layout, *case, scales=scales)
+    made = ours(layout, [case], cache=cache, guidance_interval=(0.2, 0.7))[0]
+    assert_same(layout, "with guidance in an interval", made, theirs)
 
 
 FEW_STEPS = [

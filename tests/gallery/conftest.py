@@ -3,6 +3,7 @@
 import pytest
 from support.browser import CHROMIUM, ROWS, WIDE
 from support.runs import StandInPipeline, config, prepare
+from support.scores import make_scored_sweep
 from support.sweeps import make
 
 from tpusd.recipes.command import hydra_value
@@ -62,3 +63,8 @@ def sweep_page(tmp_path_factory):
         f"output={path}",
     )
     return path / "index.html"
+
+
+@pytest.fixture(scope="session")
+def scored_sweep(tmp_path_factory):
+    return make_scored_sweep(tmp_path_factory.mktemp("scored") / "sweep")

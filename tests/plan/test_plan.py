@@ -1,9 +1,10 @@
 import pytest
 from support.runs import saved
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.rows import Row
 from tpusd.errors import UserError
-from tpusd.plan.batches import Kind, count_batches, guided_of, guided_pieces, kind_of, num_programs, pack
+from tpusd.plan.batches import Kind, count_batches, full_calls, guided_of, guided_pieces, kind_of, num_programs, pack
 from tpusd.plan.specs import make_specs, planned
 
 ROWS = [Row(prompt="a"), Row(prompt="b", guidance_scale=1.0), Row(prompt="c", seed=0, negative_prompt="")]
@@ -133,8 +134,8 @@ def test_calls_are_cut_where_guidance_begins_and_ends():
     assert guided_pieces(range(3, 5), 5) == [(range(3), False), (range(3, 5), True)]
 
 
-def kind(guided, *, given_noise=False, from_picture=False):
-    return Kind(guided=guided, given_noise=given_noise, from_picture=from_picture, loras=())
+def kind(guided, **more):
+    return Kind(guided=guided, loras=(), **{"given_noise": False, "from_picture": False, **more})
 
 
 def test_programs_are_counted():
@@ -142,8 +143,36 @@ def test_programs_are_counted():
     assert [num_programs(kind(own) for own in kinds) for kinds in guided] == [3, 3, 4, 4, 4]
     assert num_programs([kind(True), kind(True, given_noise=True), kind(range(2), given_noise=True)]) == 5
     picture = kind(True, from_picture=True)
+    cached = [
+        kind(True, cache=CacheConfig(name="deepcache", interval=n, branch=b)) for n, b in ((2, 0), (3, 0), (2, 1))
+    ]
+    assert num_programs(cached) == 4 and num_programs([kind(True), *cached]) == 5  # by branch alone
     assert num_programs([picture]) == 4 and num_programs([kind(True), picture]) == 5  # with the encoder of pictures
     assert num_programs([kind(True), picture, kind(range(2), from_picture=True)]) == 6
+
+
+def full(guided=True, num_calls=8, **fields):
+    return [
+        i
+        for i, all_of_it in enumerate(full_calls(CacheConfig(name="deepcache", **fields), guided, num_calls))
+        if all_of_it
+    ]
+
+
+def test_a_cache_computes_all_at_its_steps_and_where_guidance_begins_and_ends():
+    assert full(interval=3) == [0, 3, 6] and full(interval=1) == list(range(8)) and full(interval=100) == [0]
+    assert full(steps=(0, 1, 5, 40)) == [0, 1, 5]
+    assert full(guided=range(2, 7), interval=4) == [0, 2, 4, 7] and full(guided=range(5), interval=4) == [0, 4, 5]
+    assert full_calls(CacheConfig(), True, 3) == (True, True, True)
+
+
+def test_images_of_one_cache_have_batches_of_their_own():
+    fields = ("cache=none", "cache=deepcache", "cache=deepcache cache.interval=2", "cache=deepcache cache.interval=1")
+    specs = [next(make_specs(saved(*text.split(), rows=ROWS[:1]))) for text in fields]
+    batches = list(pack([("run", spec) for spec in specs * 2], 8, lambda _, spec: 10))
+    assert [[spec.cache.interval for spec in batch.specs] for batch in batches] == [[None, 1, None, 1], [3, 3], [2, 2]]
+    kinds = [(kind_of(spec, 10), 10) for spec in specs * 2]
+    assert count_batches(kinds, 8) == 3 and num_programs(kind for kind, _ in kinds) == 4
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tpusd.checkpoints.published import find_architecture
 from tpusd.config.choices import conf_directory
 from tpusd.engine.blueprint import Blueprint, ProgramSpec
 from tpusd.errors import UserError
+from tpusd.networks.reuse import REUSED
 from tpusd.networks.target import V2, V3, V5E, V5P, V6E
 from tpusd.preflight import main
 from tpusd.preflight.chips import CHIPS
@@ -78,6 +79,33 @@ def test_flops_of_loops_and_branches():
     assert count_flops(conv, image, kernel).once == 2 * (2 * 11 * 13 * 6) * 2 * 9
 
 
+@pytest.mark.slow
+def test_a_step_that_reuses_has_the_work_of_its_shallow_layers():
+    """SD 1.5 at branch 0: three convolutions of 3x3 at full size on the way in and out, a shortcut, and embeddings."""
+    architecture = find_architecture(config("model=sd15").model)
+    blueprint = Blueprint(
+        architecture, config("precision=bf16").precision, height=512, width=512, batch_size_per_device=1
+    )
+    spec = blueprint.denoise(guided=False, branch=0)
+    work = count_flops(spec.function, *spec.shared, *spec.split)
+    whole = blueprint.denoise(guided=False)
+    assert work.per_trip == count_flops(whole.function, *whole.shared, *whole.split).per_trip
+    positions = 64 * 64
+    convolutions = 2 * 9 * positions * (4 * 320 + 640 * 320 + 320 * 320 + 320 * 4) + 2 * positions * 640 * 320
+    attention = transformer_flops(positions, 320, heads_context=(77, 768))
+    embedding = 2 * (320 * 1280 + 1280 * 1280 + 1280 * 320)
+    assert work.per_trip - work.reused == pytest.approx(convolutions + attention + embedding, rel=1e-6)
+
+
+def transformer_flops(positions, c, *, heads_context):
+    """One transformer block with its projections: self-attention, cross-attention, a feed-forward of four times c."""
+    tokens, width = heads_context
+    projections = 2 * positions * c * c * 2
+    own = 2 * positions * c * c * 4 + 2 * 2 * positions * positions * c
+    cross = 2 * positions * c * c * 2 + 2 * tokens * width * c * 2 + 2 * 2 * positions * tokens * c
+    return projections + own + cross + 2 * positions * c * 8 * c + 2 * positions * 4 * c * c
+
+
 HLO = """\
 %body.1 (p: f32[]) -> f32[] {
   %a = f32[] fusion(%p), metadata={op_name="jit(f)/while/body/dot"}, backend_config={"estimated_cycles":"3000"}
@@ -109,6 +137,12 @@ ENTRY %main (p: f32[]) -> f32[] {
 """  # noqa: E501
 
 
+CONDITIONAL = (
+    "  %r = f32[] conditional(%p), branch_computations={%cheap, %dear}, "
+    f'metadata={{op_name="jit(f)/while/body/{REUSED}/cond"}}\n'
+)
+
+
 def test_cost_is_read_by_loop_and_branch():
     chip = CHIPS["v5e"]
     cost = program_cost(HLO, chip)
@@ -118,6 +152,15 @@ def test_cost_is_read_by_loop_and_branch():
     assert list(cost.per_trip.kernels) == ["jit(f)/attend"]
     with pytest.raises(ValueError, match="not compiled for a TPU"):
         program_cost("ENTRY %main (p: f32[]) -> f32[] {\n}\n", chip)
+
+
+def test_what_a_step_that_reuses_does_not_cost_is_read_from_its_conditional():
+    reused = HLO.replace("%body.1 (p: f32[]) -> f32[] {\n", "%body.1 (p: f32[]) -> f32[] {\n" + CONDITIONAL)
+    chip = CHIPS["v5e"]
+    cost = program_cost(reused, chip)
+    assert cost.reused.seconds == pytest.approx(999 / 1.503e9, rel=1e-3)
+    assert cost.per_trip.seconds == pytest.approx(4000 / 1.503e9 + 1e-6, rel=1e-3)
+    assert program_cost(HLO, chip).reused.seconds == 0
 
 
 def test_kernels_cost_what_binds_them():

@@ -43,6 +43,7 @@ def test_defaults_are_the_cards_and_nothing_is_said_of_them(name):
             "sampler.timestep_spacing=leading: model=sdxl_lightning is made for timestep_spacing=trailing",
         ),
         (["model=sdxl_lightning", "sampler.num_inference_steps=3"], "is made for 2 or 4 or 8 steps"),
+        (["model=sd_turbo", "cache=deepcache"], "cache=deepcache: model=sd_turbo is distilled, so its few steps have"),
         (
             ["model=sdxl_lightning", "sampler.num_inference_steps=8"],
             "sampler.num_inference_steps=8: sdxl_lightning_4step_unet.safetensors is made for another number of steps; "

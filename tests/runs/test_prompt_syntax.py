@@ -83,8 +83,8 @@ def test_long_prompts_are_cut_refused_or_whole():
 
 
 def test_marks_that_are_not_implemented_are_a_line_with_the_row():
-    with pytest.raises(UserError, match=r"^prompt of row 1: \[b:c:0.5\] changes the prompt by the step"):
-        prepared("prompts.syntax=a1111", 'prompts.rows=[{prompt: a}, {prompt: "a [b:c:0.5]"}]')
+    with pytest.raises(UserError, match=r"^prompt of row 1: AND joins prompts in A1111, which is not implemented"):
+        prepared("prompts.syntax=a1111", 'prompts.rows=[{prompt: a}, {prompt: "a AND b"}]')
 
 
 @pytest.mark.slow

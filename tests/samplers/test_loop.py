@@ -35,8 +35,8 @@ def model(x, t, xp=jnp):
 
 @jax.jit
 def run(tables, state, image_keys, start, stop):
-    def predict(x, t, guidance):
-        return model(x, t[:, None, None, None])
+    def predict(k, x, t, guidance, kept):
+        return model(x, t[:, None, None, None]), kept
 
     return run_steps(
         predict, state, tables, start, stop, noise=lambda k: keys.step_noise(image_keys, k, (3, *SHAPE[:2])), **UNLOGGED
@@ -120,9 +120,15 @@ def test_image_rests_after_its_last_row_whatever_the_model_says():
     state = LoopState(*(jnp.full((1, *SHAPE), value, jnp.float32) for value in (-0.0, 1e-40, np.nan, np.inf, -7.0)))
     table = jnp.zeros((1, 8, COLUMNS), jnp.float32)
     after, _ = run_steps(
-        lambda x, t, _: jnp.full_like(x, jnp.nan), state, table, 0, 8, noise=lambda k: state.y, **UNLOGGED
+        lambda k, x, t, _, kept: (jnp.full_like(x, jnp.nan), kept),
+        state,
+        table,
+        0,
+        8,
+        noise=lambda k: state.y,
+        **UNLOGGED,
     )
-    for old, new in zip(state, after, strict=True):
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(np.asarray(old).view(np.uint32), np.asarray(new).view(np.uint32))
 
 
@@ -135,7 +141,13 @@ def test_what_a_row_does_not_use_cannot_spoil_it():
 
     def end(state):
         return run_steps(
-            lambda x, t, _: 0.1 * x, state, table, 0, 1, noise=lambda k: jnp.full((1, *SHAPE), jnp.nan), **UNLOGGED
+            lambda k, x, t, _, kept: (0.1 * x, kept),
+            state,
+            table,
+            0,
+            1,
+            noise=lambda k: jnp.full((1, *SHAPE), jnp.nan),
+            **UNLOGGED,
         )[0].x
 
     assert np.isfinite(end(state)).all()
@@ -153,7 +165,7 @@ def test_noise_is_drawn_only_where_some_image_asks_for_it():
     @jax.jit
     def go(tables):
         state = LoopState.start(jnp.ones((2, *SHAPE)))
-        return run_steps(lambda x, t, _: 0.1 * x, state, tables, 0, 12, noise=noise, **UNLOGGED)[0].x
+        return run_steps(lambda k, x, t, _, kept: (0.1 * x, kept), state, tables, 0, 12, noise=noise, **UNLOGGED)[0].x
 
     stochastic, plain = made("euler_ancestral", 4), made("euler", 12)
     go(np.stack([plain.padded()] * 2)).block_until_ready()
@@ -168,9 +180,9 @@ def test_noise_is_drawn_only_where_some_image_asks_for_it():
 def test_model_is_asked_at_the_timesteps_of_each_table():
     asked = []
 
-    def predict(x, t, guidance):
+    def predict(k, x, t, guidance, kept):
         jax.debug.callback(lambda t: asked.append(np.asarray(t)), t, ordered=True)
-        return x
+        return x, kept
 
     tables = [made("lms", 3), made("ddim", 3)]
     state = LoopState.start(jnp.ones((2, *SHAPE)))

@@ -143,8 +143,8 @@ def run_all():
 
     @jax.jit
     def run(tables, starts, stop):
-        def predict(x, t, guidance):
-            return model(x, t[:, None, None, None], jnp.sin)
+        def predict(k, x, t, guidance, kept):
+            return model(x, t[:, None, None, None], jnp.sin), kept
 
         noise = jnp.asarray(NOISE.transpose(0, 2, 3, 1))  # (k, h, w, c)
 

@@ -35,15 +35,21 @@ import tpusd.config.compose  # noqa: E402
 import tpusd.reproduce  # noqa: E402
 import tpusd.runs.resume  # noqa: E402
 import tpusd.runs.sweep  # noqa: E402
+from support import safety  # noqa: E402
 from support.runs import INLINE, StandInPipeline, config, prepare  # noqa: E402
 from support.sweeps import make  # noqa: E402
 from tpusd.errors import UserError  # noqa: E402
 from tpusd.export import main as export_main  # noqa: E402
 from tpusd.recipe import main as recipe_main  # noqa: E402
+from tpusd.records.manifest import read_manifest  # noqa: E402
+from tpusd.records.set_scores import SetScore, digest_of, write_set_score  # noqa: E402
+from tpusd.records.sweep import run_directories  # noqa: E402
 from tpusd.reproduce import main as reproduce_main  # noqa: E402
 from tpusd.results import main as results_main  # noqa: E402
 from tpusd.run import main as run_main  # noqa: E402
+from tpusd.runs.executors.local import LocalExecutor  # noqa: E402
 from tpusd.runs.start import start_run  # noqa: E402
+from tpusd.score import main as score_main  # noqa: E402
 from tpusd.validate import main as validate_main  # noqa: E402
 
 SECONDS = 5.0  # of processor time that a command may take
@@ -107,12 +113,41 @@ def make_run(path: Path) -> Path:
     """Rows with and without values of their own, a further column, and images that need thumbnails."""
     rows = INLINE[:-1] + ', {prompt: "a hen", guidance_scale: 3, note: {a: [1, x]}}]'
     made = config(f"output={path}", rows, "height=8", "width=264", "num_images_per_prompt=2")
-    return start_run(made, hydra_files={"overrides.yaml": ["seed=0"]}, prepare=prepare, load=load)
+    return with_scores(start_run(made, hydra_files={"overrides.yaml": ["seed=0"]}, prepare=prepare, load=load))
+
+
+def make_dropped_run(path: Path) -> Path:
+    """A run some of whose images its safety checker found."""
+    made = config(f"output={path}", INLINE, "height=8", "width=8", "num_images_per_prompt=2", "safety=drop")
+    with mock.patch.object(LocalExecutor, "_loaded", lambda *_: safety.StandInChecker()):
+        start_run(made, prepare=safety.prepare, load=load)
+    assert len((path / "dropped.jsonl").read_text().splitlines()) in range(1, 6)
+    return path
+
+
+def with_scores(path: Path) -> Path:
+    """A run or a sweep, with a column of scores and a score of the whole run."""
+    assert score_main([str(path), "metric=colorfulness"]) == 0
+    for _, run in run_directories(path):
+        records = list(read_manifest(run))
+        score = SetScore(
+            metric="kid",
+            weights=None,
+            reference="x.npz",
+            reference_sha256="a" * 64,
+            num_images=len(records),
+            num_reference=9,
+            images=digest_of(records),
+            value=0.5,
+        )
+        write_set_score(run, score)
+    assert results_main([str(path)]) == 0
+    return path
 
 
 def make_small_sweep(path: Path) -> Path:
     assert make(f"output={path}", INLINE, "height=8", "width=8", "seed=0,1").status == 0
-    return path
+    return with_scores(path)
 
 
 def load(prepared: Any, devices: object, **_: object) -> StandInPipeline:
@@ -130,6 +165,7 @@ ON_RUN: tuple[Command, ...] = (
     ("dry reproduce", reproduce_main, ("{path}", "output={out}/again", "dry_run=true")),
     ("reproduce", reproduce_main, ("{path}", "output={out}/again")),
     ("results", results_main, ("{path}",)),
+    ("score", score_main, ("{path}", "metric=colorfulness")),
     ("dry resume", run_main, ("resume={path}", "dry_run=true")),
     ("resume", run_main, ("resume={path}", "num_images_per_prompt=3")),
 )
@@ -140,6 +176,7 @@ ON_SWEEP: tuple[Command, ...] = (
     ("reproduce", reproduce_main, ("{path}", "output={out}/again")),
     ("results", results_main, ("{path}",)),
     ("grid", results_main, ("{path}", "--grid-columns=seed", "--grid-prompts=0,1")),
+    ("score", score_main, ("{path}", "metric=colorfulness")),
     ("dry resume", run_main, ("resume={path}", "dry_run=true")),
     ("resume", run_main, ("resume={path}", "seed=0,1,2")),
 )
@@ -172,13 +209,15 @@ class Subject:
 def subjects(folder: Path) -> list[Subject]:
     """What is changed: a run, a sweep, and the recipe in a picture."""
     run, sweep = make_run(folder / "run"), make_small_sweep(folder / "sweep")
+    dropped = make_dropped_run(folder / "dropped")
     first = min(path.name for path in sweep.iterdir() if path.is_dir())
-    parts = ("config.yaml", "run.json", "manifest.jsonl")
+    parts = ("config.yaml", "run.json", "manifest.jsonl", "scores/colorfulness.jsonl", "scores/sets.json")
     made = ("metadata.jsonl", "index.html", "contact_sheet.png")
     return [
         Subject(run, parts, ON_RUN, made=made),
         Subject(sweep, ("sweep.json", *(f"{first}/{part}" for part in parts)), ON_SWEEP, made=("index.jsonl",)),
         Subject(run, ("images/00000-000.png",), ON_PICTURE),
+        Subject(dropped, ("dropped.jsonl",), ON_RUN),
     ]
 
 

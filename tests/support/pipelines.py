@@ -46,7 +46,15 @@ def checkpoint(layout: str = "sd1", path: Path | None = None):
     return open_checkpoint(ModelSource(path=str(path or tiny(layout))))
 
 
-def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | None = None, loras=(), on_step=None):
+def generate(
+    pipe: Pipeline,
+    *overrides: str,
+    layout: str = "sd1",
+    path: Path | None = None,
+    loras=(),
+    tokenizers=None,
+    on_step=None,
+):
     """{(row, copy): GeneratedImage} of a run with these overrides."""
     made = config(*overrides)
     whole = saved_config(made, rows=run_rows(made), height=SIZE, width=SIZE)
@@ -61,11 +69,13 @@ def generate(pipe: Pipeline, *overrides: str, layout: str = "sd1", path: Path | 
         entries,
         pipe.batch_size,
         lambda run, spec: len(table(spec)),
-        lambda run, spec: pipe.text_shape(spec, len(table(spec))),
+        lambda run, spec: pipe.text_shape(spec, len(table(spec)), tokenizers),
     ):
         specs = list(batch.specs)
         inputs = [read_input(spec.picture, (SIZE, SIZE)) for spec in specs if spec.picture is not None] or None
-        made_images = pipe.generate(specs, list(map(table, specs)), inputs=inputs, loras=loras, on_step=on_step)
+        made_images = pipe.generate(
+            specs, list(map(table, specs)), inputs=inputs, loras=loras, tokenizers=tokenizers, on_step=on_step
+        )
         images |= {(spec.row, spec.copy): image for spec, image in zip(specs, made_images, strict=True)}
     return images
 

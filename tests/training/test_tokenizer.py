@@ -8,10 +8,10 @@ pytest.importorskip("orbax.checkpoint")
 
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.tokenizer import open_tokenizer
+from tpusd.scores.portraits.world import VALUES, draw_portrait
 from training.captions import make_caption
 from training.text_encoder import make_batch, named_labels
 from training.tokenizer import write_tokenizer
-from training.world import VALUES, draw_portrait
 
 pytestmark = pytest.mark.slow
 

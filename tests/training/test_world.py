@@ -5,11 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tpusd.scores.portraits.draw import SIZE, draw, draw_pose, make_picture
+from tpusd.scores.portraits.measure import MIDDLE, read_portrait
+from tpusd.scores.portraits.world import VALUES, Portrait, draw_portrait, from_labels
 from training.captions import draw_named, make_caption
-from training.draw import SIZE, draw, draw_pose
-from training.measure import MIDDLE, read_portrait
-from training.pool import make_picture
-from training.world import VALUES, Portrait, draw_portrait, from_labels
 
 PLAIN = Portrait(
     person="man", hair_style="short", hair_color="black", skin="tanned", eye_color="green", glasses="round",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from tpusd.config.schema import SavedConfig
     from tpusd.records import sweep as records
+    from tpusd.records.scores import Scores
 
 MAX_SHOWN = 24  # pictures that a notebook shows of a run
 SHOWN_PIXELS = 192  # the longer side of each
@@ -93,6 +94,13 @@ class Run:
         return tuple(sorted(read_manifest(self.path), key=lambda record: record.key))
 
     @cached_property
+    def scores(self) -> "Scores":
+        """The columns beside the manifest, which `python -m tpusd.score` writes. Raises UserError."""
+        from tpusd.records.scores import read_scores
+
+        return read_scores(self.path, self.records)
+
+    @cached_property
     def facts(self) -> Mapping[str, Any]:
         """run.json: versions, devices, the checkpoint's identity, timings of the last session. Any JSON values.
 
@@ -108,8 +116,11 @@ class Run:
 
     @cached_property
     def frame(self) -> "pandas.DataFrame":
-        """A row for each image: the manifest's fields, and `path`. Needs pandas. Raises UserError."""
-        return _frame({**record.values(), "path": str(self.path / record.file_name)} for record in self.records)
+        """A row for each image: the manifest's fields, its scores, and `path`. Needs pandas. Raises UserError."""
+        return _frame(
+            {**record.values(), **self.scores.fields(record), "path": str(self.path / record.file_name)}
+            for record in self.records
+        )
 
     @property
     def page(self) -> Path:
@@ -165,7 +176,7 @@ class Sweep:
 
     @cached_property
     def frame(self) -> "pandas.DataFrame":
-        """A row for each image: `run`, the manifest's fields, the swept fields that these lack, and `path`.
+        """A row for each image: `run`, the manifest's fields, the swept fields that these lack, scores, and `path`.
 
         Needs pandas. Raises UserError.
         """
@@ -205,6 +216,7 @@ class Sweep:
             for record in run.records:
                 values = {"run": name, **record.values()}
                 values |= {key: value for key, value in at[name].items() if key not in values}
+                values |= run.scores.fields(record)
                 yield values | {"path": str(run.path / record.file_name)}
 
 

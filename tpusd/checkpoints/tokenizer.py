@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from tpusd.checkpoints.files import Directory
 from tpusd.errors import UserError, show
 from tpusd.process.waiting import waiting
+from tpusd.syntax.embeddings import TokenVectors
 
 MAX_LENGTH = 77  # Stable Diffusion's text encoders see 77 positions, whatever the prompt
 MAX_FILE_BYTES = 16 << 20  # CLIP's largest, tokenizer.json, is under 4 MB
@@ -36,8 +37,20 @@ class TokenizedPrompts(NamedTuple):
     truncated: np.ndarray  # (n,) bool
 
 
+class _Normalizer(Protocol):
+    def normalize_str(self, text: str, /) -> str: ...
+
+
+class _Inner(Protocol):
+    @property
+    def normalizer(self) -> _Normalizer: ...
+
+
 class TokenizerBackend(Protocol):
     """What is used of transformers' tokenizer."""
+
+    @property
+    def backend_tokenizer(self) -> _Inner: ...
 
     bos_token_id: int
     eos_token_id: int
@@ -59,6 +72,7 @@ class Tokenizer:
 
     files: tuple[Path, ...]  # those of FILES that the folder has
     backend: TokenizerBackend
+    embedded: tuple[TokenVectors, ...] = field(default=(), compare=False)  # words that have vectors of their own
 
     @property
     def vocab_size(self) -> int:
@@ -79,6 +93,14 @@ class Tokenizer:
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids without begin and end of text, of texts of any length. Raises UserError as a call does."""
         return [row[1:-1] for row in self._rows(texts)]
+
+    def normalized(self, text: str) -> str:
+        """A text as it is before it is split into words: in small letters, without repeated spaces."""
+        return self.backend.backend_tokenizer.normalizer.normalize_str(text)
+
+    def with_vectors(self, embedded: Sequence[TokenVectors]) -> "Tokenizer":
+        """The same tokenizer with further words, which `words` does not know."""
+        return replace(self, embedded=(*self.embedded, *embedded))
 
     def window(self, words: Sequence[int]) -> np.ndarray:
         """(77,) int32: at most 75 token ids between begin and end of text, padded."""

@@ -42,10 +42,14 @@ MAX_RUNS = 10_000  # of one sweep: composing them takes half an hour
 _ALWAYS_THERE = (
     f"{REPLACE}=",
     "prompts.on_empty=",
+    "prompts.wildcards=",
+    "prompts.wildcards_dir=",
+    "prompts.lora_dir=",
     "loras.",
+    "embeddings.",
     "model.loras.",
 )  # fields that a group of the user need not name
-_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras)\.")
+_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|embeddings)\.")
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -336,10 +340,11 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(
                 f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
-        item = re.search(r"merging override \+*((?:model\.)?loras)\.(\d+)\.", str(error))
+        item = re.search(r"merging override \+*((?:model\.)?loras|embeddings)\.(\d+)\.", str(error))
         if item:
             raise UserError(
-                f"{item[1]}.{item[2]}: there is no such LoRA; add {item[1]}=[{{path: FILE.safetensors}}]"
+                f"{item[1]}.{item[2]}: there is no such {'embedding' if item[1] == 'embeddings' else 'LoRA'}; "
+                f"add {item[1]}=[{{path: FILE.safetensors}}]"
             ) from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)

@@ -10,7 +10,9 @@ from tpusd.config.schema import field_names, text_fields, true_or_false_fields
 from tpusd.config.synonyms import ABSENT, CHOICES, COMMAND_FIELDS, FIELDS
 from tpusd.errors import show, suggest
 
-COMMANDS = ("run", "preflight", "reproduce", "validate", "results", "export", "merge", "status", "inspect", "recipe")
+COMMANDS = (
+    "run", "preflight", "reproduce", "validate", "results", "score", "export", "merge", "status", "inspect", "recipe"
+)  # fmt: skip
 _PROMPT_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _WITH_A_POINT = ("guidance_scale", "guidance_rescale", "sampler.eta")  # fields that people write with a decimal comma

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
 from tpusd.config.paths import expanded_path
-from tpusd.config.typed import read_value
+from tpusd.config.typed import plain, read_value
 from tpusd.errors import UserError, show
 
 _T = TypeVar("_T")
@@ -25,7 +26,9 @@ _NUMBERS: Mapping[str, tuple[object, type[int] | type[float]]] = {
 }
 _FILES = ("image", "mask")  # a row's own pictures
 _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256)
+_TEMPLATES = ("prompt_template", "negative_prompt_template")  # the texts as they were before their marks were read
+ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_TEMPLATES, "loras")
+MAX_LORAS = 64
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
 MAX_COLUMN_DEPTH = 40  # of lists and groups in a further column; a config.yaml with them is nested 3 deeper
@@ -47,6 +50,9 @@ class Row:
     mask: str | None = None
     image_sha256: str | None = None
     mask_sha256: str | None = None
+    prompt_template: str | None = None
+    negative_prompt_template: str | None = None
+    loras: tuple[LoraConfig, ...] | None = None  # behind those of the run
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -56,8 +62,11 @@ class Row:
 
     def to_values(self) -> dict[str, Any]:
         """The row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
-        own = {name: getattr(self, name) for name in ROW_FIELDS if getattr(self, name) is not None}
-        return own | dict(self.extra)
+        return self.own_values() | dict(self.extra)
+
+    def own_values(self) -> dict[str, Any]:
+        """The same without the further columns."""
+        return {name: plain(getattr(self, name)) for name in ROW_FIELDS if getattr(self, name) is not None}
 
     def num_values(self, names: set[str]) -> int:
         """At least as many as the reader of a saved config counts.
@@ -65,6 +74,7 @@ class Row:
         names: those of the rows before it, which count once. Those of this row are added.
         """
         own = sum(getattr(self, name) is not None for name in ROW_FIELDS)
+        own += 20 * len(self.loras or ())
         before = len(names)
         names.update(self.extra)
         return 2 + own + sum(map(_num_values, self.extra.values())) + len(names) - before
@@ -106,6 +116,9 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     }
     files: dict[str, Any] = {name: _file(place, name, values.pop(name, None)) for name in _FILES}
     digests: dict[str, Any] = {name: _sha256(place, name, values.pop(name, None)) for name in _SHA256}
+    templates = {name: values.pop(name, None) for name in _TEMPLATES}
+    texts: dict[str, Any] = {n: None if text in (None, "") else _text(place, n, text) for n, text in templates.items()}
+    loras = _loras(place, values.pop("loras", None))
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
@@ -115,6 +128,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         **numbers,
         **files,
         **digests,
+        **texts,
+        loras=loras,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -149,6 +164,20 @@ def _sha256(place: str, name: str, value: object) -> str | None:
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise UserError(f"{place}: {name}={show(value)}: must be 64 hexadecimal digits; leave it out to take any file")
     return value
+
+
+def _loras(place: str, value: object) -> tuple[LoraConfig, ...] | None:
+    """A row's own LoRAs; None if it has none."""
+    if value in (None, "", []):
+        return None
+    if not isinstance(value, list):
+        raise UserError(f"{place}: loras={show(value)}: must be a list, as in [{{path: FILE.safetensors, scale: 0.8}}]")
+    if len(value) > MAX_LORAS:
+        raise UserError(f"{place}: loras has {len(value)} of them; at most {MAX_LORAS} can be merged")
+    made: tuple[LoraConfig, ...] = read_value(tuple[LoraConfig, ...], value, f"{place}: loras")
+    for number, lora in enumerate(made):
+        check_lora(lora, f"{place}: loras[{number}]")
+    return tuple(with_whole_path(lora, f"{place}: loras[{number}]") for number, lora in enumerate(made))
 
 
 def _own_number(hint: object, kind: type[int] | type[float], value: object, where: str) -> Any:

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.cache import NO_CACHE, CacheConfig, check_cache, with_interval
+from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embedding, embedding_with_whole_path
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
-from tpusd.config.rows import Row
+from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
@@ -26,7 +28,6 @@ from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
-MAX_LORAS = 64
 DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
@@ -136,6 +137,19 @@ class PromptsConfig:
         SavedIfSet(),
         Help("what weights do to the text embedding; null: what the program of `syntax` does, which has the same name"),
     ] = None
+    wildcards: Annotated[
+        bool,
+        SavedIfSet(),
+        Help("choices in braces and lines of files, `__NAME__`, in prompts: chosen once, by the seed and the row"),
+    ] = False
+    wildcards_dir: Annotated[
+        str | None, SavedIfSet(), Help("the directory with the files of `__NAME__`, NAME.txt; it sets `wildcards`")
+    ] = None
+    lora_dir: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("where `<lora:NAME:0.8>` in a prompt finds NAME.safetensors, also in its folders; for the syntax `a1111`"),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +165,12 @@ class RunConfig:
         Len(0, MAX_LORAS),
         SavedIfSet(),
         Help("LoRAs, merged into the weights in this order: `[{path: FILE.safetensors, scale: 0.8}]`"),
+    ] = ()
+    embeddings: Annotated[
+        tuple[EmbeddingConfig, ...],
+        Len(0, MAX_EMBEDDINGS),
+        SavedIfSet(),
+        Help("words of prompts with vectors of their own (textual inversion): `[{path: FILE, token: NAME}]`"),
     ] = ()
     seed: Annotated[Seed, Help("the noise of every image follows from it, from the row and from the copy")] = 0
     noise: Annotated[
@@ -225,6 +245,7 @@ class RunConfig:
         SavedIfSet(),
         Help("how the scale's part beyond 1 grows over the steps, with the same mean (Wang et al. 2024)"),
     ] = "constant"
+    cache: Annotated[CacheConfig, SavedIfSet(), Help("which steps reuse what an earlier one computed")] = NO_CACHE
     negative_prompt: Annotated[
         str | None,
         Help('for the rows that have none of their own; null and "" differ for SDXL, as in diffusers'),
@@ -377,7 +398,7 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     if config.guidance_scale is None:
         config = dataclasses.replace(config, guidance_scale=config.model.guidance_scale)
     _check(config)
-    return config
+    return dataclasses.replace(config, cache=with_interval(config.cache))
 
 
 def _with_the_models_loras(config: RunConfig) -> RunConfig:
@@ -406,14 +427,25 @@ def _with_paths(config: RunConfig) -> RunConfig:
         model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
     unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
     model = dataclasses.replace(model, unet=unet, vae=vae)
-    if prompts.path is not None:
-        prompts = dataclasses.replace(prompts, path=expanded_path(prompts.path, "prompts.path"))
+    for name in ("path", "wildcards_dir", "lora_dir"):
+        if (path := getattr(prompts, name)) is not None:
+            whole: dict[str, Any] = {name: expanded_path(path, f"prompts.{name}")}
+            prompts = dataclasses.replace(prompts, **whole)
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     safety = with_whole_safety_path(config.safety)
+    embeddings = tuple(embedding_with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
     return dataclasses.replace(
-        config, model=model, loras=loras, prompts=prompts, output=output, image=image, mask=mask, safety=safety
+        config,
+        model=model,
+        loras=loras,
+        embeddings=embeddings,
+        prompts=prompts,
+        output=output,
+        image=image,
+        mask=mask,
+        safety=safety,
     )
 
 
@@ -470,7 +502,10 @@ def _check(config: RunConfig) -> None:
     _check_model(config.model)
     for i, lora in enumerate(config.loras):
         check_lora(lora, f"loras[{i}]")
+    for i, embedding in enumerate(config.embeddings):
+        check_embedding(embedding, f"embeddings[{i}]")
     _check_prompts(config.prompts)
+    check_cache(config.cache)
     check_executor(config.executor)
     check_safety(config.safety)
 
@@ -488,6 +523,10 @@ def _check_noise(config: RunConfig) -> None:
 
 
 def _check_prompts(prompts: PromptsConfig) -> None:
+    if prompts.lora_dir is not None and prompts.syntax != "a1111":
+        raise UserError(
+            f"prompts.lora_dir={show(prompts.lora_dir)}: is for prompts.syntax=a1111; add it or remove lora_dir"
+        )
     if prompts.weighting is not None and prompts.syntax == "plain":
         raise UserError(
             f"prompts.weighting={prompts.weighting}: is for prompts.syntax=a1111 and prompts.syntax=compel; choose one "

@@ -59,6 +59,10 @@ FIELDS: Mapping[str, str] = {
     "safety_check": "safety",
     "nsfw_filter": "safety",
     "filter_nsfw": "safety",
+    "wildcards": "prompts.wildcards",
+    "wildcards_dir": "prompts.wildcards_dir",
+    "wildcard_dir": "prompts.wildcards_dir",
+    "lora_dir": "prompts.lora_dir",
     "init_image": "image",
     "init_img": "image",
     "input": "image",
@@ -205,7 +209,7 @@ _NO_CONTROL = "tpusd makes images from text and from a picture (image=FILE stren
 _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
-_NO_ADAPTERS = "tpusd reads no embedding; give a checkpoint that has it merged: model=local model.path=DIR"
+_EMBEDDING = "an embedding is one of a list: embeddings=[{path: FILE.safetensors, token: NAME}]"
 _LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
 _CLIP_SKIP = "write model.clip_skip=1 for A1111's Clip skip: 2; it counts as diffusers does, from 0"
 # Name elsewhere -> why there is no such field.
@@ -219,7 +223,8 @@ ABSENT: Mapping[str, str] = {
     "tpu": _ALL_DEVICES,
     "lora": _LORA,
     "lora_scale": "a LoRA's scale is loras.0.scale",
-    "embedding": _NO_ADAPTERS,
+    "embedding": _EMBEDDING,
+    "textual_inversion": _EMBEDDING,
     "clip_skip": _CLIP_SKIP,
     "topology": "it is for python -m tpusd.preflight",
 }

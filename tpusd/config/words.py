@@ -15,11 +15,28 @@ from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
 PROMPT = "prompt="
-SOURCES = ("model.path", "model.unet.path", "model.vae.path", "model.config", "prompts.path", "image", "mask")
+SOURCES = (
+    "model.path",
+    "model.unet.path",
+    "model.vae.path",
+    "model.config",
+    "prompts.path",
+    "prompts.wildcards_dir",
+    "prompts.lora_dir",
+    "image",
+    "mask",
+)
 PATHS = (*SOURCES, "output")
-OF_ANY_SET = ("prompts.replace=", "prompts.syntax=", "prompts.weighting=")  # fields that go with prompt= too
-LORAS = "loras="
-_LORA_PATH = re.compile(r"loras\.\d+\.path")
+OF_ANY_SET = (  # fields that go with prompt= too
+    "prompts.replace=",
+    "prompts.syntax=",
+    "prompts.weighting=",
+    "prompts.wildcards=",
+    "prompts.wildcards_dir=",
+    "prompts.lora_dir=",
+)
+LISTS_OF_FILES = ("loras=", "embeddings=")
+_PATH_IN_LIST = re.compile(r"(?:loras|embeddings)\.\d+\.path")
 
 
 def expanded(words: Sequence[str], *, multirun: bool = False) -> list[str]:
@@ -57,9 +74,9 @@ def with_whole_paths(words: Sequence[str]) -> list[str]:
         return str(Path.cwd() / expanded_path(path, field))
 
     def changed(word: str) -> str:
-        if word.startswith(LORAS):
-            return _loras_with_paths(word, whole)
-        return _with_paths(word, whole) if word.startswith(SOURCES) or _LORA_PATH.match(word) else word
+        if word.startswith(LISTS_OF_FILES):
+            return _list_with_paths(word, whole)
+        return _with_paths(word, whole) if word.startswith(SOURCES) or _PATH_IN_LIST.match(word) else word
 
     return [changed(word) for word in words]
 
@@ -99,25 +116,25 @@ def _with_paths(word: str, change: Callable[[str, str], str]) -> str:
 
 
 def _is_path(key: str) -> bool:
-    return key in PATHS or _LORA_PATH.fullmatch(key) is not None
+    return key in PATHS or _PATH_IN_LIST.fullmatch(key) is not None
 
 
-def _loras_with_paths(word: str, change: Callable[[str, str], str]) -> str:
+def _list_with_paths(word: str, change: Callable[[str, str], str]) -> str:
     """`loras=[{path: FILE}]` with each path changed by `change(field, path)`; where it is no such list, as it is."""
-    override = read_override(word)
+    field, override = word.partition("=")[0], read_override(word)
     if override is None or override.is_choice_sweep():
         return word
     given = override.value()
-    if not isinstance(given, list) or not all(isinstance(lora, dict) for lora in given):
+    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
         return word
     made = [
         {
-            name: change("loras.path", value) if name == "path" and isinstance(value, str) else value
+            name: change(f"{field}.path", value) if name == "path" and isinstance(value, str) else value
             for name, value in own
         }
-        for own in ([(unescaped(str(name)), value) for name, value in lora.items()] for lora in given)
+        for own in ([(unescaped(str(name)), value) for name, value in item.items()] for item in given)
     ]
-    return f"{LORAS}{hydra_value(made)}"
+    return f"{field}={hydra_value(made)}"
 
 
 def _unquoted(item: str) -> str | None:

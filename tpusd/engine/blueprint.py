@@ -77,6 +77,7 @@ class Blueprint:
     ):
         self.per_device = batch_size_per_device
         self._family, self._configs, self._size = architecture.family, architecture.configs, (height, width)
+        self._precision = precision
         latents = (batch_size_per_device, *self._family.latent_shape(self._configs, height, width))
         self.state = jax.eval_shape(LoopState.start, jax.ShapeDtypeStruct(latents, jnp.float32))
         self._networks = {
@@ -114,7 +115,7 @@ class Blueprint:
         ) -> tuple[Conditioning, jax.Array, jax.Array]:
             return programs.encode_chunks(family, networks(weights), tokens, weighting=text.weighting)
 
-        tokens = family.chunk_shapes(self.per_device, text)
+        tokens = family.chunk_shapes(self._configs, self.per_device, text)
         return ProgramSpec(function=encode_chunks, shared=[self.weights("encode")], split=[tokens])
 
     def encode_picture(self) -> ProgramSpec:
@@ -138,12 +139,20 @@ class Blueprint:
         )
 
     def denoise(
-        self, *, guided: bool, given_noise: bool = False, from_picture: bool = False, text: TextShape | None = None
+        self,
+        *,
+        guided: bool,
+        given_noise: bool = False,
+        from_picture: bool = False,
+        text: TextShape | None = None,
+        branch: int | None = None,
     ) -> ProgramSpec:
         """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture -> LoopState, Trace.
 
         given_noise: the noise is an argument in the place of the keys.
         text: of prompts in chunks; None: of plain ones.
+        branch: of a cache; then the first shared argument says of each row whether it computes all, bool (MAX_ROWS,).
+            None: every row does.
         """
         family, networks = self._family, self._merge("denoise")
         height, width = self._size
@@ -151,7 +160,13 @@ class Blueprint:
         def denoise(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[LoopState, programs.Trace]:
             return programs.denoise(family, networks(weights), *arguments, height=height, width=width)
 
-        cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1))
+        def denoise_cached(
+            full: jax.Array, weights: tuple[Leaves, ...], *arguments: Any
+        ) -> tuple[LoopState, programs.Trace]:
+            cache = programs.Cache(branch or 0, full)
+            return programs.denoise(family, networks(weights), *arguments, height=height, width=width, cache=cache)
+
+        cond = self._conditioning(None if text is None else replace(text, weighting=None, versions=1, embedded=False))
         b, h, w, c = self.state.x.shape
         given = GivenNoise(
             self.state.x,
@@ -159,8 +174,9 @@ class Blueprint:
             jax.ShapeDtypeStruct((b,), jnp.int32),
         )
         per_image = jax.ShapeDtypeStruct((b,), jnp.float32)
+        deep = None if branch is None else self.deep_half(branch, guided=guided)
         split = (
-            self.state,
+            self.state._replace(kept=deep),
             cond,
             cond if guided else None,
             per_image,
@@ -170,12 +186,20 @@ class Blueprint:
             *([self._picture] if from_picture else []),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
+        shared = (self.weights("denoise"), bound, bound)
         return ProgramSpec(
-            function=denoise,
-            shared=(self.weights("denoise"), bound, bound),
+            function=denoise if branch is None else denoise_cached,
+            shared=shared if branch is None else (jax.ShapeDtypeStruct((MAX_ROWS,), jnp.bool_), *shared),
             split=split,
             donate=(0,),
             options=denoise_options(b * (1 + guided) * h * w),
+        )
+
+    def deep_half(self, branch: int, *, guided: bool) -> jax.ShapeDtypeStruct:
+        """What a denoiser with a cache keeps from one row to the next."""
+        height, width = self._size
+        return self._family.deep_half(
+            self._configs, self._precision, branch, images=self.per_device, guided=guided, height=height, width=width
         )
 
     def decode(self) -> ProgramSpec:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -96,6 +97,10 @@ class Devices:
         """Splits the leading axis, devices x per device, of every array over the devices: (n*b,...) -> (n,b,...)."""
         n = len(self)
         return jax.device_put(jax.tree.map(lambda x: x.reshape(n, -1, *x.shape[1:]), tree), self._split)
+
+    def zeros(self, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        """Zeros of a program's split argument, made on the devices. shape: on one device."""
+        return jnp.zeros((len(self), *shape.shape), shape.dtype, device=self._split)
 
 
 def _for_jax(options: Options) -> dict[str, str | bool] | None:

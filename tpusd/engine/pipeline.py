@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tpusd.checkpoints import Checkpoint, fill, match_weights
+from tpusd.checkpoints.tokenizer import Tokenizer
 from tpusd.config.schema import PrecisionConfig
 from tpusd.engine import programs
 from tpusd.engine.adapters import MergedWeights, ScaledLora
@@ -28,12 +29,12 @@ from tpusd.engine.jax_settings import with_usual_settings
 from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
+from tpusd.engine.texts import TextsByCall
 from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
-from tpusd.plan.batches import Kind, guided_pieces, kind_of
+from tpusd.plan.batches import Kind, full_calls, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
-from tpusd.samplers.loop import LoopState
-from tpusd.samplers.table import Table
+from tpusd.samplers.table import MAX_ROWS, Table
 from tpusd.syntax.chunks import extent, shape_of
 from tpusd.syntax.rules import TextRules, TextShape
 
@@ -65,11 +66,19 @@ class _Encoded(NamedTuple):
 
 
 class _Calls(NamedTuple):
-    """Model calls of one program: rows of the tables. uncond: on the devices; None: calls without guidance."""
+    """Model calls of one program with the same texts: rows of the tables.
+
+    cond, uncond: on the devices; None: calls without guidance.
+    deep_half: what the program keeps from row to row, as a shape; None: nothing.
+    begins: whether its first row computes the deep half; otherwise that of the row before stays.
+    """
 
     rows: range
     program: Program
+    cond: Conditioning
     uncond: Conditioning | None
+    deep_half: jax.ShapeDtypeStruct | None
+    begins: bool
 
 
 class _EncodedPicture(NamedTuple):
@@ -150,6 +159,7 @@ class Pipeline:
         *,
         inputs: Sequence[Input] | None = None,
         loras: Sequence[ScaledLora] = (),
+        tokenizers: Sequence[Tokenizer] | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
@@ -158,12 +168,13 @@ class Pipeline:
         tables: one for each spec.
         inputs: one for each spec, where they start from pictures.
         loras: merged into the weights in this order; those of all specs.
+        tokenizers: the checkpoint's own with the embeddings of all specs; None: they have no embedding.
         on_step: on_step(done, total) reports rows of the longest table.
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
         (kind,) = {
-            kind_of(spec, len(table), self.text_shape(spec, len(table)))
+            kind_of(spec, len(table), self.text_shape(spec, len(table), tokenizers))
             for spec, table in zip(specs, tables, strict=True)
         }
         assert kind.from_picture == (inputs is not None)
@@ -176,28 +187,37 @@ class Pipeline:
         padding = self.batch_size - len(specs)  # the compiled size stays; what is made of the padding is dropped
         padded, padded_tables = [*specs, *[specs[-1]] * padding], [*tables, *[tables[-1]] * padding]
 
-        texts: dict[str, list[str | None]] = {"prompt": [spec.prompt for spec in padded]}
-        if kind.guided:
-            texts["negative_prompt"] = [spec.negative_prompt for spec in padded]
+        words = self._checkpoint.tokenizers if tokenizers is None else tokenizers
         encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
-        encoded = {name: self._encode(encode, values, rules, kind.text) for name, values in texts.items()}
-        cond, uncond = encoded["prompt"].conditioning, encoded["negative_prompt"].conditioning if kind.guided else None
+        texts = TextsByCall.of(padded, [len(table) for table in padded_tables], guided=bool(kind.guided))
+        encoded = {now: self._encode(encode, now, rules, kind.text, words) for now in texts.every()}
         start = None
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
             start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables)
-        calls = [_Calls(own, compiled[denoisers[has_it]], uncond if has_it else None) for own, has_it in pieces]
+        calls = [
+            _Calls(
+                rows,
+                compiled[denoisers[has_it]],
+                encoded[now.prompts].conditioning,
+                encoded[now.negative_prompts].conditioning if has_it else None,
+                self._deep_half(kind, guided=has_it),
+                rows.start == own.start,
+            )
+            for own, has_it in pieces
+            for rows, now in texts.pieces(own)
+        ]
         picture = None if start is None else start.picture
-        state, trace = self._denoise(calls, cond, padded, padded_tables, picture, on_step)
-        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), state.x))
-        text_digests = [gather(one.digests) for one in encoded.values()]
+        latents, trace = self._denoise(calls, padded, padded_tables, picture, _full_rows(kind, tables), on_step)
+        pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
+        text_digests = {now: gather(one.digests) for now, one in encoded.items()}
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
         return [
             GeneratedImage(
                 pixels[i] if inputs is None else inputs[i].pasted(pixels[i]),
                 {
-                    "tokens": _text_digest(one.ids[i] for one in encoded.values()),
-                    "text_embedding": "".join(_hex(digest[i]) for digest in text_digests),
+                    "tokens": _text_digest(encoded[now].ids[i] for now in texts.of_image(i)),
+                    "text_embedding": _joined(_hex(text_digests[now][i]) for now in texts.of_image(i)),
                     **({} if start is None else {"picture": _hex(start.digests[i])}),
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
@@ -216,18 +236,25 @@ class Pipeline:
             for i, table in enumerate(tables)
         ]
 
-    def text_shape(self, spec: ImageSpec, num_calls: int) -> TextShape | None:
-        """The shape of an image's texts; None where they are plain."""
+    def text_shape(
+        self, spec: ImageSpec, num_calls: int, tokenizers: Sequence[Tokenizer] | None = None
+    ) -> TextShape | None:
+        """The shape of an image's texts; None where they are plain. tokenizers: as in `generate`."""
         if spec.text.is_plain:
             return None
-        tokenizers = self._checkpoint.tokenizers
-        return shape_of((extent(text, spec.text, tokenizers) for text in spec.texts(num_calls)), spec.text)
+        words = self._checkpoint.tokenizers if tokenizers is None else tokenizers
+        return shape_of((extent(text, spec.text, words) for text in spec.texts(num_calls)), spec.text)
 
     def _encode(
-        self, encode: Program, texts: Sequence[str | None], rules: Sequence[TextRules], shape: TextShape | None
+        self,
+        encode: Program,
+        texts: Sequence[str | None],
+        rules: Sequence[TextRules],
+        shape: TextShape | None,
+        tokenizers: Sequence[Tokenizer],
     ) -> _Encoded:
         """rules: of each text. shape: of texts in chunks; None: they are plain."""
-        checkpoint, tokenizers = self._checkpoint, self._checkpoint.tokenizers
+        checkpoint = self._checkpoint
         tokens: Tokens | ChunkTokens
         if shape is None:
             tokens = checkpoint.family.tokenize(tokenizers, texts, checkpoint.options)
@@ -263,18 +290,18 @@ class Pipeline:
     def _denoise(
         self,
         pieces: "Sequence[_Calls]",
-        cond: Conditioning,
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
         picture: programs.Picture | None,
+        full_rows: np.ndarray | None,
         on_step: Callable[[int, int], None] | None,
-    ) -> tuple[LoopState, programs.Trace]:
-        """Runs the sampler: LoopState on the devices, and the host's Trace.
+    ) -> tuple[jax.Array, programs.Trace]:
+        """Runs the sampler: the latents on the devices, and the host's Trace.
 
         pieces: all model calls, in order.
-        cond: on the devices.
         specs, tables: of a full batch, padding included.
         picture: on the devices; None: the images start from noise alone.
+        full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
         put = self._devices.put_split
@@ -291,19 +318,23 @@ class Pipeline:
             )
         )
         more = () if picture is None else (picture,)
+        full = () if full_rows is None else (self._devices.put_shared(full_rows),)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
         traces: list[programs.Trace] = []
         began = time.monotonic()
         while stops[-1] < total:
             piece = next(piece for piece in pieces if stops[-1] in piece.rows)
+            if stops[-1] == piece.rows.start and piece.begins:
+                deep_half = None if piece.deep_half is None else self._devices.zeros(piece.deep_half)
+                state = state._replace(kept=deep_half)
             stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
             if drawn is not None and drawn.has_steps:
                 stop = min(stop, stops[-1] + ROWS_AT_ONCE)
                 keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                self._weights_of("denoise"), *bounds, state, cond, piece.uncond, *arguments, keys, *more
+                *full, self._weights_of("denoise"), *bounds, state, piece.cond, piece.uncond, *arguments, keys, *more
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -317,7 +348,10 @@ class Pipeline:
         noise, rows_traced, latents, num_finite = zip(*map(gather, traces), strict=True)
         if on_step is not None:
             on_step(total, total)
-        return state, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+        return state.x, programs.Trace(noise[0], sum(rows_traced), latents[-1], np.minimum.reduce(num_finite))
+
+    def _deep_half(self, kind: Kind, *, guided: bool) -> jax.ShapeDtypeStruct | None:
+        return None if kind.cache is None else self._blueprint.deep_half(kind.cache.branch, guided=guided)
 
     def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
         """A program's weights, as soon as they are on the devices."""
@@ -338,6 +372,7 @@ class Pipeline:
                     given_noise=kind.given_noise,
                     from_picture=kind.from_picture,
                     text=text,
+                    branch=None if kind.cache is None else kind.cache.branch,
                 )
                 for has_it, name in denoisers.items()
             },
@@ -403,13 +438,16 @@ class _WeightsInReading:
 def denoiser(guided: bool, kind: Kind) -> str:
     """The name of a denoising program."""
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
-    chunks = "" if kind.text is None else f"_{kind.text.chunks}"
-    return f"denoise{''.join(endings)}{chunks}"
+    cache = "" if kind.cache is None else f"_cached_{kind.cache.branch}"
+    chunks = "" if kind.text is None or kind.text.chunks == 1 else f"_{kind.text.chunks}"
+    return f"denoise{''.join(endings)}{cache}{chunks}"
 
 
 def encoder(text: TextShape | None) -> str:
     """The name of a program that encodes prompts."""
-    return "encode" if text is None else f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}"
+    if text is None:
+        return "encode"
+    return f"encode_{text.weighting or 'plain'}_{text.chunks}_{text.versions}{'_embedded' * text.embedded}"
 
 
 def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
@@ -431,6 +469,16 @@ def noise_scale(spec: ImageSpec, table: Table) -> float:
     return float(table.levels[0, 1])
 
 
+def _full_rows(kind: Kind, tables: Sequence[Table]) -> np.ndarray | None:
+    """bool (MAX_ROWS,): the rows that compute the deep half of the denoiser; None: all do, and there is no cache."""
+    if kind.cache is None:
+        return None
+    rows = np.ones(MAX_ROWS, np.bool_)
+    called = full_calls(kind.cache, kind.guided, max(map(len, tables)))
+    rows[: len(called)] = called
+    return rows
+
+
 def _not_finite(
     table: Table, finite_texts: bool, finite_picture: bool, num_finite: int, finite_pixels: bool
 ) -> NotFinite | None:
@@ -447,6 +495,12 @@ def _not_finite(
 
 def _text_digest(ids: Iterable[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(one.tobytes() for one in ids)).hexdigest()[:16]
+
+
+def _joined(digests: Iterable[str]) -> str:
+    """One after the other; of more than two, one digest of them."""
+    every = list(digests)
+    return "".join(every) if len(every) <= 2 else hashlib.sha256("".join(every).encode()).hexdigest()[:32]
 
 
 def _hex(digest: np.ndarray | jax.Array) -> str:

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from tpusd.config.schema import Weighting
 from tpusd.engine import noise as image_keys
 from tpusd.families.base import ChunkTokens, Conditioning, Family, Guidance, Networks, Tokens
-from tpusd.samplers.loop import LoopState, run_steps
+from tpusd.networks.reuse import Reuse
+from tpusd.samplers.loop import Kept, LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
 TRACE_ROWS = 5  # latents are traced after row 1, 5, 10, 15, ... of the table
@@ -34,6 +35,17 @@ class Trace(NamedTuple):
     rows: jax.Array
     latents: jax.Array
     num_finite: jax.Array
+
+
+class Cache(NamedTuple):
+    """Which rows compute the deep half of the denoiser.
+
+    branch: the skip connection up to which every row computes all layers.
+    full: bool (rows,), the same for all images; row 0 is True.
+    """
+
+    branch: int
+    full: jax.Array
 
 
 class Picture(NamedTuple):
@@ -124,12 +136,14 @@ def denoise(
     *,
     height: int,
     width: int,
+    cache: Cache | None = None,
 ) -> tuple[LoopState, Trace]:
     """Steps [start, stop) of each image's own sampler table.
 
     family, networks: what predicts.
     start, stop: int32 scalars.
-    state: LoopState of (b,h,w,c) float32; at start 0 its content does not matter, the noise is drawn here.
+    state: LoopState of (b,h,w,c) float32; at start 0 its content does not matter, the noise is drawn here. `kept` is
+        the deep half of the row before, where there is a cache.
     cond: what `encode` made of the prompts.
     uncond: the same of the negative prompts; None where these steps have no guidance.
     rescale: guidance_rescale (b,) float32; not read where uncond is None.
@@ -138,24 +152,28 @@ def denoise(
     keys: (b,2) uint32, or the noise itself.
     picture: what the images start from; None: noise alone.
     height, width: pixels.
+    cache: None: every row computes all.
     """
     b, h, w, c = state.x.shape
 
-    def begin(_: LoopState) -> tuple[LoopState, jax.Array]:
+    def begin(before: LoopState) -> tuple[LoopState, jax.Array]:
         noise = image_keys.initial_latents(keys, (c, h, w))
         x = noise * init_scale[:, None, None, None]
         if picture is not None:
             x = picture.scale[:, None, None, None] * picture.latents + x
-        return LoopState.start(x), digest(noise)
+        return LoopState.start(x)._replace(kept=before.kept), digest(noise)
 
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
     conditioning = family.prepare(cond, uncond, height=height, width=width)
 
     further = [] if picture is None else picture.further()
 
-    def predict(x: jax.Array, t: jax.Array, scale: jax.Array) -> jax.Array:
+    def predict(k: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, deep: Kept) -> tuple[jax.Array, Kept]:
         x = jnp.concatenate([x, *further], axis=-1)
-        return family.predict(networks, x, t, conditioning, None if uncond is None else Guidance(scale, rescale))
+        guidance = None if uncond is None else Guidance(scale, rescale)
+        if cache is None or deep is None:
+            return family.predict(networks, x, t, conditioning, guidance), None
+        return family.predict_reusing(networks, x, t, conditioning, guidance, Reuse(cache.branch, cache.full[k], deep))
 
     def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         (rows, num_finite), done = log, k + 1

@@ -1,12 +1,14 @@
 """The images of a run or a sweep, to export, and what writes them."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tpusd.records.directory import check_folders
 from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.scores import read_scores
 from tpusd.records.sweep import run_directories
 
 
@@ -17,11 +19,21 @@ class Exported:
     run: the name of its run in a sweep; empty for a single run's image.
     file: where it is.
     record: its manifest line.
+    scores: its scores, by the names that index.jsonl has.
     """
 
     run: str
     file: Path
     record: ImageRecord
+    scores: Mapping[str, float | None]
+
+    def values(self) -> dict[str, Any]:
+        """The manifest line and the scores."""
+        return self.record.values() | dict(self.scores)
+
+    def to_line(self) -> bytes:
+        """`values` as JSON."""
+        return json.dumps(self.values(), ensure_ascii=False, allow_nan=False).encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +54,7 @@ def exported_images(path: Path) -> Iterator[Exported]:
     for name, directory in run_directories(path):
         check_folders(directory)
         records = sorted(read_manifest(directory), key=lambda record: record.key)
+        scores = read_scores(directory, records)
         for record in records:
-            yield Exported(run=name, file=directory / record.file_name, record=record)
+            file = directory / record.file_name
+            yield Exported(run=name, file=file, record=record, scores=scores.fields(record))

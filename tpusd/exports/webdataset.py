@@ -12,7 +12,7 @@ from tpusd.exports.base import Exported, Options
 
 
 def write_webdataset(images: Iterator[Exported], output: Path, options: Options) -> int:
-    """OUT/00000.tar, 00001.tar, ...: KEY.png, KEY.txt (the prompt) and KEY.json (the manifest line) for each image."""
+    """OUT/00000.tar, 00001.tar, ...: of each image KEY.png, KEY.txt (the prompt) and KEY.json (its line and scores)."""
     count = 0
     for number, shard in enumerate(_shards(images, options.shard_size)):
         with tarfile.open(output / f"{number:05d}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
@@ -33,7 +33,7 @@ def _add(tar: tarfile.TarFile, image: Exported) -> None:
     for suffix, data in (
         (image.file.suffix, storage.read_file(image.file)),
         (".txt", image.record.prompt.encode()),
-        (".json", image.record.to_line()),
+        (".json", image.to_line()),
     ):
         entry = tarfile.TarInfo(key + suffix)  # without a time, so that the same images give the same bytes
         entry.size = len(data)

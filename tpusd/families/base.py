@@ -15,11 +15,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
+from tpusd.networks.reuse import Reuse
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
+from tpusd.syntax.embeddings import TokenVectors
 from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
@@ -122,6 +125,11 @@ class TokenIds(Protocol):
 class TextTokenizer(Protocol):
     """Prompts -> token ids, each row of the same length."""
 
+    @property
+    def embedded(self) -> Sequence[TokenVectors]:
+        """Words that have vectors of their own."""
+        ...
+
     def __call__(self, prompts: Sequence[str], /) -> TokenIds: ...
 
     def words(self, texts: Sequence[str], /) -> list[list[int]]:
@@ -131,6 +139,8 @@ class TextTokenizer(Protocol):
     def window(self, words: Sequence[int], /) -> np.ndarray:
         """(l,) int32: token ids between begin and end of text, padded."""
         ...
+
+    def normalized(self, text: str, /) -> str: ...
 
     def id_of(self, token: str, /) -> int | None: ...
 
@@ -201,6 +211,11 @@ class Family(abc.ABC):
         """The configs with `clip_skip` layers left out at the end of the text encoders. Raises UserError."""
         raise UserError(f"model.clip_skip={clip_skip}: is for CLIP's text encoders; leave it out")
 
+    def check_cache(self, configs: Configs, cache: CacheConfig) -> None:
+        """Refuses a cache that the denoiser cannot have. Raises UserError."""
+        if cache.name != "none":
+            raise UserError(f"cache={cache.name}: this model's denoiser has no deep half to reuse; remove cache")
+
     # Sizes.
 
     @abc.abstractmethod
@@ -252,7 +267,7 @@ class Family(abc.ABC):
                 "and on_truncate=chunk"
             )
 
-    def chunk_shapes(self, b: int, shape: TextShape) -> ChunkTokens:
+    def chunk_shapes(self, configs: Configs, b: int, shape: TextShape) -> ChunkTokens:
         """What `tokenize_chunks` gives for b prompts, as shapes."""
         raise NotImplementedError(self.name)
 
@@ -293,6 +308,32 @@ class Family(abc.ABC):
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
         """
+
+    def predict_reusing(
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        reuse: Reuse,
+    ) -> tuple[jax.Array, jax.Array]:
+        """`predict` with a cache: the output, and the deep half that it used. `check_cache` refuses what cannot."""
+        raise NotImplementedError(self.name)
+
+    def deep_half(
+        self,
+        configs: Configs,
+        precision: PrecisionConfig,
+        branch: int,
+        *,
+        images: int,
+        guided: bool,
+        height: int,
+        width: int,
+    ) -> jax.ShapeDtypeStruct:
+        """The shape of the deep half that `predict_reusing` takes, for so many images, with guidance or without it."""
+        raise NotImplementedError(self.name)
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images (b,H,W,3) float32 in -1..1 -> mean and standard deviation of their latents, (b,h,w,c) float32.

@@ -15,6 +15,7 @@ from tpusd.config.schema import Weighting
 from tpusd.families.base import TextTokenizer
 from tpusd.networks.clip_text import CLIPTextModel, CLIPTextOutput
 from tpusd.syntax.chunks import LaidOut
+from tpusd.syntax.embeddings import units
 from tpusd.syntax.rules import CHUNK, TextShape
 
 WINDOW = CHUNK + 2
@@ -22,12 +23,13 @@ WITH_EMPTY = ("comfy", "compel")  # these weigh what differs from the empty text
 
 
 class ChunkedTokens(NamedTuple):
-    """Tokens of b texts, an array for each tokenizer in the first four. l: 77.
+    """Tokens of b texts, an array for each tokenizer, except for `given`. l: 77.
 
-    ids: int32 (b,n,l), the chunks, then those that `extras` counts.
+    ids: int32 (b,n,l), the chunks, then those that `extras` counts; negative where `vectors` has the embedding.
     weights: float32 (b,n,l).
     keep: bool (b,m,n,l), the tokens that each version of a text has; None: there is one version.
     shares: float32 (b,m), of the versions, with the sum 1; None as well.
+    vectors: float32 (b,n,l,e), in the place of token embeddings; None: no word has vectors of its own.
     given: bool (b,), False where the embeddings are to be zeros.
     """
 
@@ -35,6 +37,7 @@ class ChunkedTokens(NamedTuple):
     weights: tuple[Any, ...]
     keep: tuple[Any, ...] | None
     shares: tuple[Any, ...] | None
+    vectors: tuple[Any, ...] | None
     given: Any
 
 
@@ -43,18 +46,22 @@ def extras(weighting: Weighting | None) -> int:
     return (weighting in WITH_EMPTY) + (weighting == "compel")
 
 
-def shapes(b: int, num_tokenizers: int, shape: TextShape) -> ChunkedTokens:
-    """The arrays of a batch as shapes."""
+def shapes(b: int, widths: Sequence[int], shape: TextShape) -> ChunkedTokens:
+    """The arrays of a batch as shapes. widths: of the token embeddings of each text encoder."""
     n, m = shape.chunks, shape.versions
+    rows = n + extras(shape.weighting)
 
     def of(*dims: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
-        return (jax.ShapeDtypeStruct((b, *dims), dtype),) * num_tokenizers
+        return (jax.ShapeDtypeStruct((b, *dims), dtype),) * len(widths)
 
     return ChunkedTokens(
-        ids=of(n + extras(shape.weighting), WINDOW, dtype=jnp.int32),
+        ids=of(rows, WINDOW, dtype=jnp.int32),
         weights=of(n, WINDOW, dtype=jnp.float32),
         keep=of(m, n, WINDOW, dtype=jnp.bool_) if shape.weighting == "compel" else None,
         shares=of(m, dtype=jnp.float32) if shape.weighting == "compel" else None,
+        vectors=tuple(jax.ShapeDtypeStruct((b, rows, WINDOW, e), jnp.float32) for e in widths)
+        if shape.embedded
+        else None,
         given=jax.ShapeDtypeStruct((b,), jnp.bool_),
     )
 
@@ -75,9 +82,16 @@ def tokens_of(
         tuple(np.stack([one[name] for one in of_tokenizer]) for of_tokenizer in made)
         for name in ("ids", "weights", "keep", "shares")
     )
+    vectors = tuple(map(_vectors_at, tokenizers, ids)) if shape.embedded else None
     if shape.weighting != "compel":
-        return ChunkedTokens(ids, weights, None, None, given)
-    return ChunkedTokens(ids, weights, keep, shares, given)
+        return ChunkedTokens(ids, weights, None, None, vectors, given)
+    return ChunkedTokens(ids, weights, keep, shares, vectors, given)
+
+
+def _vectors_at(tokenizer: TextTokenizer, ids: np.ndarray) -> np.ndarray:
+    """(b,n,l,e) float32: the vectors that negative ids name, zeros elsewhere."""
+    every = np.concatenate([one.vectors for one in tokenizer.embedded])
+    return np.where((ids < 0)[..., None], every[np.where(ids < 0, -1 - ids, 0)], np.float32(0))
 
 
 def _one_text(tokenizer: TextTokenizer, text: str, own: LaidOut, shape: TextShape) -> dict[str, np.ndarray]:
@@ -85,7 +99,8 @@ def _one_text(tokenizer: TextTokenizer, text: str, own: LaidOut, shape: TextShap
     ids = [tokenizer.window(chunk.ids) for chunk in chunks]
     ids += [tokenizer.window([])] * (n - len(chunks) + (shape.weighting in WITH_EMPTY))
     if shape.weighting == "compel":
-        ids.append(tokenizer([text]).input_ids[0])
+        (plain,) = units([text], "compel", tokenizer)
+        ids.append(tokenizer.window([token for unit in plain for token in unit][:CHUNK]))
     weights = np.ones((n, WINDOW), np.float32)
     for i, chunk in enumerate(chunks):
         weights[i, 1 : 1 + len(chunk.weights)] = chunk.weights
@@ -112,13 +127,15 @@ def encode(encoder: CLIPTextModel, tokens: ChunkedTokens, i: int, weighting: Wei
     ids, weights = tokens.ids[i], tokens.weights[i]
     b, n, l = weights.shape  # noqa: E741
     m = 1 if tokens.keep is None else tokens.keep[i].shape[1]
-    texts, further = ids[:, :n], ids[:, n:]
-    rows = jnp.concatenate([jnp.broadcast_to(texts[:, None], (b, m, n, l)).reshape(b, m * n, l), further], axis=1)
+    rows = _with_versions(ids, m, n)
     keep = None
     if tokens.keep is not None:
-        whole = jnp.ones((b, further.shape[1], l), bool)
+        whole = jnp.ones((b, ids.shape[1] - n, l), bool)
         keep = jnp.concatenate([tokens.keep[i].reshape(b, m * n, l), whole], axis=1).reshape(-1, l)
-    out = encoder(rows.reshape(-1, l), keep)
+    vectors = None
+    if tokens.vectors is not None:
+        vectors = _with_versions(tokens.vectors[i], m, n).reshape(-1, l, tokens.vectors[i].shape[-1])
+    out = encoder(rows.reshape(-1, l), keep, vectors)
 
     def weighed(states: jax.Array) -> jax.Array:
         own = states.reshape(b, -1, l, states.shape[-1]).astype(jnp.float32)
@@ -134,6 +151,13 @@ def encode(encoder: CLIPTextModel, tokens: ChunkedTokens, i: int, weighting: Wei
         weighed(out.penultimate_hidden_state),
         pooled[:, -1 if weighting == "compel" else 0],
     )
+
+
+def _with_versions(chunks: jax.Array, m: int, n: int) -> jax.Array:
+    """Chunks (b,n+k,l,...) -> (b,m*n+k,l,...): the first n, which are the text, m times, then the others."""
+    b, _, *of_chunk = chunks.shape
+    texts = jnp.broadcast_to(chunks[:, None, :n], (b, m, n, *of_chunk)).reshape(b, m * n, *of_chunk)
+    return jnp.concatenate([texts, chunks[:, n:]], axis=1)
 
 
 def _weighed(z: jax.Array, weights: jax.Array, empty: jax.Array | None, weighting: Weighting | None) -> jax.Array:

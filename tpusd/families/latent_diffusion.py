@@ -5,16 +5,18 @@ Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that
 
 import abc
 import dataclasses
+import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.sampler import SamplerSettings
-from tpusd.config.schema import SavedConfig, Weighting
+from tpusd.config.schema import PrecisionConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.families import chunks
 from tpusd.families.base import (
@@ -34,6 +36,7 @@ from tpusd.families.base import (
     entry,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from tpusd.networks.reuse import Reuse
 from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
@@ -43,6 +46,7 @@ from tpusd.samplers.table import Table, make_table
 from tpusd.syntax.chunks import lay_out
 from tpusd.syntax.rules import TextRules, TextShape
 
+Kept = TypeVar("Kept")
 TEXT_ENCODER, UNET, VAE = "text_encoder", "unet", "vae"  # the parts that all of these families have
 # diffusers' schedulers that can clip the predicted sample, and whether they do where the file does not say.
 CLIPS = {"ddim": True, "ddpm": True, "heun": False, "lcm": False}
@@ -151,6 +155,27 @@ def _zeros_put_in(text: TextConditioning, given: jax.Array) -> TextConditioning:
     return made
 
 
+def _predict(
+    call: Callable[..., tuple[jax.Array, Kept]],
+    config: UNetConfig,
+    x: jax.Array,
+    t: jax.Array,
+    conditioning: Conditioning,
+    guidance: Guidance | None,
+) -> tuple[jax.Array, Kept]:
+    """One call of a UNet with guidance. call: the UNet's inputs -> its output, and what else it gives."""
+    assert isinstance(conditioning, UNetConditioning)
+    if guidance is None:
+        return call(x, t, *conditioning)
+    b = x.shape[0]
+    if config.time_cond_proj_dim is not None:
+        prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
+        return call(x, t, *prompts, cast(jax.Array, guidance.scale))
+    out, kept = call(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
+    scale, rescale = cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
+    return classifier_free_guidance(out[:b], out[b:], scale, rescale), kept
+
+
 class LatentDiffusion(Family):
     """What is the same in all of these families."""
 
@@ -181,6 +206,14 @@ class LatentDiffusion(Family):
         if clip_skip > most:
             raise UserError(f"model.clip_skip={clip_skip}: must be from 0 to {most} for this model's text encoders")
         return {**configs, **{part: changed_config(config, {"clip_skip": clip_skip}) for part, config in texts.items()}}
+
+    def check_cache(self, configs: Configs, cache: CacheConfig) -> None:
+        """The branch is a skip connection of the UNet."""
+        last = entry(configs, UNET, UNetConfig).num_skips - 1
+        if cache.branch > last:
+            raise UserError(
+                f"cache.branch={cache.branch}: must be from 0 to {last}, the skip connections of this model's UNet"
+            )
 
     def size_multiple(self, configs: Configs) -> int:
         """Pixels of a latent along one side: 8."""
@@ -262,9 +295,9 @@ class LatentDiffusion(Family):
     def check_rules(self, rules: TextRules) -> None:
         """CLIP reads all of them."""
 
-    def chunk_shapes(self, b: int, shape: TextShape) -> chunks.ChunkedTokens:
+    def chunk_shapes(self, configs: Configs, b: int, shape: TextShape) -> chunks.ChunkedTokens:
         """An array of each kind for each text encoder."""
-        return chunks.shapes(b, len(self.tokenizers), shape)
+        return chunks.shapes(b, [text.hidden_size for text in self._text_configs(configs)], shape)
 
     def tokenize_chunks(
         self,
@@ -313,18 +346,38 @@ class LatentDiffusion(Family):
         self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
     ) -> jax.Array:
         """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
-        assert isinstance(conditioning, UNetConditioning)
         unet = entry(networks, UNET, UNet2DConditionModel)
-        if guidance is None:
-            return unet(x, t, *conditioning)
-        b = x.shape[0]
-        if unet.config.time_cond_proj_dim is not None:
-            prompts: UNetConditioning = jax.tree.map(lambda both: both[b:], conditioning)
-            return unet(x, t, *prompts, guidance_scale=cast(jax.Array, guidance.scale))
-        out = unet(jnp.concatenate([x, x]), jnp.concatenate([t, t]), *conditioning)
-        return classifier_free_guidance(
-            out[:b], out[b:], cast(jax.Array, guidance.scale), cast(jax.Array, guidance.rescale)
-        )
+        return _predict(lambda *inputs: (unet(*inputs), None), unet.config, x, t, conditioning, guidance)[0]
+
+    def predict_reusing(
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        reuse: Reuse,
+    ) -> tuple[jax.Array, jax.Array]:
+        """DeepCache (Ma et al. 2024): both halves of a guided batch reuse their own."""
+        unet = entry(networks, UNET, UNet2DConditionModel)
+        return _predict(functools.partial(unet.reusing, reuse), unet.config, x, t, conditioning, guidance)
+
+    def deep_half(
+        self,
+        configs: Configs,
+        precision: PrecisionConfig,
+        branch: int,
+        *,
+        images: int,
+        guided: bool,
+        height: int,
+        width: int,
+    ) -> jax.ShapeDtypeStruct:
+        """What enters the UNet's layer that takes the skip connection `branch`, in the precision of its layers."""
+        unet = entry(configs, UNET, UNetConfig)
+        h, w, _ = self.latent_shape(configs, height, width)
+        b = images * (2 if guided and unet.time_cond_proj_dim is None else 1)
+        return jax.ShapeDtypeStruct((b, *unet.deep_shape(branch, h, w)), jnp.dtype(precision.unet.dtype))
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The autoencoder's encoder, scaled as the UNet has latents."""

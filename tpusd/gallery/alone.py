@@ -12,6 +12,7 @@ from tpusd.gallery.sweep import sweep_page
 from tpusd.records.manifest import read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid
 from tpusd.records.saved import read_saved
+from tpusd.records.scores import read_scores
 from tpusd.records.sweep import Sweep
 from tpusd.storage.pictures import open_picture
 
@@ -21,7 +22,9 @@ QUALITY = 85
 
 def run_page_alone(path: Path) -> str:
     """The HTML of the run at `path` with its pictures in it. Raises UserError and OSError."""
-    page = run_page(path, read_saved(path), list(read_manifest(path)), latest(read_run_if_valid(path)))
+    records = list(read_manifest(path))
+    scores = read_scores(path, records)
+    page = run_page(path, read_saved(path), records, latest(read_run_if_valid(path)), scores)
     return render(_with_pictures(page, path))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tpusd.config.rows import ROW_FIELDS, Row
+from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.gallery.prompt_labels import prompt_labels
@@ -22,11 +22,13 @@ from tpusd.recipes.command import config_overrides, image_overrides, shell_comma
 from tpusd.recipes.files import SUFFIXES
 from tpusd.recipes.shell import quoted
 from tpusd.records.manifest import ImageRecord
+from tpusd.records.scores import NO_SCORES, Scores
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "page"
 # The page's program is one script of these files, in this order: a page that is opened from a disk can load no modules.
 SCRIPTS = (
-    "data", "address", "captions", "board", "toolbar", "favourites", "viewer", "compare", "zoom", "details", "start"
+    "data", "numbers", "address", "captions", "board", "charts", "toolbar", "favourites", "viewer", "compare", "zoom",
+    "details", "start"
 )  # fmt: skip
 # An image's own fields, which can differ from its run's because a row has its own.
 OWN_FIELDS = ("seed", "guidance_scale", "negative_prompt", "sampler", "num_inference_steps", "width", "height")
@@ -61,6 +63,7 @@ class PageRun:
     state: str = "finished"
     rate: float | None = None  # images/s
     error: str | None = None
+    scores: Scores = NO_SCORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,7 @@ def page_data(page: Page) -> dict[str, Any]:
         "rows": rows,
         "prompts": list(prompt_labels((row["index"], row["prompt"]) for row in rows).items()),
         "images": images,
+        "scores": _scores(page.runs),
         "facts": page.facts,
     }
 
@@ -156,6 +160,17 @@ def _own_values(runs: Sequence[PageRun]) -> dict[str, list[Any]]:
         if any(value != setting for setting, values in zip(usual, own, strict=True) for value in values):
             columns[name] = [value for values in own for value in values]
     return columns
+
+
+def _scores(runs: Sequence[PageRun]) -> dict[str, list[float | None]]:
+    """Column -> the score of each image, in the order of the images."""
+    names = sorted({name for run in runs for name in run.scores.columns})
+    found: dict[str, list[float | None]] = {name: [] for name in names}
+    for run in runs if names else ():
+        for record in sorted(run.records, key=lambda record: record.key):
+            for name, value in run.scores.of(record, names).items():
+                found[name].append(value)
+    return found
 
 
 def facts_of(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -213,7 +228,7 @@ def _sampler_text(config: RunConfig) -> str:
 def _row(row: Row, index: int) -> dict[str, Any]:
     """A prompt row, as the page's program reads it. index: its place in the prompt set."""
     values: dict[str, Any] = {"index": index, "prompt": row.prompt, "command": quoted(image_overrides(row, index, 0))}
-    values |= {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
+    values |= row.own_values()
     return values | ({"extra": dict(row.extra)} if row.extra else {})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show_path
 from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
 from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, write_thumbnails
@@ -16,6 +16,8 @@ from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_images, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
+from tpusd.records.scores import Scores, read_scores
+from tpusd.records.set_scores import digest_of, read_set_scores
 from tpusd.storage.pictures import open_picture
 
 
@@ -30,10 +32,24 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     num_images = facts.get("num_images", len(records))
     num_files = num_images - len(read_dropped(path, config))
     write_contact_sheet(path, records, num_files, len({record.row for record in records}))
-    write_metadata(path, records)
     write_thumbnails(path, records)
     write_input_thumbnails(path, records)
-    storage.write_file(path / PAGE, render(run_page(path, config, records, facts)).encode())
+    return _write_page(path, config, records, facts)
+
+
+def write_scored_page(path: Path) -> Path:
+    """Writes what shows scores, metadata.jsonl and the page, and opens no picture; returns the page.
+
+    Raises UserError and OSError.
+    """
+    config = read_saved(path)
+    return _write_page(path, config, list(read_images(path, config)), latest(read_run_if_valid(path)))
+
+
+def _write_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> Path:
+    scores = read_scores(path, records)
+    write_metadata(path, records, scores)
+    storage.write_file(path / PAGE, render(run_page(path, config, records, facts, scores)).encode())
     return path / PAGE
 
 
@@ -42,21 +58,26 @@ def results_are_whole(path: Path) -> bool:
     try:
         page = storage.read_file(path / PAGE)
         metadata = storage.read_file(path / METADATA)
+        records = list(read_manifest(path))
+        wanted = _metadata(records, read_scores(path, records))
         if metadata:  # else all images are dropped
             with open_picture(path / CONTACT_SHEET) as sheet:
                 sheet.load()
     except (OSError, UserError):
         return False
-    return page.rstrip().endswith(b"</html>") and metadata == _metadata(read_manifest(path))
+    return page.rstrip().endswith(b"</html>") and metadata == wanted
 
 
-def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any]) -> Page:
+def run_page(
+    path: Path, config: SavedConfig, records: Sequence[ImageRecord], facts: Mapping[str, Any], scores: Scores
+) -> Page:
     """A run's page.
 
     path: the run directory.
     config: as saved there.
     records: its manifest.
     facts: its run.json.
+    scores: of its images.
     """
     run = PageRun(
         name=path.name,
@@ -66,18 +87,31 @@ def run_page(path: Path, config: SavedConfig, records: Sequence[ImageRecord], fa
         has_thumbnails=has_thumbnails(records),
         created=str(facts.get("created", "")),
         rate=session_rate(facts),
+        scores=scores,
     )
     about = summary([config], records, [facts], run.rate, num_dropped=len(read_dropped(path, config)))
-    return Page(kind="run", title=path.name, summary=about, runs=[run], facts=facts_of(facts))
+    shown = [*facts_of(facts), *set_facts(path, records)]
+    return Page(kind="run", title=path.name, summary=about, runs=[run], facts=shown)
 
 
-def write_metadata(path: Path, records: Iterable[ImageRecord]) -> None:
-    """A line for each image: the manifest's, without the digests, which no caption needs."""
-    storage.write_file(path / METADATA, _metadata(records))
+def set_facts(path: Path, records: Sequence[ImageRecord]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """The scores of the whole run, as the details show them: those of the pictures that are there now."""
+    images = digest_of(records)
+    lines = [
+        (f"{score.metric} against {show_path(score.reference)}", f"{score.value:.5g}")
+        for score in read_set_scores(path)
+        if score.images == images
+    ]
+    return [("Scores of all images", lines)] if lines else []
 
 
-def _metadata(records: Iterable[ImageRecord]) -> bytes:
-    lines = (json.dumps(record.for_datasets(), ensure_ascii=False) for record in records)
+def write_metadata(path: Path, records: Iterable[ImageRecord], scores: Scores) -> None:
+    """A line for each image: the manifest's, without the digests, which no caption needs, and its scores."""
+    storage.write_file(path / METADATA, _metadata(records, scores))
+
+
+def _metadata(records: Iterable[ImageRecord], scores: Scores) -> bytes:
+    lines = (json.dumps(record.for_datasets() | scores.fields(record), ensure_ascii=False) for record in records)
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -85,7 +85,14 @@ def same_rows(before: Row, after: Row) -> bool:
     found = {name: getattr(before, name) for _, name in PICTURES if getattr(after, name) is None}
     if before.image is not None and after.height is None and after.width is None:
         found |= {"height": before.height, "width": before.width}  # by resize=fit
-    return before == (replace(after, **found) if before.image is not None else after)
+    if before.image is not None:
+        after = replace(after, **found)
+    if before.loras is not None and after.loras is not None and len(before.loras) == len(after.loras):
+        pairs = zip(before.loras, after.loras, strict=True)
+        after = replace(
+            after, loras=tuple(new if new.sha256 else replace(new, sha256=old.sha256) for old, new in pairs)
+        )
+    return before == after
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,14 +67,18 @@ class CLIPTextOutput(NamedTuple):
 
 
 class CLIPTextEmbeddings(nnx.Module):
-    """Token plus position embeddings. (b,l) int32 -> (b,l,c)."""
+    """Token plus position embeddings. (b,l) int32 -> (b,l,c). vectors (b,l,c): embeddings where an id is negative."""
 
     def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.token_embedding = nnx.Embed(config.vocab_size, config.hidden_size, **kw)
         self.position_embedding = nnx.Embed(config.max_position_embeddings, config.hidden_size, **kw)
 
-    def __call__(self, input_ids: jax.Array) -> jax.Array:
-        return self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
+    def __call__(self, input_ids: jax.Array, vectors: jax.Array | None = None) -> jax.Array:
+        tokens = self.token_embedding(input_ids if vectors is None else jnp.maximum(input_ids, 0))
+        if vectors is not None:
+            stored = vectors.astype(self.token_embedding.param_dtype)  # as one of the table
+            tokens = jnp.where((input_ids < 0)[..., None], stored.astype(tokens.dtype), tokens)
+        return tokens + self.position_embedding(jnp.arange(input_ids.shape[1]))
 
 
 class CLIPTextTransformer(nnx.Module):
@@ -85,8 +89,10 @@ class CLIPTextTransformer(nnx.Module):
         self.encoder = CLIPEncoder(config, causal=True, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
-    def __call__(self, input_ids: jax.Array, keep: jax.Array | None = None) -> tuple[jax.Array, list[jax.Array]]:
-        *before, last = self.encoder(self.embeddings(input_ids), keep)
+    def __call__(
+        self, input_ids: jax.Array, keep: jax.Array | None = None, vectors: jax.Array | None = None
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        *before, last = self.encoder(self.embeddings(input_ids, vectors), keep)
         return self.final_layer_norm(last), before
 
 
@@ -110,12 +116,15 @@ class CLIPTextModel(nnx.Module):
             else None
         )
 
-    def __call__(self, input_ids: jax.Array, keep: jax.Array | None = None) -> CLIPTextOutput:
+    def __call__(
+        self, input_ids: jax.Array, keep: jax.Array | None = None, vectors: jax.Array | None = None
+    ) -> CLIPTextOutput:
         """input_ids: (b,l) int32. Every row must have an end-of-text token.
 
         keep: bool (b,l), the tokens that others see; None: all.
+        vectors: (b,l,c), token embeddings where an id is negative; None: no id is negative.
         """
-        last, before = self.text_model(input_ids, keep)
+        last, before = self.text_model(input_ids, keep, vectors)
         # transformers before 4.30 wrote a wrong eos_token_id of 2. In those models end-of-text is the highest id.
         end = input_ids if self.eos_token_id == 2 else input_ids == self.eos_token_id
         pooled = jnp.take_along_axis(last, jnp.argmax(end, axis=1)[:, None, None], axis=1)[:, 0]

@@ -24,6 +24,7 @@ from tpusd.networks.layers import (
     upsample_by_transposed_conv,
     upsample_nearest,
 )
+from tpusd.networks.reuse import REUSED, Reuse
 from tpusd.networks.target import V5E, tpu_kind
 from tpusd.networks.unet_config import UNetConfig
 
@@ -230,18 +231,17 @@ class DownBlock2D(nnx.Module):
         )
         self.downsamplers = nnx.List([Downsample2D(out, **kw)] if level < len(channels) - 1 else [])
 
-    def __call__(self, x: jax.Array, emb: jax.Array, context: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        """x (b,h,w,in), emb (b,e), context (b,l,f) -> the output, and the outputs of all layers, as skips."""
-        skips = []
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(x, emb=emb)
-            if self.attentions:
-                x = self.attentions[i](x, context)
-            skips.append(x)
-        for downsample in self.downsamplers:
-            x = downsample(x)
-            skips.append(x)
-        return x, skips
+    @property
+    def num_layers(self) -> int:
+        """Each gives a skip connection."""
+        return len(self.resnets) + len(self.downsamplers)
+
+    def layer(self, i: int, x: jax.Array, emb: jax.Array, context: jax.Array) -> jax.Array:
+        """Layer i: x (b,h,w,in), emb (b,e), context (b,l,f) -> (b,h,w,out), or half the size at the last one."""
+        if i == len(self.resnets):
+            return self.downsamplers[0](x)
+        x = self.resnets[i](x, emb=emb)
+        return self.attentions[i](x, context) if self.attentions else x
 
 
 class MidBlock2D(nnx.Module):
@@ -281,14 +281,22 @@ class UpBlock2D(nnx.Module):
         )
         self.upsamplers = nnx.List([Upsample2D(out, **kw)] if level > 0 else [])
 
-    def __call__(self, x: jax.Array, skips: list[jax.Array], emb: jax.Array, context: jax.Array) -> jax.Array:
-        """x (b,h,w,in), emb (b,e), context (b,l,f) -> (b,height,width,out). Takes its skips from the list's end."""
-        for i, resnet in enumerate(self.resnets):
-            x = resnet(x, skips.pop(), emb=emb)
-            if self.attentions:
-                x = self.attentions[i](x, context)
-        for upsample in self.upsamplers:
-            x = upsample(x, *skips[-1].shape[1:3])
+    @property
+    def num_layers(self) -> int:
+        """Each takes a skip connection."""
+        return len(self.resnets)
+
+    def layer(self, i: int, x: jax.Array, skips: list[jax.Array], emb: jax.Array, context: jax.Array) -> jax.Array:
+        """Layer i, the last one with upsampling: x (b,h,w,in), emb (b,e), context (b,l,f) -> (b,height,width,out).
+
+        Takes its skip from the list's end.
+        """
+        x = self.resnets[i](x, skips.pop(), emb=emb)
+        if self.attentions:
+            x = self.attentions[i](x, context)
+        if i == len(self.resnets) - 1:
+            for upsample in self.upsamplers:
+                x = upsample(x, *skips[-1].shape[1:3])
         return x
 
 
@@ -341,20 +349,66 @@ class UNet2DConditionModel(nnx.Module):
             pixels.
         guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
         """
+        return self._predict(sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, None)[0]
+
+    def reusing(
+        self,
+        reuse: Reuse,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        text_embeds: jax.Array | None = None,
+        time_ids: jax.Array | None = None,
+        guidance_scale: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """One prediction that may reuse the deep half of an earlier one, and the deep half that it used.
+
+        The other arguments are those of a call.
+        """
+        return self._predict(sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, reuse)
+
+    def _predict(
+        self,
+        sample: jax.Array,
+        timesteps: jax.Array,
+        encoder_hidden_states: jax.Array,
+        text_embeds: jax.Array | None,
+        time_ids: jax.Array | None,
+        guidance_scale: jax.Array | None,
+        reuse: Reuse | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The prediction, and what enters the layer that takes the skip connection `reuse.branch`."""
         sample = sample.astype(self.dtype)
         context = encoder_hidden_states.astype(self.dtype)
         emb = self._embed(timesteps, text_embeds, time_ids, guidance_scale)
+        down = [partial(block.layer, i) for block in self.down_blocks for i in range(block.num_layers)]
+        up = [partial(block.layer, i) for block in self.up_blocks for i in range(block.num_layers)]
+        branch = 0 if reuse is None else reuse.branch
 
-        x = self.conv_in(sample)
-        skips = [x]
-        for block in self.down_blocks:
-            x, more = block(x, emb, context)
-            skips += more
-        if self.mid_block is not None:
-            x = self.mid_block(x, emb, context)
-        for up_block in self.up_blocks:
-            x = up_block(x, skips, emb, context)
-        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32)
+        skips = [self.conv_in(sample)]
+        for layer in down[:branch]:
+            skips.append(layer(skips[-1], emb, context))
+
+        def compute_deep() -> jax.Array:
+            x, all_skips = skips[-1], list(skips)
+            for layer in down[branch:]:
+                x = layer(x, emb, context)
+                all_skips.append(x)
+            if self.mid_block is not None:
+                x = self.mid_block(x, emb, context)
+            for up_layer in up[: len(down) - branch]:
+                x = up_layer(x, all_skips, emb, context)
+            return x
+
+        if reuse is None:
+            deep = compute_deep()
+        else:
+            with jax.named_scope(REUSED):
+                deep = jax.lax.cond(reuse.full, compute_deep, lambda: reuse.deep)
+        x = deep
+        for up_layer in up[len(down) - branch :]:
+            x = up_layer(x, skips, emb, context)
+        return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32), deep
 
     def _embed(
         self,

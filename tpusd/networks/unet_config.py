@@ -170,6 +170,24 @@ class UNetConfig:
         return self.resnets[len(self.block_out_channels) - 1 - index] + 1
 
     @property
+    def num_skips(self) -> int:
+        """Skip connections, from the input of the first level to the last resnet on the way down."""
+        return sum(n + 1 for n in self.resnets)
+
+    def deep_shape(self, branch: int, height: int, width: int) -> tuple[int, int, int]:
+        """(h,w,c) of what enters the layer on the way up that takes the skip connection `branch`.
+
+        branch: from 0, the shallowest. height, width: of the latents.
+        """
+        channels, level, place = self.block_out_channels, 0, branch
+        while place > self.resnets[level]:  # a level has the skips of its resnets, behind the one of its input
+            place -= self.resnets[level] + 1
+            level += 1
+            height, width = -(-height // 2), -(-width // 2)
+        from_below = place == self.resnets[level]  # the first layer of the level's up block
+        return height, width, channels[min(level + from_below, len(channels) - 1)]
+
+    @property
     def transformer_layers(self) -> tuple[int | tuple[int, ...], ...]:
         """Transformer layers of the attentions of the down blocks, per level."""
         return _each(self.transformer_layers_per_block, len(self.block_out_channels))

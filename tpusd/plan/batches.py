@@ -1,17 +1,20 @@
 """Images in batches, and which runs share programs and weights. One packer serves one run and a sweep of thousands.
 
 Pure Python: knows nothing of disks and devices. Images that share a checkpoint, precision and size share programs;
-where guidance is for the same model calls, LoRAs are the same and the calls are equally many, they fill batches
-together, whichever run they are of.
+where guidance is for the same model calls, LoRAs and embeddings are the same and the calls are equally many, they
+fill batches together, whichever run they are of.
 """
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from tpusd.config.adapters import AppliedLora
+from tpusd.config.cache import CacheConfig
+from tpusd.config.embeddings import AppliedEmbedding
 from tpusd.config.schema import ModelConfig, PrecisionConfig, SavedConfig
 from tpusd.plan.specs import ImageSize, ImageSpec
 from tpusd.syntax.rules import TextShape
@@ -46,6 +49,7 @@ class Kind:
     given_noise: whether the host draws their noise.
     from_picture: whether they start from pictures.
     text: the shape of their prompts; None where they are plain.
+    cache: None where every model call computes the whole denoiser.
     """
 
     guided: Guided
@@ -53,6 +57,8 @@ class Kind:
     from_picture: bool
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
+    embeddings: tuple[AppliedEmbedding, ...] = ()
+    cache: CacheConfig | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +82,15 @@ class Batch(Generic[Run]):
 
 def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> Kind:
     """Images of one batch agree in this. num_calls: of the image. text: the shape of its prompts; None: plain."""
+    guided = guided_of(spec, num_calls)
     return Kind(
-        guided=guided_of(spec, num_calls),
+        guided=guided,
         given_noise=spec.noise.is_torch,
         from_picture=spec.picture is not None,
         loras=spec.loras,
         text=text,
+        embeddings=spec.embeddings,
+        cache=None if all(full_calls(spec.cache, guided, num_calls)) else spec.cache,
     )
 
 
@@ -100,6 +109,16 @@ def guided_pieces(guided: Guided, num_calls: int) -> list[tuple[range, bool]]:
         return [(range(num_calls), guided)]
     pieces = [(range(guided.start), False), (guided, True), (range(guided.stop, num_calls), False)]
     return [(calls, has_it) for calls, has_it in pieces if calls]
+
+
+@functools.lru_cache(1024)
+def full_calls(cache: CacheConfig, guided: Guided, num_calls: int) -> tuple[bool, ...]:
+    """For each model call, whether it computes the whole denoiser. The others reuse the deep half of the one before.
+
+    The first one does, and so does a call at which guidance begins or ends, because the denoiser's batch changes there.
+    """
+    changes = (0,) if isinstance(guided, bool) else (0, guided.start, guided.stop)
+    return tuple(call in changes or cache.computes(call) for call in range(num_calls))
 
 
 def weights_key(config: SavedConfig) -> WeightsKey:
@@ -164,11 +183,17 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled.
 
     encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
-    start from pictures and by chunks of prompts; and what encodes pictures.
+    start from pictures, by chunks of prompts and by the branch of a cache; and what encodes pictures.
     """
     every = set(kinds)
     needed = {
-        (has_it, kind.given_noise, kind.from_picture, None if kind.text is None else kind.text.chunks)
+        (
+            has_it,
+            kind.given_noise,
+            kind.from_picture,
+            1 if kind.text is None else kind.text.chunks,
+            None if kind.cache is None else kind.cache.branch,
+        )
         for kind in every
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tpusd.config.adapters import AppliedLora, applied
+from tpusd.config.cache import NO_CACHE, CacheConfig
+from tpusd.config.embeddings import AppliedEmbedding, applied_embeddings
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
@@ -15,6 +17,7 @@ from tpusd.config.shards import Shard, parse_rows
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
 from tpusd.syntax.rules import TextRules
+from tpusd.syntax.schedules import Phase, phases
 
 ImageSize = tuple[int, int]  # height and width, in pixels
 _NAME = re.compile(r"(\d{5,7})-(\d{3,4})")
@@ -93,9 +96,14 @@ class ImageSpec:
     sampler: SamplerSettings
     guidance_interval: tuple[float, ...] = (0.0, 1.0)
     guidance_schedule: GuidanceSchedule = "constant"
+    cache: CacheConfig = NO_CACHE
     loras: tuple[AppliedLora, ...] = ()
+    embeddings: tuple[AppliedEmbedding, ...] = ()
     text: TextRules = TextRules()
     noise: NoiseSource = NoiseSource()
+    # The texts as they were before wildcards and LoRAs were read in them; None: they had none.
+    prompt_template: str | None = field(default=None, compare=False)
+    negative_prompt_template: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
     picture: PictureInput | None = None  # None: starts from noise alone
 
@@ -110,7 +118,18 @@ class ImageSpec:
 
     def texts(self, num_calls: int) -> list[str]:
         """The texts that are encoded, with `num_calls` model calls."""
-        return [self.prompt, *([self.negative_prompt or ""] if self.guided_calls(num_calls) else [])]
+        whole = [self.prompt, *([self.negative_prompt or ""] if self.guided_calls(num_calls) else [])]
+        return [phase.text for text in whole for phase in self.phases(text, num_calls)]
+
+    def phases(self, text: str, num_calls: int) -> tuple[Phase, ...]:
+        """What a text is by the model call, of `num_calls`: marks of A1111 may change it. Raises UserError.
+
+        As in A1111, `when` counts steps of the whole schedule, and both model calls where a step has two.
+        """
+        if self.text.syntax != "a1111":
+            return (Phase(num_calls, text),)
+        steps = self.sampler.num_inference_steps
+        return phases(text, 2 * steps if num_calls > 1.5 * steps * self.strength else steps)
 
     def guidance_scales(self, num_calls: int) -> list[float]:
         """The guidance scale of each model call, of `num_calls`; outside the interval it is not read."""
@@ -233,12 +252,16 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         guidance_rescale=config.guidance_rescale,
         guidance_interval=config.guidance_interval,
         guidance_schedule=config.guidance_schedule,
+        cache=config.cache,
         noise=NoiseSource(name=config.noise, batch_size=config.noise_batch_size, threads=config.noise_threads),
         height=height,
         width=width,
         sampler=_sampler_of(config, row),
-        loras=applied(config.loras),
+        loras=applied((*config.loras, *(row.loras or ()))),
+        embeddings=applied_embeddings(config.embeddings),
         text=text_rules(config),
+        prompt_template=row.prompt_template,
+        negative_prompt_template=row.negative_prompt_template,
         extra=row.extra,
         picture=_picture_of(config, row),
     )
@@ -248,7 +271,12 @@ def text_rules(config: RunConfig) -> TextRules:
     """How the run's prompts are read. A1111 reads every prompt whole."""
     syntax = config.prompts.syntax
     weighting = None if syntax == "plain" else config.prompts.weighting or syntax
-    return TextRules(syntax=syntax, weighting=weighting, whole=syntax == "a1111" or config.on_truncate == "chunk")
+    return TextRules(
+        syntax=syntax,
+        weighting=weighting,
+        whole=syntax == "a1111" or config.on_truncate == "chunk",
+        embedded=bool(config.embeddings),
+    )
 
 
 def make_specs(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tpusd.checkpoints.architecture import Architecture
     from tpusd.engine.blueprint import ProgramSpec
     from tpusd.engine.devices import Devices
-    from tpusd.preflight.hlo_cost import ProgramCost
+    from tpusd.preflight.hlo_cost import Part
 
 SHOWN_OPERATIONS = 8  # the costliest of a program
 
@@ -70,12 +70,17 @@ class Compilation:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A program to compile. Per batch: its calls (None: follows from its time), and trips of its loop in all calls."""
+    """A program to compile.
+
+    Per batch: its calls (None: follows from its time), trips of its loop in all calls, and those of them that reuse the
+    deep half of the denoiser.
+    """
 
     name: str
     spec: "ProgramSpec"
     calls: int | None
     trips: int
+    reused: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,8 @@ class Compiler:
 
     model_calls: rows of the sampler's table.
     guided_calls: those of them with classifier-free guidance; where these are not all, the others have a program too.
+    branch: of the cache; None: every call computes the whole denoiser.
+    reused: the calls that reuse the deep half, with guidance and without it.
     hlo: directory for the programs' text.
     tell: gets a line before each program, because compiling takes minutes.
     """
@@ -95,6 +102,8 @@ class Compiler:
     width: int
     model_calls: int
     guided_calls: int
+    branch: int | None
+    reused: tuple[int, int]
     hlo: str | None
     tell: Callable[[str], None]
 
@@ -110,15 +119,17 @@ class Compiler:
             "encode": lambda: Task(name="encode", spec=blueprint.encode(), calls=1 + (self.guided_calls > 0), trips=0),
             "denoise": lambda: Task(
                 name="denoise",
-                spec=blueprint.denoise(guided=self.guided_calls > 0),
+                spec=blueprint.denoise(guided=self.guided_calls > 0, branch=self.branch),
                 calls=None,
                 trips=self.guided_calls or self.model_calls,
+                reused=self.reused[0] if self.guided_calls else self.reused[1],
             ),
             "denoise_unguided": lambda: Task(
                 name="denoise_unguided",
-                spec=blueprint.denoise(guided=False),
+                spec=blueprint.denoise(guided=False, branch=self.branch),
                 calls=None,
                 trips=self.model_calls - self.guided_calls,
+                reused=self.reused[1],
             ),
             "decode": lambda: Task(name="decode", spec=blueprint.decode(), calls=1, trips=0),
         }
@@ -151,7 +162,7 @@ def compile_program(
     """
     from tpusd.engine.pipeline import PIECE_SECONDS
     from tpusd.preflight.flops import count_flops
-    from tpusd.preflight.hlo_cost import program_cost
+    from tpusd.preflight.hlo_cost import Part, program_cost
 
     spec, chip = task.spec, topology.chip
     start = time.monotonic()
@@ -162,28 +173,31 @@ def compile_program(
     if hlo is not None:
         _keep(hlo, f"{topology.name.replace(':', '-')}-{task.name}.hlo.txt", text)
     cost = program_cost(text, chip)
-    calls, trips = task.calls, task.trips
+    calls, trips, reused = task.calls, task.trips, task.reused
+    in_trips = Part()
+    in_trips.add(cost.per_trip, trips)
+    in_trips.add(cost.reused, -reused)
     if calls is None:
-        calls = max(1, math.ceil(trips * cost.per_trip.seconds / PIECE_SECONDS))
+        calls = max(1, math.ceil(in_trips.seconds / PIECE_SECONDS))
     work = count_flops(spec.function, *spec.shared, *spec.split)
     own, memory = _bytes(spec.shared), compiled.memory_analysis()
     assert memory is not None, "the TPU compiler gives the memory of every program"
     arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    flops = calls * work.once + trips * work.per_trip
+    flops = calls * work.once + trips * work.per_trip - reused * work.reused
     device_flops, device_bandwidth = chip.peak_flops / chip.devices, chip.bandwidth / chip.devices
     return ProgramReport(
         calls_per_batch=calls,
-        seconds=calls * cost.once.seconds + trips * cost.per_trip.seconds,
-        seconds_of_kernels=calls * sum(cost.once.kernels.values()) + trips * sum(cost.per_trip.kernels.values()),
+        seconds=calls * cost.once.seconds + in_trips.seconds,
+        seconds_of_kernels=calls * sum(cost.once.kernels.values()) + sum(in_trips.kernels.values()),
         unpriced_kernels=dict(cost.once.unpriced + cost.per_trip.unpriced),
-        floor_seconds=max(flops / device_flops, max(calls, trips) * own / device_bandwidth),
+        floor_seconds=max(flops / device_flops, max(calls, trips - reused) * own / device_bandwidth),
         flops=flops,
         arguments_bytes=arguments,
         temporary_bytes=temporary,
         peak_bytes=weights + (arguments - own) + temporary + output + memory.generated_code_size_in_bytes,
         compile_seconds=compile_seconds,
-        costliest=_costliest(cost, calls, trips),
+        costliest=_costliest(cost.once, calls, in_trips),
     )
 
 
@@ -209,9 +223,9 @@ def _text(
         ) from None
 
 
-def _costliest(cost: "ProgramCost", calls: int, trips: int) -> dict[str, float]:
+def _costliest(once: "Part", calls: int, in_trips: "Part") -> dict[str, float]:
     operations: defaultdict[str, float] = defaultdict(float)
-    for part, times in ((cost.once, calls), (cost.per_trip, trips)):
+    for part, times in ((once, calls), (in_trips, 1)):
         for op, value in itertools.chain(part.by_op.items(), part.kernels.items()):
             operations[_operation(op)] += times * value
     return dict(sorted(operations.items(), key=lambda item: -item[1])[:SHOWN_OPERATIONS])

@@ -11,13 +11,16 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from tpusd.networks.reuse import REUSED
+
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs: once a call, and in one trip of a loop whose length is an argument."""
+    """FLOPs: once a call, in one trip of a loop whose length is an argument, and what a trip that reuses saves."""
 
     once: float
     per_trip: float
+    reused: float = 0.0
 
 
 def count_flops(function: Callable[..., object], *arguments: Any) -> Work:
@@ -26,7 +29,7 @@ def count_flops(function: Callable[..., object], *arguments: Any) -> Work:
 
 
 def _count(jaxpr: Jaxpr) -> Work:
-    once = per_trip = 0.0
+    once = per_trip = reused = 0.0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
@@ -36,19 +39,23 @@ def _count(jaxpr: Jaxpr) -> Work:
         elif name == "while":
             body = _count(parameters["body_jaxpr"].jaxpr)
             per_trip += body.once + body.per_trip
+            reused += body.reused
         elif name == "cond":
             # Where each platform has its own way to the same result, the cheapest of them is what the result needs.
             choose = min if parameters.get("branches_platforms") is not None else max
             branches = [_count(branch.jaxpr) for branch in parameters["branches"]]
             once += choose(branch.once for branch in branches)
             per_trip += choose(branch.per_trip for branch in branches)
+            if REUSED in str(equation.source_info.name_stack):
+                reused += max(branch.once for branch in branches) - min(branch.once for branch in branches)
         else:
             times = parameters["length"] if name == "scan" else 1
             for inner in _inner(parameters):
                 work = _count(inner)
                 once += times * work.once
                 per_trip += times * work.per_trip
-    return Work(once, per_trip)
+                reused += times * work.reused
+    return Work(once, per_trip, reused)
 
 
 def _inner(parameters: Mapping[str, Any]) -> Iterator[Jaxpr]:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tpusd.networks.reuse import REUSED
 from tpusd.preflight.chips import Chip
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -51,10 +52,16 @@ class Part:
 
 @dataclass(frozen=True)
 class ProgramCost:
-    """once: what runs once a call. per_trip: one trip of the loop whose length is an argument (the sampler's)."""
+    """What a program costs.
+
+    once: what runs once a call.
+    per_trip: one trip of the loop whose length is an argument (the sampler's).
+    reused: what a trip does not cost that reuses the deep half of the denoiser.
+    """
 
     once: Part
     per_trip: Part
+    reused: Part
 
 
 def program_cost(hlo: str, chip: Chip) -> ProgramCost:
@@ -66,7 +73,7 @@ def program_cost(hlo: str, chip: Chip) -> ProgramCost:
     if "estimated_cycles" not in hlo:
         raise ValueError("no estimated_cycles in this HLO: it was not compiled for a TPU")
     computations, entry = _computations(hlo)
-    once, per_trip = Part(), Part()
+    once, per_trip, reused = Part(), Part(), Part()
 
     def walk(name: str) -> Part:
         part = Part()
@@ -82,13 +89,17 @@ def program_cost(hlo: str, chip: Chip) -> ProgramCost:
                 found = _BRANCHES.search(line)
                 assert found is not None, line
                 names = re.findall(r"[\w.\-]+", found[1]) if found[1] else [found[2], found[3]]
-                part.add(max(map(walk, names), key=lambda branch: branch.seconds))
+                branches = sorted(map(walk, names), key=lambda branch: branch.seconds)
+                part.add(branches[-1])
+                if REUSED in line:
+                    reused.add(branches[-1])
+                    reused.add(branches[0], -1)
             elif " call(" in line and (callee := _CALLEE.search(line)):
                 part.add(walk(callee[1]))
         return part
 
     once.add(walk(entry))
-    return ProgramCost(once, per_trip)
+    return ProgramCost(once, per_trip, reused)
 
 
 def kernel_seconds(flops: float, transcendentals: float, bytes_accessed: float, chip: Chip) -> float:

@@ -4,11 +4,15 @@ estimate."""
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tpusd.config.cache import NO_CACHE
 from tpusd.config.schema import RunConfig
 from tpusd.preflight.compilation import Compilation, Compiler, ProgramReport, largest_batch
 from tpusd.preflight.topology import Topology
+
+if TYPE_CHECKING:
+    from tpusd.plan.batches import Kind
 
 GiB = 2**30
 RESERVED = 1 / 64  # of the memory, which the compiler keeps for itself: it gives programs 15.75 GiB of a v5e's 16
@@ -30,6 +34,7 @@ class Setting:
     model_calls: int
     guided: bool  # whether any of them has classifier-free guidance
     guided_calls: int  # how many have it
+    reused_calls: int  # how many reuse the deep half of the denoiser
     batch_size_per_device: int
     num_images: int
     num_batches: int
@@ -101,7 +106,7 @@ def preflight(
 
     from tpusd.checkpoints.published import find_architecture
     from tpusd.config.schema import saved_config
-    from tpusd.plan.batches import Kind, count_batches, guided_pieces, kind_of, num_programs
+    from tpusd.plan.batches import Kind, count_batches, kind_of, num_programs
     from tpusd.plan.sizes import image_size
     from tpusd.plan.specs import ImageSize, image_sizes, make_specs
     from tpusd.prompts.rows import run_rows
@@ -110,6 +115,7 @@ def preflight(
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are part of the report
     rows = run_rows(config)
     architecture = find_architecture(config.model)
+    architecture.family.check_cache(architecture.configs, config.cache)
     height, width = image_size(config, architecture)
     saved = saved_config(config, rows=rows, height=height, width=width)
     height, width = max(image_sizes(saved), key=math.prod)  # of several, the one that needs the most memory
@@ -129,13 +135,14 @@ def preflight(
     sizes = {size: [own for (other, own), _ in kinds if other == size] for size in image_sizes(saved)}
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
-    guided_calls = max(
-        sum(len(piece) for piece, has_it in guided_pieces(kind.guided, model_calls) if has_it)
-        for kind in sizes[height, width]
-    )
+    kind = max(sizes[height, width], key=lambda kind: _num_calls(kind, model_calls, guided=True))
+    guided_calls = _num_calls(kind, model_calls, guided=True)
+    reused = tuple(_num_calls(kind, model_calls, guided=guided, reused=True) for guided in (True, False))
+    branch = None if kind.cache is None else kind.cache.branch
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,
-        guided_calls=guided_calls, model_calls=model_calls, hlo=hlo, tell=tell,
+        guided_calls=guided_calls, model_calls=model_calls, branch=branch, reused=(reused[0], reused[1]), hlo=hlo,
+        tell=tell,
     )  # fmt: skip
     batch = config.batch_size_per_device
     result = compiler.compile(batch)
@@ -152,6 +159,7 @@ def preflight(
         model_calls=model_calls,
         guided=guided_calls > 0,
         guided_calls=guided_calls,
+        reused_calls=sum(reused),
         batch_size_per_device=batch,
         num_images=len(specs),
         num_batches=count_batches(kinds, len(topology.devices) * batch),
@@ -164,6 +172,17 @@ def preflight(
         costs=None if result.reason is not None else _costs(result, batch, setting.num_devices),
         programs=result.programs,
     )
+
+
+def _num_calls(kind: "Kind", model_calls: int, *, guided: bool, reused: bool = False) -> int:
+    """How many model calls have guidance, or have none. reused: only those that reuse the deep half."""
+    from tpusd.plan.batches import full_calls, guided_pieces
+
+    calls = [call for piece, has_it in guided_pieces(kind.guided, model_calls) if has_it == guided for call in piece]
+    if not reused:
+        return len(calls)
+    full = full_calls(kind.cache or NO_CACHE, kind.guided, model_calls)
+    return sum(not full[call] for call in calls)
 
 
 def _memory(compiler: Compiler, result: Compilation, batch: int, *, largest: bool) -> Memory:

@@ -12,7 +12,7 @@ def report_text(report: Report) -> str:
     )
     lines = [
         f"{setting.model}, {setting.height}x{setting.width}, {setting.precision}, {setting.sampler} with "
-        f"{setting.model_calls} model calls, {_guided(setting)} classifier-free guidance",
+        f"{setting.model_calls} model calls, {_guided(setting)} classifier-free guidance{_reused(setting)}",
         f"on {setting.topology} ({devices}), {setting.batch_size_per_device} images a device at a time",
         "",
         f"  images         {setting.num_images} in {setting.num_batches} batches of "
@@ -47,6 +47,10 @@ def _guided(setting: Setting) -> str:
     return f"{setting.guided_calls} of them with"
 
 
+def _reused(setting: Setting) -> str:
+    return f", {setting.reused_calls} of them reuse the deep half of the denoiser" if setting.reused_calls else ""
+
+
 def _memory(memory: Memory) -> str:
     usable = f"{memory.memory_bytes / GiB:.2f} GiB that a device has for programs"
     if memory.peak_bytes is None:
@@ -68,7 +72,8 @@ def _program(name: str, program: ProgramReport, setting: Setting) -> list[str]:
         guided = setting.guided_calls or setting.model_calls
         calls = guided if name == "denoise" else setting.model_calls - guided
         step = program.seconds / calls / setting.batch_size_per_device
-        lines.append(f"  a step: {step * 1e3:.2f} ms an image")
+        of_all = " on average" if setting.reused_calls else ""
+        lines.append(f"  a step{of_all}: {step * 1e3:.2f} ms an image")
     if program.seconds_of_kernels:
         lines.append(
             f"  of it {program.seconds_of_kernels / setting.batch_size_per_device * 1e3:.1f} ms hand-written kernels, "

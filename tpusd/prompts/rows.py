@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.meanings import meant_field
@@ -12,11 +13,14 @@ from tpusd.config.yaml_files import MAX_VALUES
 from tpusd.errors import UserError, show, show_path
 from tpusd.inputs.rows import located, with_inputs
 from tpusd.prompts.files import read_file
+from tpusd.prompts.networks import lora_files, without_loras
+from tpusd.prompts.wildcards import Wildcards, expand
 from tpusd.records.manifest import check_columns
 
 SPARE_VALUES = 10_000  # of a config.yaml, for all that is not a row
 MAX_FAULTS = 10_000  # faulty rows after which no more rows are read
 MAX_LISTED = 10  # faulty rows that an error names
+TEXTS = ("prompt", "negative_prompt")
 
 
 def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
@@ -64,8 +68,66 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
 
 
 def run_rows(config: RunConfig) -> tuple[Row, ...]:
-    """All rows of a run's prompt set, with the run's picture and mask where they have none. Raises UserError."""
-    return with_inputs(read_rows(config.prompts), config)
+    """All rows of a run's prompt set, as its images are made from them. Raises UserError.
+
+    They have the run's picture and mask where they have none of their own, and no wildcards and marks of LoRAs.
+    """
+    return with_inputs(_with_loras(_expanded(read_rows(config.prompts), config), config), config)
+
+
+def _expanded(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
+    """The rows without wildcards. The run's negative prompt is then that of each row which has none."""
+    directory = config.prompts.wildcards_dir
+    if directory is None and not config.prompts.wildcards:
+        return rows
+    files = Wildcards(root=None if directory is None else Path(directory))
+    made, faults = list[Row](), list[str]()
+    for number, row in enumerate(rows, config.first_row):
+        whole = row if row.negative_prompt is not None else replace(row, negative_prompt=config.negative_prompt)
+        seed, place = (config.seed, number) if row.seed is None else (row.seed, None)
+        changed: dict[str, Any] = {}
+        for name in TEXTS:
+            if (text := getattr(whole, name)) is None:
+                continue
+            try:
+                expanded = expand(text, files, seed=seed, row=place, field=name)
+                if name == "prompt" and not expanded.strip():
+                    raise UserError("is empty after its choices; write a choice that has words")
+            except UserError as error:
+                faults.append(f"{name} of row {number}: {error}")
+                continue
+            if expanded != text:
+                changed |= {name: expanded, f"{name}_template": getattr(whole, f"{name}_template") or text}
+        made.append(replace(row, **changed) if changed else row)
+        if len(faults) == MAX_LISTED:
+            break
+    if faults:
+        raise UserError("; ".join(faults))
+    return tuple(made)
+
+
+def _with_loras(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
+    """The rows whose prompts name LoRAs, with these as their own and without the marks. Raises UserError."""
+    directory = config.prompts.lora_dir
+    if directory is None:
+        return rows
+    files, where = lora_files(directory), f"prompts.lora_dir={show_path(directory)}"
+    made, faults = list[Row](), list[str]()
+    for number, row in enumerate(rows, config.first_row):
+        try:
+            prompt, loras = without_loras(row.prompt, files, where)
+            if loras and not prompt.strip():
+                raise UserError("has no words beside its LoRAs; write some")
+        except UserError as error:
+            faults.append(f"prompt of row {number}: {error}")
+            continue
+        if loras:
+            own: dict[str, Any] = {"prompt": prompt, "prompt_template": row.prompt_template or row.prompt}
+            row = replace(row, loras=(*(row.loras or ()), *loras), **own)
+        made.append(row)
+    if faults:
+        raise UserError("; ".join(faults[:MAX_LISTED]))
+    return tuple(made)
 
 
 def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.cache import NO_CACHE
 from tpusd.config.grammar import hydra_value
-from tpusd.config.rows import MAX_PROMPT_CHARS, ROW_FIELDS, Row
+from tpusd.config.rows import MAX_PROMPT_CHARS, Row
 from tpusd.config.schema import RunConfig
 from tpusd.config.typed import plain, read
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
@@ -57,8 +58,9 @@ def config_overrides(config: RunConfig) -> list[str]:
         lines.append("model.loras=[]")
     if loras:
         lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
-    lines += _text_overrides(config)
-    lines += _safety_overrides(config)
+    if values["embeddings"]:
+        lines.append(f"embeddings={hydra_value([_named(one) for one in values['embeddings']])}")
+    lines += [*_text_overrides(config), *_cache_overrides(config), *_safety_overrides(config)]
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -71,6 +73,13 @@ def _text_overrides(config: RunConfig) -> Iterator[str]:
         yield f"prompts.weighting={config.prompts.weighting}"
     if config.on_truncate == "chunk":
         yield "on_truncate=chunk"
+
+
+def _cache_overrides(config: RunConfig) -> Iterator[str]:
+    if config.cache != NO_CACHE:
+        yield f"cache={config.cache.name}"
+        values = plain(config.cache)
+        yield from _differences("cache", {name: values[name] for name in values if name != "name"}, plain(NO_CACHE))
 
 
 def _safety_overrides(config: RunConfig) -> Iterator[str]:
@@ -88,8 +97,7 @@ def image_overrides(row: Row, index: int, copy: int) -> list[str]:
 
     row: of the prompt set. index: its place there. copy: which of the row's images.
     """
-    own = {name: getattr(row, name) for name in ROW_FIELDS if getattr(row, name) is not None}
-    lines = [f"prompts.rows=[{hydra_value(own)}]"]
+    lines = [f"prompts.rows=[{hydra_value(row.own_values())}]"]
     return lines + [f"{name}={value}" for name, value in (("first_row", index), ("first_copy", copy)) if value]
 
 
@@ -98,10 +106,10 @@ def _brought_by(model: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [plain(read(LoraConfig, lora)) for lora in model.get("loras") or ()]
 
 
-def _named(lora: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a LoRA that are set. The lock on its file is kept where nothing else says which bytes it had."""
-    pinned = lora["path"] is not None
-    return {name: value for name, value in lora.items() if value is not None and (pinned or name != "sha256")}
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a file that are set. The lock on it is kept where nothing else says which bytes it had."""
+    pinned = given["path"] is not None
+    return {name: value for name, value in given.items() if value is not None and (pinned or name != "sha256")}
 
 
 def fitting_row(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -25,7 +25,16 @@ OPTIONAL = (
     "mask_feather",
     "on_truncate",
 )
-OPTIONAL_OF_ROW = ("image", "image_sha256", "mask", "mask_sha256", "strength")
+OPTIONAL_OF_ROW = (
+    "image",
+    "image_sha256",
+    "mask",
+    "mask_sha256",
+    "strength",
+    "prompt_template",
+    "negative_prompt_template",
+)
+OF_CACHE = {"cache": "name", "cache_interval": "interval", "cache_branch": "branch", "cache_steps": "steps"}
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")
 
 
@@ -64,7 +73,9 @@ def _config(recipe: Mapping[str, Any]) -> tuple[RunConfig, Row]:
             "precision": recipe["precision_settings"],
             "sampler": recipe["sampler_settings"],
             "loras": recipe.get("lora_settings", []),
+            "embeddings": recipe.get("embedding_settings", []),
             "prompts": {"name": "recipe", "rows": [row]},
+            "cache": {name: recipe[own] for own, name in OF_CACHE.items() if own in recipe},
         }
         for name, own in (("syntax", "prompt_syntax"), ("weighting", "prompt_weighting")):
             if own in recipe:

@@ -37,6 +37,7 @@ from tpusd.records.layout import (
     METADATA,
     PAGE,
     RUN,
+    SCORES,
     SHARDS,
     SWEEP,
     SWEEP_LOG,
@@ -326,7 +327,7 @@ def check_run_directory(path: Path) -> None:
 
 def check_folders(path: Path) -> None:
     """Raises UserError where a folder of the run directory `path` is a link, which could lead anywhere."""
-    for name in (IMAGES, HYDRA, THUMBNAILS, SHARDS):
+    for name in (IMAGES, HYDRA, THUMBNAILS, SCORES, SHARDS):
         if storage.exists(path / name) and not storage.is_plain_directory(path / name):
             raise UserError(f"{show_path(path / name)}: is a link or a file, and must be a directory; replace it")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tpusd.config.cache import CacheConfig
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
@@ -66,10 +67,19 @@ class ImageRecord:
     trace: Mapping[str, Any] = _not_for_datasets()  # digests of what came before the pixels
     guidance_interval: list[float] | None = _only_where_set(decided_by_config=True)  # where it is not all steps
     guidance_schedule: str | None = _only_where_set(decided_by_config=True)  # where it is not constant
+    cache: str | None = _only_where_set(decided_by_config=True)  # where some steps reuse the deep half
+    cache_interval: int | None = _only_where_set(decided_by_config=True)
+    cache_branch: int | None = _only_where_set(decided_by_config=True)
+    cache_steps: list[int] | None = _only_where_set(decided_by_config=True)
     noise: str | None = _only_where_set(decided_by_config=True)  # where it is not threefry
     noise_batch_size: int | None = _only_where_set(decided_by_config=True)  # where it is not 1
     noise_threads: int | None = _only_where_set(decided_by_config=True)
     loras: list[dict[str, Any]] | None = _only_where_set(decided_by_config=True)  # of each, its sha256 and its scales
+    embeddings: list[dict[str, Any]] | None = _only_where_set(
+        decided_by_config=True
+    )  # of each, its sha256 and its token
+    prompt_template: str | None = _only_where_set(decided_by_config=True)  # before its wildcards and LoRAs were read
+    negative_prompt_template: str | None = _only_where_set(decided_by_config=True)
     prompt_syntax: str | None = _only_where_set(decided_by_config=True)  # where it is not plain
     prompt_weighting: str | None = _only_where_set(decided_by_config=True)
     on_truncate: str | None = _only_where_set(decided_by_config=True)  # where it is chunk
@@ -156,10 +166,14 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
         "precision": config.precision.name,
         "guidance_interval": None if spec.guidance_interval == (0, 1) else list(spec.guidance_interval),
         "guidance_schedule": None if spec.guidance_schedule == "constant" else spec.guidance_schedule,
+        **_cache_values(spec.cache),
         "noise": spec.noise.name if spec.noise.is_torch else None,
         "noise_batch_size": None if spec.noise.batch_size == 1 else spec.noise.batch_size,
         "noise_threads": spec.noise.threads,
         "loras": [dataclasses.asdict(lora) for lora in spec.loras] or None,
+        "embeddings": [dataclasses.asdict(one) for one in spec.embeddings] or None,
+        "prompt_template": spec.prompt_template,
+        "negative_prompt_template": spec.negative_prompt_template,
         "prompt_syntax": None if spec.text.syntax == "plain" else spec.text.syntax,
         "prompt_weighting": spec.text.weighting,
         "on_truncate": "chunk" if config.on_truncate == "chunk" else None,
@@ -169,6 +183,16 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     values |= {name: None if name in without else picture.get(name) for name in _OF_PICTURE}
     assert tuple(values) == DECIDED_BY_CONFIG
     return values
+
+
+def _cache_values(cache: CacheConfig) -> dict[str, Any]:
+    used = cache.name != "none"
+    return {
+        "cache": cache.name if used else None,
+        "cache_interval": cache.interval,
+        "cache_branch": cache.branch if used else None,
+        "cache_steps": None if cache.steps is None else list(cache.steps),
+    }
 
 
 def described_values(config: RunConfig, tokens: Mapping[str, tuple[int, bool]], spec: ImageSpec) -> dict[str, Any]:

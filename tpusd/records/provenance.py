@@ -71,13 +71,14 @@ class BatchProvenance:
     environment: as `describe_environment` gives it.
     programs: name -> sha256 of the compiled programs.
     checkpoint: as `describe_checkpoint` gives it, with the sha256 of each file.
-    loras: where each comes from, and its sha256.
+    loras, embeddings: where each comes from, and its sha256.
     """
 
     environment: Mapping[str, Any]
     programs: Mapping[str, str]
     checkpoint: Mapping[str, Any]
     loras: Sequence[Mapping[str, Any]] = ()
+    embeddings: Sequence[Mapping[str, Any]] = ()
 
     @property
     def weights(self) -> str:
@@ -92,6 +93,7 @@ def describe_environment(
     weights: str,
     settings: Mapping[str, Any] | None = None,
     loras: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What decides a pixel, or its last bit, besides the recipe.
 
@@ -99,7 +101,7 @@ def describe_environment(
     batch_size_per_device: images.
     weights: `weights_digest` of the checkpoint.
     settings: of JAX, those that do not have their usual values.
-    loras: the sha256 of each LoRA; without one there is no such field.
+    loras, embeddings: the sha256 of each LoRA and embedding; without one there is no such field.
     """
     environment = {
         "versions": versions(),
@@ -110,7 +112,7 @@ def describe_environment(
         "flags": flags(),
         "git": git_state(Path(__file__).resolve().parents[2]),
     }
-    own = {"settings": dict(settings or {}), "loras": list(loras)}
+    own = {"settings": dict(settings or {}), "loras": list(loras), "embeddings": list(embeddings)}
     return environment | {name: value for name, value in own.items() if value}
 
 

@@ -3,6 +3,7 @@
     {"created", "state": "running" | "finished", "num_images",
      "checkpoint": {repo, commit, variant, sha256: {file: ...}},
      "loras": [{asset, path, repo, file, commit, base_model, sha256}], if the run has any,
+     "embeddings": [{token, num_vectors, path, repo, file, commit, sha256}], likewise,
      "environments": {ID: {versions, weights, devices, batch_size_per_device, flags, git, key_derivation, programs}},
      "sessions": [{"started", "environment": ID, "num_images", "seconds"}]}
 

@@ -21,9 +21,11 @@ GROUPS = (
     "model",
     "precision",
     "sampler",
+    "cache",
     "executor",
     "safety",
 )  # whose saved choice is the start of an override such as sampler.eta=1
+LISTS = ("loras", "embeddings")  # fields whose items have fields
 # These fields do not decide a pixel, so a run may continue with other values of them.
 CHANGEABLE_ON_RESUME = (
     "batch_size_per_device",
@@ -99,8 +101,9 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
         for group in GROUPS
         if group not in given and getattr(saved, group).name in group_choices().get(group, ())
     ]
-    if saved.loras and any(name.startswith("loras.") for name in given):
-        chosen.append(f"loras={hydra_value(config_values(saved)['loras'])}")
+    for name in LISTS:
+        if getattr(saved, name) and any(field.startswith(f"{name}.") for field in given):
+            chosen.append(f"{name}={hydra_value(config_values(saved)[name])}")
     jobs = compose_jobs([*chosen, *argv])
     assert jobs is not None, argv
     (job,) = jobs
@@ -113,7 +116,7 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
 def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     """values[key] = composed[key], for a dotted field or a group. A path into a list takes all of it."""
     parts = key.lstrip("+").split(".")
-    if parts[0] in ("prompts", "loras"):
+    if parts[0] in ("prompts", *LISTS):
         parts = parts[:1]
     target, source = values, composed
     for part in parts[:-1]:

@@ -14,6 +14,7 @@ from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, RUN
 from tpusd.records.manifest import key_of, manifest_lines, parse_line, recipe_values, value_faults
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import read_saved
+from tpusd.records.scores import score_faults
 from tpusd.storage import os_errors_as_user_errors
 from tpusd.storage.pictures import PictureError, open_picture
 
@@ -40,6 +41,7 @@ def faults(path: Path) -> Iterator[str]:
         yield f"{image_name(*first)}{more}: in the plan and not in the manifest"
     yield from dropped_faults(path, config, frozenset(seen))
     yield from _other_files(path, set(seen.values()))
+    yield from score_faults(path)
 
 
 def _line_faults(

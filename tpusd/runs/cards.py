@@ -89,6 +89,11 @@ def card_notes(config: SavedConfig) -> tuple[str, ...]:
     if card is None:
         return ()
     lines = [*_sampler_notes(config, card), *_row_notes(config, card), *_file_notes(config, card)]
+    if config.cache.name != "none":
+        lines.append(
+            f"cache={config.cache.name}: model={config.model.name} is distilled, so its few steps have little in "
+            "common to reuse; leave the cache out"
+        )
     if card.licence is not None:
         lines.append(f"model={config.model.name}: its licence, {card.licence}, does not allow every use")
     return tuple(lines)

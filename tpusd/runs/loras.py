@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tpusd.config.adapters import LoraConfig
+from tpusd.config.adapters import AppliedLora, LoraConfig, same_file
+from tpusd.config.rows import Row
 from tpusd.config.schema import ModelConfig, RunConfig
 from tpusd.errors import ChangedFile, show
 
@@ -20,6 +21,13 @@ class OpenLoras(Protocol):
     def __call__(
         self, loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint", /
     ) -> tuple["Lora", ...]: ...
+
+
+class Locked(Protocol):
+    """Which bytes a file must have."""
+
+    @property
+    def sha256(self) -> str | None: ...
 
 
 def open_loras(loras: Sequence[LoraConfig], model: ModelConfig, checkpoint: "Checkpoint") -> tuple["Lora", ...]:
@@ -40,22 +48,45 @@ def open_loras_once() -> OpenLoras:
     return open_all
 
 
-def check_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
+def loras_of(config: RunConfig, rows: Sequence[Row]) -> tuple[LoraConfig, ...]:
+    """The LoRAs of a run, then each file that its rows name besides."""
+    return (*config.loras, *dict.fromkeys(same_file(lora) for row in rows for lora in row.loras or ()))
+
+
+def rows_to_save(config: RunConfig, rows: tuple[Row, ...], loras: Sequence["Lora"]) -> tuple[Row, ...]:
+    """The rows, whose own LoRAs are pinned as those of the run are. loras: opened, in the order of `loras_of`."""
+    files = {same_file(given): lora.file for given, lora in zip(loras_of(config, rows), loras, strict=True)}
+    return tuple(
+        row
+        if row.loras is None
+        else replace(row, loras=tuple(lora_to_save(own, files[same_file(own)]) for own in row.loras))
+        for row in rows
+    )
+
+
+def check_loras(config: RunConfig, rows: Sequence[Row], loras: Sequence["Lora"]) -> tuple[str, ...]:
     """What the user should know, a line each. Raises ChangedFile for a file that is not the one of the config."""
-    return (*(note for lora in loras for note in lora.notes), *changed_loras(config, loras))
+    return (*(note for lora in loras for note in lora.notes), *changed_loras(config, rows, loras))
 
 
-def changed_loras(config: RunConfig, loras: Sequence["Lora"]) -> tuple[str, ...]:
+def changed_loras(config: RunConfig, rows: Sequence[Row], loras: Sequence["Lora"]) -> tuple[str, ...]:
     """A line for each file that is not the one that the config asks for. Raises ChangedFile unless that is accepted."""
+    return changed_files(config, "loras", loras_of(config, rows), [lora.file for lora in loras])
+
+
+def changed_files(
+    config: RunConfig, field: str, given: Sequence[Locked], files: Sequence["AdapterFile"]
+) -> tuple[str, ...]:
+    """As `changed_loras`, for any field of the config that lists files. given: what it lists. files: those found."""
     notes: list[str] = []
-    for number, (given, lora) in enumerate(zip(config.loras, loras, strict=True)):
-        if given.sha256 is None or given.sha256 == lora.file.sha256:
+    for number, (wanted, file) in enumerate(zip(given, files, strict=True)):
+        if wanted.sha256 is None or wanted.sha256 == file.sha256:
             continue
-        changed = f"{lora.file.where}: has changed: sha256 {lora.file.sha256[:12]}..., not {show(given.sha256)[:12]}..."
+        changed = f"{file.where}: has changed: sha256 {file.sha256[:12]}..., not {show(wanted.sha256)[:12]}..."
         if config.on_changed_weights == "error":
             raise ChangedFile(
-                f"{changed}; restore the old file, leave out loras.{number}.sha256, or set on_changed_weights=warn to "
-                "continue with this one, which makes other images"
+                f"{changed}; restore the old file, leave out {field}.{number}.sha256, or set on_changed_weights=warn "
+                "to continue with this one, which makes other images"
             )
         notes.append(changed)
     return tuple(notes)
@@ -86,13 +117,14 @@ def describe_loras(loras: Sequence["Lora"]) -> list[dict[str, Any]]:
     ]
 
 
-def scaled(config: RunConfig, loras: Sequence["Lora"]) -> tuple["ScaledLora", ...]:
-    """The LoRAs with the config's scales, as the engine takes them."""
+def scaled(applied: Sequence[AppliedLora], loras: Sequence["Lora"]) -> tuple["ScaledLora", ...]:
+    """The LoRAs of an image with its scales, as the engine takes them. loras: all of the run."""
     from tpusd.engine.adapters import ScaledLora
 
+    by_sum = {lora.file.sha256: lora for lora in loras}
     return tuple(
-        ScaledLora(lora=lora, scale=given.scale, text_encoder_scale=given.scale_in_text)
-        for given, lora in zip(config.loras, loras, strict=True)
+        ScaledLora(lora=by_sum[one.sha256], scale=one.scale, text_encoder_scale=one.text_encoder_scale)
+        for one in applied
     )
 
 
@@ -104,4 +136,4 @@ def _open(lora: LoraConfig, number: int, model: ModelConfig, checkpoint: "Checkp
 
 def _key(lora: LoraConfig, model: ModelConfig) -> tuple[ModelConfig, LoraConfig]:
     """What decides the opened file: not how strong it is, and not which sum is asked for."""
-    return model, replace(lora, scale=1.0, text_encoder_scale=None, sha256=None)
+    return model, replace(same_file(lora), sha256=None)

@@ -22,6 +22,7 @@ from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.repair import repair
 from tpusd.records.run_json import joined_facts, read_run
 from tpusd.records.saved import read_saved, refuse_other_run
+from tpusd.records.scores import join_scores
 from tpusd.records.shards import join_parts, sorted_lines
 from tpusd.records.sweep import is_sweep, read_sweep, refuse_other_sweep, write_sweep
 from tpusd.storage import os_errors_as_user_errors
@@ -108,6 +109,8 @@ def _merge_runs(out: Path, sources: Sequence[Path], configs: Sequence[SavedConfi
         dropped = _copy_dropped(run_dir, (out, *sources), config, frozenset(done))
         missing = len(planned(config)) - len(done | dropped)
         run_dir.rewrite_manifest(sorted_lines(out))
+        for source in sources:
+            join_scores(out, source, read_manifest(out))
         with waiting(f"making the results of {show_path(out)}"), os_errors_as_user_errors(out, MAKE_ROOM):
             facts["state"] = "running" if missing else "finished"
             write_results(out, facts)

@@ -23,7 +23,14 @@ from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
 from tpusd.runs.cards import card_notes
-from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, open_loras
+from tpusd.runs.embeddings import (
+    OpenEmbeddings,
+    changed_embeddings,
+    embedding_to_save,
+    open_embeddings,
+    with_embeddings,
+)
+from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, loras_of, open_loras, rows_to_save
 from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
 from tpusd.runs.texts import count_tokens, measure_texts
 from tpusd.syntax.chunks import Extent, shape_of
@@ -31,7 +38,7 @@ from tpusd.syntax.rules import TextShape
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
-    from tpusd.checkpoints.adapters import Lora
+    from tpusd.checkpoints.adapters import Embedding, Lora
     from tpusd.samplers.rows import Table
     from tpusd.vision.safety import OpenedChecker
 
@@ -44,12 +51,13 @@ class PreparedRun:
     """A run that passed every check that needs no device.
 
     config: what config.yaml says: with the commit, the image size and all rows.
-    checkpoint: opened; its weights are not read yet.
+    checkpoint: opened; its weights are not read yet. Its tokenizers know the embeddings.
     tokens: text -> (number of tokens before truncation, whether it was truncated).
-    extents: text -> its chunks, where prompts are not plain.
+    extents: what a text is at a step -> its chunks, where prompts are not plain.
     table: an image -> the table of its sampler, with the checkpoint's schedule.
     warnings: a line for each thing that the user should know and that does not stop the run.
-    loras: opened, in the order of config.loras.
+    loras: opened, in the order of `loras_of`.
+    embeddings: opened, in the order of config.embeddings.
     safety: the safety checker, opened; None where nobody looks at the pictures.
     """
 
@@ -60,6 +68,7 @@ class PreparedRun:
     warnings: tuple[str, ...]
     loras: tuple["Lora", ...] = ()
     safety: "OpenedChecker | None" = None
+    embeddings: tuple["Embedding", ...] = ()
     extents: Mapping[str, Extent] = field(default_factory=dict)
 
     def num_calls(self, spec: ImageSpec) -> int:
@@ -103,26 +112,33 @@ def prepare_run(
     open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
     open_loras: OpenLoras = open_loras,
     open_safety: OpenSafety = open_safety,
+    open_embeddings: OpenEmbeddings = open_embeddings,
 ) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
-    open_loras, open_safety: the same for LoRAs and for the safety checker.
+    open_loras, open_embeddings, open_safety: the same for LoRAs, embeddings and the safety checker.
     """
     check_loggers(config.loggers)
     rows = run_rows(config)
     model = config.model
-    checkpoint = open_model(model)
+    bare = open_model(model)
+    embeddings = open_embeddings(config.embeddings, model.name, bare)
+    checkpoint = with_embeddings(bare, embeddings)
     checkpoint.family.check(config)
+    checkpoint.family.check_cache(checkpoint.configs, config.cache)
     rules = text_rules(config)
     checkpoint.family.check_rules(rules)
     height, width = image_size(config, checkpoint)
 
-    loras = open_loras(config.loras, model, checkpoint)
-    file_notes = check_loras(config, loras)
+    loras = open_loras(loras_of(config, rows), model, checkpoint)
     checker = open_safety(config.safety, model, checkpoint)
-    file_notes += check_checker(config, checker)
-    saved = config_to_save(config, rows, checkpoint, height, width, loras)
+    file_notes = [
+        *check_loras(config, rows, loras),
+        *changed_embeddings(config, embeddings),
+        *check_checker(config, checker),
+    ]
+    saved = config_to_save(config, rows, checkpoint, height, width, loras, embeddings)
     saved = replace(_with_pictures(saved, checkpoint), safety=safety_to_save(config.safety, checker))
     rows = saved.prompts.rows
 
@@ -133,7 +149,8 @@ def prepare_run(
     if rules.is_plain:
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     else:
-        tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers)
+        texts_of = _texts_over_steps(saved, lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength))
+        tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers, texts_of)
     notes = [*file_notes, *_size_notes(saved), *column_notes(rows)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
@@ -146,8 +163,19 @@ def prepare_run(
         warnings=warnings,
         loras=loras,
         safety=checker,
+        embeddings=embeddings,
         extents=extents,
     )
+
+
+def _texts_over_steps(config: SavedConfig, table: Callable[[ImageSpec], "Table"]) -> Callable[[int, str], list[str]]:
+    """The number of a row, and a text of it -> what the text is over the steps of the row."""
+
+    def texts_of(number: int, text: str) -> list[str]:
+        spec = make_spec(config, number, config.first_copy)
+        return [phase.text for phase in spec.phases(text, len(table(spec)))]
+
+    return texts_of
 
 
 def table_of(checkpoint: "Checkpoint") -> Callable[[ImageSpec], "Table"]:
@@ -237,12 +265,14 @@ def config_to_save(
     height: int,
     width: int,
     loras: Sequence["Lora"] = (),
+    embeddings: Sequence["Embedding"] = (),
 ) -> SavedConfig:
-    """The config with what its meaning depended on: the file's rows, the commit, the size, a full path, LoRAs' sums.
+    """The config with what its meaning depended on: the file's rows, the commit, the size, full paths, sha256.
 
     rows: all rows of the prompt set.
     height, width: pixels.
-    loras: opened, in the order of config.loras.
+    loras: opened, in the order of `loras_of`.
+    embeddings: opened, in the order of config.embeddings.
     """
     model = config.model
     if model.repo is not None:
@@ -255,8 +285,11 @@ def config_to_save(
     model = replace(
         model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
     )
+    rows = rows_to_save(config, rows, loras)
     name = None if config.prompts.path is None else Path(config.prompts.path).stem
-    own = tuple(lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras, strict=True))
-    return saved_config(
-        replace(config, model=model, loras=own), rows=rows, height=height, width=width, prompts_name=name
+    own = tuple(
+        lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras[: len(config.loras)], strict=True)
     )
+    words = tuple(embedding_to_save(*one) for one in zip(config.embeddings, embeddings, strict=True))
+    config = replace(config, model=model, loras=own, embeddings=words)
+    return saved_config(config, rows=rows, height=height, width=width, prompts_name=name)

@@ -1,4 +1,5 @@
-"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, pictures, safety checker.
+"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, embeddings, pictures, and
+the safety checker.
 
 A sweep's command line names files; the saved configs of its runs say which bytes they were.
 """
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.embeddings import EmbeddingConfig
 from tpusd.config.safety import OFF, SafetyConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
@@ -17,13 +19,14 @@ from tpusd.inputs.rows import PICTURES, refuse_other_pictures
 from tpusd.records.layout import CONFIG
 from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
-from tpusd.runs.loras import changed_loras
+from tpusd.runs.embeddings import changed_embeddings
+from tpusd.runs.loras import changed_loras, loras_of
 from tpusd.runs.prepare import PreparedRun
 from tpusd.runs.safety import check_checker
 from tpusd.runs.session import check_weights
 
 # Of one or of several files; a picture's path; a safety checker, which may be the model's own.
-Source = ModelConfig | LoraConfig | str | tuple[SafetyConfig, ModelConfig]
+Source = ModelConfig | LoraConfig | EmbeddingConfig | str | tuple[SafetyConfig, ModelConfig]
 JoinRuns = Callable[[PreparedRun], PreparedRun]
 
 
@@ -49,12 +52,22 @@ def joining(runs: Sequence[Path]) -> JoinRuns:
     def join(prepared: PreparedRun) -> PreparedRun:
         config = prepared.config
         refuse_other_pictures(config.prompts.rows, sha256_of, config.first_row)
-        loras = tuple(dataclasses.replace(lora, sha256=sha256_of(_lora(lora))) for lora in config.loras)
+        loras = tuple(_bound(lora, sha256_of) for lora in config.loras)
+        rows = tuple(
+            row
+            if row.loras is None
+            else dataclasses.replace(row, loras=tuple(_bound(own, sha256_of) for own in row.loras))
+            for row in config.prompts.rows
+        )
+        words = tuple(dataclasses.replace(one, sha256=sha256_of(_embedding(one))) for one in config.embeddings)
         model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
-        bound = dataclasses.replace(config, loras=loras, model=model)
         safety = dataclasses.replace(config.safety, sha256=sha256_of(_safety(config))) if prepared.safety else OFF
-        bound = dataclasses.replace(bound, safety=safety)
-        changed = changed_loras(bound, prepared.loras) + check_checker(bound, prepared.safety)
+        bound = dataclasses.replace(config, loras=loras, embeddings=words, model=model, safety=safety)
+        changed = (
+            *changed_loras(bound, rows, prepared.loras),
+            *changed_embeddings(bound, prepared.embeddings),
+            *check_checker(bound, prepared.safety),
+        )
         if model.sha256 is not None:
             from tpusd.checkpoints import weights_digest
 
@@ -74,9 +87,12 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
         return
     if config.model.sha256 is not None:
         yield _model(config.model), config.model.sha256
-    for lora in config.loras:
+    for lora in loras_of(config, config.prompts.rows):
         if lora.sha256 is not None:
             yield _lora(lora), lora.sha256
+    for one in config.embeddings:
+        if one.sha256 is not None:
+            yield _embedding(one), one.sha256
     if config.safety.sha256 is not None:
         yield _safety(config), config.safety.sha256
     for row in config.prompts.rows:
@@ -96,5 +112,13 @@ def _safety(config: SavedConfig) -> tuple[SafetyConfig, ModelConfig]:
     return dataclasses.replace(config.safety, name="record", sha256=None), _model(config.model)
 
 
+def _bound(lora: LoraConfig, sha256_of: Callable[[Source], str | None]) -> LoraConfig:
+    return dataclasses.replace(lora, sha256=sha256_of(_lora(lora)))
+
+
 def _lora(lora: LoraConfig) -> LoraConfig:
     return dataclasses.replace(lora, scale=1.0, text_encoder_scale=None, sha256=None)
+
+
+def _embedding(embedding: EmbeddingConfig) -> EmbeddingConfig:
+    return dataclasses.replace(embedding, token=None, sha256=None)

@@ -185,7 +185,7 @@ class RunSession:
                 model = dataclasses.replace(self._config.model, sha256=provenance.weights)
                 self._config = dataclasses.replace(self._config, model=model)
                 opened.run_dir.write_weights(config_values(self._config))
-            opened.run_json.note(checkpoint=provenance.checkpoint, **_loras(provenance))
+            opened.run_json.note(checkpoint=provenance.checkpoint, **_files(provenance))
             self._weights_checked = True
         earlier = list(opened.run_json.facts["environments"].items())
         environment = opened.run_json.note_environment(provenance.environment, provenance.programs)
@@ -321,9 +321,10 @@ class RunSession:
         return self._opened
 
 
-def _loras(provenance: BatchProvenance) -> dict[str, Any]:
-    """A run without LoRAs has no such fact."""
-    return {"loras": list(provenance.loras)} if provenance.loras else {}
+def _files(provenance: BatchProvenance) -> dict[str, Any]:
+    """LoRAs and embeddings; a run without them has no such fact."""
+    files = {"loras": list(provenance.loras), "embeddings": list(provenance.embeddings)}
+    return {name: own for name, own in files.items() if own}
 
 
 def dropped_text(number: int) -> str:

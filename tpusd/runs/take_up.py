@@ -69,7 +69,16 @@ def take_up(
     except UserError as error:
         run_dir.log(f"stopped: {error}")
         raise
-    lasting = dataclasses.replace(config, **{field: getattr(saved, field) for field in CHANGEABLE_ON_RESUME})
+    own = len(saved.prompts.rows)
+    rows = (
+        *config.prompts.rows[:own],
+        *session.prepared.config.prompts.rows[own:],
+    )
+    lasting = dataclasses.replace(
+        config,
+        prompts=dataclasses.replace(config.prompts, rows=rows),
+        **{field: getattr(saved, field) for field in CHANGEABLE_ON_RESUME},
+    )
     if config_values(lasting) != config_values(saved):
         run_dir.write_config(config_values(lasting))
     run_dir.log(f"continues: {len(repaired.done)} images are there and {missing} are missing")

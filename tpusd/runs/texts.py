@@ -1,6 +1,6 @@
 """The texts of a run before it starts: how many tokens and chunks they have, and which are too long."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tpusd.config.rows import Row
@@ -9,6 +9,7 @@ from tpusd.errors import UserError, show
 from tpusd.plan.specs import row_numbers
 from tpusd.prompts.rows import MAX_LISTED
 from tpusd.syntax.chunks import Extent, extent_of, lay_out
+from tpusd.syntax.embeddings import TokenVectors
 from tpusd.syntax.rules import CHUNK, TextRules
 
 if TYPE_CHECKING:
@@ -38,27 +39,54 @@ def count_tokens(
 
 
 def measure_texts(
-    config: RunConfig, rows: Sequence[Row], rules: TextRules, tokenizers: Sequence["Tokenizer"]
+    config: RunConfig,
+    rows: Sequence[Row],
+    rules: TextRules,
+    tokenizers: Sequence["Tokenizer"],
+    texts_of: Callable[[int, str], Iterable[str]],
 ) -> tuple[dict[str, tuple[int, bool]], dict[str, Extent], tuple[str, ...]]:
-    """The same of texts that are not plain, with what each takes of a program. Raises UserError for what is wrong."""
+    """The same of texts that are not plain, with what each takes of a program. Raises UserError for what is wrong.
+
+    texts_of: the number of a row, and a text of it -> what the text is over the steps.
+    """
+    numbers = row_numbers(config, len(rows))
     rows, texts = _texts(config, rows)
     counts: dict[str, tuple[int, bool]] = {}
     extents: dict[str, Extent] = {}
     faults: list[str] = []
+    vectors: set[int] = set()
+    users: dict[str, dict[object, int]] = {}  # a text -> the rows that have it, one of each number of model calls
+    for number, row in zip(numbers, rows, strict=True):
+        for text in (row.prompt, _or(row.negative_prompt, config.negative_prompt or "")):
+            kind = row.num_inference_steps, row.strength, row.image is None
+            users.setdefault(text, {}).setdefault(kind, number)
     for text, where in texts.items():
+        counts[text] = 0, False
         try:
-            laid_out = [lay_out(text, rules, tokenizer) for tokenizer in tokenizers]
+            for now in dict.fromkeys(now for number in users[text].values() for now in texts_of(number, text)):
+                laid_out = [lay_out(now, rules, tokenizer) for tokenizer in tokenizers]
+                number, cut = max(one.num_tokens for one in laid_out), any(one.truncated for one in laid_out)
+                counts[text] = max(counts[text][0], number), counts[text][1] or cut
+                extents[now] = extent_of(laid_out)
+                vectors.update(token for chunk in laid_out[0].chunks for token in chunk.ids if token < 0)
         except UserError as error:
             faults.append(f"{where}: {error}")
-            continue
-        counts[text] = max(one.num_tokens for one in laid_out), any(one.truncated for one in laid_out)
-        extents[text] = extent_of(laid_out)
     if faults:
         more = f"; and {len(faults) - MAX_LISTED} more texts" if len(faults) > MAX_LISTED else ""
         raise UserError("; ".join(faults[:MAX_LISTED]) + more)
     refused = config.on_truncate == "error"
     long = {text: "" for text, (number, cut) in counts.items() if cut or (refused and number > CHUNK + 2)}
-    return counts, extents, _notes(config, rows, texts, counts, CHUNK + 2, long)
+    notes = _notes(config, rows, texts, counts, CHUNK + 2, long)
+    return counts, extents, (*notes, *_unused(tokenizers[0].embedded, vectors))
+
+
+def _unused(embedded: Sequence[TokenVectors], found: Collection[int]) -> Iterator[str]:
+    """A line for each embedding that no text has. found: ids of vectors, as in a Unit."""
+    first = -1
+    for number, one in enumerate(embedded):
+        if first not in found:
+            yield f"embeddings[{number}]: {show(one.token)} is in no prompt of this run, so it has no effect"
+        first -= len(one.vectors)
 
 
 def _texts(config: RunConfig, rows: Sequence[Row]) -> tuple[list[Row], dict[str, str]]:
@@ -70,7 +98,7 @@ def _texts(config: RunConfig, rows: Sequence[Row]) -> tuple[list[Row], dict[str,
         texts.setdefault(row.prompt, f"prompt of row {number}")
         if row.negative_prompt is not None:
             texts.setdefault(row.negative_prompt, f"negative_prompt of row {number}")
-    if config.negative_prompt is not None:
+    if config.negative_prompt is not None and any(row.negative_prompt is None for row in rows):
         texts.setdefault(config.negative_prompt, "negative_prompt")
     return rows, texts
 

@@ -16,16 +16,21 @@ from tpusd.samplers.rows import T as TIMESTEP
 LANES = 128  # of a TPU's vector unit; the four channels of a sample alone would fill 4 of them
 
 Log = TypeVar("Log")  # any pytree: what the caller records after each row
+Kept = jax.Array | None
 
 
 class LoopState(NamedTuple):
-    """The state of a sampler between steps, float32 (b,h,w,c) each."""
+    """The state of a sampler between steps, float32 (b,h,w,c) each.
+
+    kept: what the model keeps from one call to the next, any array; None: nothing.
+    """
 
     x: jax.Array  # the sample
     y: jax.Array  # one saved register
     h1: jax.Array  # earlier predictions, the latest first
     h2: jax.Array
     h3: jax.Array
+    kept: jax.Array | None = None
 
     @classmethod
     def start(cls, noise: jax.Array) -> "LoopState":
@@ -35,7 +40,7 @@ class LoopState(NamedTuple):
 
 
 def run_steps(
-    predict: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    predict: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Kept], tuple[jax.Array, Kept]],
     state: LoopState,
     table: jax.Array,
     start: jax.Array | int,
@@ -49,7 +54,8 @@ def run_steps(
     """Runs rows [start, stop) of each image's table.
 
     Args:
-        predict: x (b,h,w,c), t (b,) and guidance scale (b,), float32 -> the model's output after guidance, (b,h,w,c).
+        predict: k, x (b,h,w,c), t (b,) and guidance scale (b,), float32, and what the model kept -> the model's output
+            after guidance, (b,h,w,c), and what it keeps now.
         state: the state before row `start`.
         table: (b, rows, COLUMNS) float32. A padding row leaves the state of its image exactly as it is.
         start: the first row, a whole number, which may be traced.
@@ -73,7 +79,9 @@ def run_steps(
         state, log = carry
         row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
         column = row[:, :, None, None]
-        out = flat(predict((column[:, C_IN] * state.x).reshape(b, *shape), row[:, TIMESTEP], row[:, GUIDANCE]))
+        x = (column[:, C_IN] * state.x).reshape(b, *shape)
+        out, kept = predict(k, x, row[:, TIMESTEP], row[:, GUIDANCE], state.kept)
+        out = flat(out)
         pred = column[:, P_X] * state.x + column[:, P_OUT] * out
         fresh = jax.lax.cond(jnp.any(row[:, NOISE] != 0), lambda: flat(noise(k)), lambda: jnp.zeros_like(out))
         seen = (state.x, state.y, pred, state.h1, state.h2, state.h3, fresh)
@@ -89,11 +97,18 @@ def run_steps(
             jnp.where(push, state.h2, state.h3),
         )
         rests = jnp.all(column[:, X : X + TERMS] == 0, axis=1)
-        kept = jax.tree.map(lambda old, new: jnp.where(rests, old, new), state, new)
-        return kept, record(k, kept.x, log)
+        after_row = _map_samples(lambda old, new: jnp.where(rests, old, new), state, new)._replace(kept=kept)
+        return after_row, record(k, after_row.x, log)
 
-    end, log = jax.lax.fori_loop(start, stop, step, (jax.tree.map(flat, state), log))
-    return jax.tree.map(lambda x: x.reshape(b, *shape), end), log
+    end, log = jax.lax.fori_loop(start, stop, step, (_map_samples(flat, state), log))
+    return _map_samples(lambda x: x.reshape(b, *shape), end), log
+
+
+def _map_samples(function: Callable[..., jax.Array], state: LoopState, *others: LoopState) -> LoopState:
+    """jax.tree.map over all but `kept`, which is that of `state`."""
+    bare = [one._replace(kept=None) for one in (state, *others)]
+    mapped: LoopState = jax.tree.map(function, *bare)
+    return mapped._replace(kept=state.kept)
 
 
 def _dot(coefficients: jax.Array, seen: tuple[jax.Array, ...]) -> jax.Array:

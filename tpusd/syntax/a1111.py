@@ -16,7 +16,6 @@ _TOKEN = re.compile(rf"\\[()\[\]\\]?|[()\[\]]|:\s*({_NUMBER})\s*\)|[^\\()\[\]:]+
 _BREAK = re.compile(r"\bBREAK\b")
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{0,200}>")
 _AND = re.compile(r"\bAND\b")
-_WHEN = re.compile(r":\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*$", re.ASCII)
 
 
 def parse(text: str) -> list[Fragment]:
@@ -79,22 +78,12 @@ def _number(text: str) -> float:
 
 
 def _refuse(text: str) -> None:
-    """Raises UserError for marks that change the prompt by the step, or are of another kind than weights."""
+    """Raises UserError for marks of another kind than weights."""
     network = _NETWORK.search(text)
     if network is not None:
-        raise UserError(f"{show(network[0])} is not read in a prompt; use loras=[{{path: FILE, scale: 0.8}}]")
+        raise UserError(
+            f"{show(network[0])} is not read in a prompt; use loras=[{{path: FILE, scale: 0.8}}], or "
+            "prompts.lora_dir=DIR, which finds what <lora:NAME:0.8> in a prompt names"
+        )
     if _AND.search(text) is not None:
         raise UserError("AND joins prompts in A1111, which is not implemented; write `and`")
-    opened: list[int] = []
-    for found in re.finditer(r"\\.|[\[\]|]", text, re.DOTALL):
-        if found[0] == "[":
-            opened.append(found.start())
-            continue
-        if not opened or found[0].startswith("\\"):
-            continue
-        part = text[max(opened[-1], found.start() - 100) : found.start()]
-        if found[0] == "|" or _WHEN.search(part) is not None:
-            shown = text[opened[-1] : found.end()]
-            raise UserError(rf"{show(shown, 60)} changes the prompt by the step, which is not implemented; write \[")
-        if found[0] == "]":
-            opened.pop()

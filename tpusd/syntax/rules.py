@@ -1,10 +1,12 @@
 """How prompts of a run are read, and what a text has become before it has token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from tpusd.config.schema import Syntax, Weighting
 from tpusd.errors import UserError
+from tpusd.syntax.embeddings import TokenVectors
 
 CHUNK = 75  # tokens of a chunk, without begin and end of text
 MAX_CHUNKS = 32  # of a text
@@ -27,16 +29,18 @@ class TextRules:
 
     weighting: None for plain text, which has no weights.
     whole: a text that is longer than the window goes on in further chunks; otherwise its end is cut off.
+    embedded: whether some words have vectors of their own.
     """
 
     syntax: Syntax = "plain"
     weighting: Weighting | None = None
     whole: bool = False
+    embedded: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether a text is one chunk of words without weights, as the model's own pipeline reads it."""
-        return self.syntax == "plain" and not self.whole
+        """Whether a text is one chunk of plain words, as the model's own pipeline reads it."""
+        return self.syntax == "plain" and not self.whole and not self.embedded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +50,29 @@ class TextShape:
     weighting: as in TextRules.
     chunks: of the longest text of an image.
     versions: of the text that are blended: itself, and one without each fragment that weighs less than 1.
+    embedded: whether words may have vectors of their own.
     """
 
     weighting: Weighting | None
     chunks: int
     versions: int = 1
+    embedded: bool = False
 
 
 class Words(Protocol):
     """What is needed of a tokenizer."""
 
+    @property
+    def embedded(self) -> Sequence[TokenVectors]:
+        """Words that have vectors of their own."""
+        ...
+
     def words(self, texts: list[str], /) -> list[list[int]]:
         """Token ids of texts of any length, without begin and end of text."""
+        ...
+
+    def normalized(self, text: str, /) -> str:
+        """A text as it is before it is split into words."""
         ...
 
     def id_of(self, token: str, /) -> int | None:

@@ -1,4 +1,7 @@
-"""Where a LoRA's file is: on the disk, or on the Hugging Face Hub -> a file of this machine. Knows no content."""
+"""Where the file of a LoRA or of an embedding is, on the disk or on the Hugging Face Hub -> a file of this machine.
+
+Knows no content.
+"""
 
 import functools
 import os
@@ -19,13 +22,16 @@ _TO_SAFETENSORS = (
     "d = d.get('state_dict', d); "
     "s.save_file({k: v.contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
 )
+_EMBEDDING_TO_SAFETENSORS = (
+    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "d = d.get('string_to_param', d); "
+    "s.save_file({k.replace('*', 'emb_params'): v.detach().contiguous() for k, v in d.items()}, sys.argv[2])"
+)
 
 
-class AdapterSource(Protocol):
-    """Where a file is: the fields of a LoraConfig that say it."""
+class FileSource(Protocol):
+    """Where a file is: the fields of a config that say it."""
 
-    @property
-    def asset(self) -> str | None: ...
     @property
     def path(self) -> str | None: ...
     @property
@@ -36,11 +42,19 @@ class AdapterSource(Protocol):
     def revision(self) -> str | None: ...
 
 
+class AdapterSource(FileSource, Protocol):
+    """The same of a LoRA, which may be in the package."""
+
+    @property
+    def asset(self) -> str | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
     """A file on this machine.
 
     where: as an error line begins with it.
+    given_name: of the file, where the path is that of another one, to which a link leads.
     asset: its name in the package.
     repo, file, commit: of a file from the Hub.
     """
@@ -51,6 +65,12 @@ class AdapterFile:
     repo: str | None = None
     file: str | None = None
     commit: str | None = None
+    given_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name, without folders."""
+        return self.given_name or self.path.name
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -72,6 +92,25 @@ def find_lora(source: AdapterSource, field: str) -> AdapterFile:
     return _from_hub(source, field)
 
 
+def find_embedding(source: FileSource, field: str) -> AdapterFile:
+    """The same for an embedding, which may be a pickle: only tensors are read of it. field: such as `embeddings[0]`."""
+    if source.path is not None:
+        where = f"{field}.path={show_path(source.path)}"
+        path = Path(source.path)
+        return AdapterFile(path=_plain_file(path, where, pickles=True), where=where, given_name=path.name)
+    return _from_hub(source, field, pickles=True)
+
+
+def pickle_command(path: Path) -> str:
+    """The command that makes a safetensors file of a pickled embedding, with PyTorch."""
+    return _command(_EMBEDDING_TO_SAFETENSORS, path)
+
+
+def _command(program: str, path: Path) -> str:
+    target = path.with_suffix(".safetensors").name
+    return show(f'python -c "{program}" {shlex.quote(path.name)} {shlex.quote(target)}', 600)
+
+
 def _packaged(name: str, where: str) -> Path:
     folder = Path(str(resources.files("tpusd"))) / "assets" / "loras"
     names = sorted(file.stem for file in folder.glob("*.safetensors"))
@@ -81,16 +120,14 @@ def _packaged(name: str, where: str) -> Path:
 
 
 def _refuse_pickle(path: Path, where: str) -> NoReturn:
-    target = path.with_suffix(".safetensors").name
-    command = f'python -c "{_TO_SAFETENSORS}" {shlex.quote(path.name)} {shlex.quote(target)}'
     raise UserError(
         f"{where}: is a pickle, which can run code and is never opened; convert it where you trust it, with "
-        f"PyTorch: {show(command, 600)}"
+        f"PyTorch: {_command(_TO_SAFETENSORS, path)}"
     )
 
 
-def _plain_file(path: Path, where: str) -> Path:
-    if is_pickle(path):
+def _plain_file(path: Path, where: str, *, pickles: bool = False) -> Path:
+    if is_pickle(path) and not pickles:
         _refuse_pickle(path, where)
     try:
         mode = os.stat(path).st_mode
@@ -106,11 +143,11 @@ def _plain_file(path: Path, where: str) -> Path:
     return path.resolve()
 
 
-def _from_hub(source: AdapterSource, field: str) -> AdapterFile:
+def _from_hub(source: FileSource, field: str, *, pickles: bool = False) -> AdapterFile:
     assert source.repo is not None
     where = f"{field}.repo={show(source.repo)}"
     file = source.file or _only_file(_listed(source.repo, source.revision, field), where, field)
-    if is_pickle(Path(file)):
+    if is_pickle(Path(file)) and not pickles:
         _refuse_pickle(Path(file), f"{field}.file={show(file)}")
     found = hub_file(source.repo, file, source.revision, field)
     told = f"{where} {field}.file={show(file)}"

@@ -19,6 +19,7 @@ from tpusd.records.provenance import (
     describe_environment,
     hash_checkpoint,
 )
+from tpusd.runs.embeddings import describe_embeddings
 from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher, Writing
 from tpusd.runs.loras import describe_loras, scaled
 from tpusd.runs.prepare import PreparedRun
@@ -27,6 +28,7 @@ from tpusd.vision.verdict import Verdict
 if TYPE_CHECKING:
     import jax
 
+    from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.engine.adapters import ScaledLora
     from tpusd.engine.pipeline import Pipeline
     from tpusd.vision.safety import OpenedChecker, SafetyChecker
@@ -54,6 +56,7 @@ class PipelineLike(Protocol):
         *,
         inputs: Sequence[Input] | None = None,
         loras: "Sequence[ScaledLora]" = (),
+        tokenizers: "Sequence[Tokenizer] | None" = None,
         on_step: OnStep | None = None,
     ) -> Sequence[MadeImage]: ...
 
@@ -161,9 +164,11 @@ class LocalExecutor:
         if not pipeline.fingerprints:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
-        loras = scaled(prepared.config, prepared.loras)
+        loras = scaled(spec.loras, prepared.loras)
         inputs = self._inputs.of(batch.specs)
-        more = {} if inputs is None else {"inputs": inputs}
+        more: dict[str, Any] = {} if inputs is None else {"inputs": inputs}
+        if prepared.embeddings:
+            more["tokenizers"] = prepared.checkpoint.tokenizers
         images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
         verdicts = self._verdicts(batch, images)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
@@ -229,9 +234,15 @@ class LocalExecutor:
         settings = noted_settings()
         return BatchProvenance(
             environment=describe_environment(
-                self.devices, size, weights_digest(sha256), settings, [lora.file.sha256 for lora in prepared.loras]
+                self.devices,
+                size,
+                weights_digest(sha256),
+                settings,
+                [lora.file.sha256 for lora in prepared.loras],
+                [one.file.sha256 for one in prepared.embeddings],
             ),
             programs=programs,
             checkpoint=describe_checkpoint(prepared.checkpoint, sha256),
             loras=describe_loras(prepared.loras),
+            embeddings=describe_embeddings(prepared.embeddings),
         )

@@ -21,9 +21,10 @@ from tpusd.plan.batches import Batch
 from tpusd.plan.specs import ImageSpec
 from tpusd.records.manifest import described_values
 from tpusd.records.provenance import BatchProvenance, describe_devices, versions
+from tpusd.runs.embeddings import open_embeddings_once, with_embeddings
 from tpusd.runs.executors.base import EncodedImage, FailedBatch, MadeBatch, MadeImage
 from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipeline
-from tpusd.runs.loras import OpenLoras, open_loras_once
+from tpusd.runs.loras import OpenLoras, loras_of, open_loras_once
 from tpusd.runs.pictures import picture_file
 from tpusd.runs.prepare import PreparedRun, open_model, table_of
 from tpusd.runs.safety import OpenSafety, blurred, judged, open_safety_once, verdicts_of
@@ -52,7 +53,7 @@ class RemoteBatch:
     """A batch to make, as it travels to a worker.
 
     number: by which driver and worker know it.
-    configs: of the runs in the batch, without their rows.
+    configs: of the runs in the batch, without their rows, or with the LoRAs of the rows alone.
     entries: (index into configs, spec).
     tokens: text -> (number of tokens before truncation, whether it was truncated), of the texts of the batch.
     """
@@ -127,6 +128,7 @@ class Worker:
         open_safety: OpenSafety | None = None,
     ):
         """open_loras, open_safety: None: `open_loras_once`, `open_safety_once`."""
+        self._open_embeddings = open_embeddings_once()
         self._watcher = _StepWatcher()
         self._local = LocalExecutor(self._watcher, load=load)
         self._open_model, self._open_loras = functools.cache(open_model), open_loras or open_loras_once()
@@ -247,15 +249,19 @@ class Worker:
         """The run with the files of this host, which the driver has checked on its own. Raises _Lacking."""
         try:
             checkpoint = self._open_model(config.model)
-            loras = self._open_loras(config.loras, config.model, checkpoint)
+            loras = self._open_loras(loras_of(config, config.prompts.rows), config.model, checkpoint)
+            embeddings = self._open_embeddings(config.embeddings, config.model.name, checkpoint)
             checker = self._open_safety(config.safety, config.model, checkpoint)
         except UserError as error:
             raise _Lacking(f"{error}; every host needs the files that the driver has, at the same path") from None
-        for given, lora in zip(config.loras, loras, strict=True):
-            if lora.file.sha256 != given.sha256:
+        wanted = [lora.sha256 for lora in loras_of(config, config.prompts.rows)]
+        wanted += [one.sha256 for one in config.embeddings]
+        files = [*(lora.file for lora in loras), *(one.file for one in embeddings)]
+        for sha256, file in zip(wanted, files, strict=True):
+            if file.sha256 != sha256:
                 raise _Lacking(
-                    f"{lora.file.where}: is another file than the driver's: sha256 {lora.file.sha256[:12]}..., not "
-                    f"{show(given.sha256)[:12]}...; give every host the same file"
+                    f"{file.where}: is another file than the driver's: sha256 {file.sha256[:12]}..., not "
+                    f"{show(sha256)[:12]}...; give every host the same file"
                 )
         if checker is not None and checker.sha256 != config.safety.sha256:
             raise _Lacking(
@@ -264,12 +270,13 @@ class Worker:
             )
         return PreparedRun(
             config=config,
-            checkpoint=checkpoint,
+            checkpoint=with_embeddings(checkpoint, embeddings),
             tokens={},
             table=table_of(checkpoint),
             warnings=(),
             loras=loras,
             safety=checker,
+            embeddings=embeddings,
         )
 
 

@@ -1,6 +1,6 @@
 // What is shown, kept in the address by value: a link opens the same view after the run has grown.
-//   view=grid|wall  x=FIELD  y=FIELD  at.FIELD=VALUE  hide.FIELD=VALUE  sort=FIELD  reverse=1  filter=WORDS  size=PIXELS
-//   favourites=1  image=NAME  with=NAME  mode=slider|blink|side
+//   view=grid|wall|heat|plot  x=FIELD  y=FIELD  at.FIELD=VALUE  hide.FIELD=VALUE  sort=FIELD  reverse=1  filter=WORDS  size=PIXELS
+//   score=NAME  least=NUMBER  most=NUMBER  favourites=1  image=NAME  with=NAME  mode=slider|blink|side
 const state = {};
 const MODES = ["slider", "blink", "side"];
 
@@ -10,13 +10,13 @@ function startingState() {
   let y = second ?? (first === PROMPT ? COPY : PROMPT), x = first ?? COPY;
   if (x === PROMPT || y === COPY) [x, y] = [y, x];
   return {view: data.kind === "sweep" ? "grid" : "wall", x, y, fixed: dims.map(() => 0), hidden: dims.map(() => new Set()),
-    sort: "order", descending: false, filter: "", size: null, favourites: false, image: null, pinned: null, mode: "slider"};
+    sort: "order", descending: false, filter: "", score: scoreNames[0] ?? null, least: null, most: null, size: null, favourites: false, image: null, pinned: null, mode: "slider"};
 }
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
   Object.assign(state, startingState());
-  if (["grid", "wall"].includes(given.get("view"))) state.view = given.get("view");
+  if (VIEWS.includes(given.get("view"))) state.view = given.get("view");
   const [x, y] = [dimNamed(given.get("x")), dimNamed(given.get("y"))];
   if (x >= 0) state.x = x;
   if (y >= 0 && y !== state.x) state.y = y;
@@ -31,11 +31,19 @@ function readAddress() {
   if (sorts.some(([key]) => key === given.get("sort"))) state.sort = given.get("sort");
   state.descending = given.has("reverse");
   state.filter = given.get("filter") ?? "";
+  if (scoreNames.includes(given.get("score"))) state.score = given.get("score");
+  [state.least, state.most] = ["least", "most"].map((name) => numberOf(given.get(name)));
   state.size = sizeInRange(parseInt(given.get("size"), 10));
   state.favourites = given.has("favourites");
   state.image = imageNamed(given.get("image"));
   state.pinned = state.image === null ? null : imageNamed(given.get("with"));
   if (MODES.includes(given.get("mode"))) state.mode = given.get("mode");
+}
+
+// A number that was typed; null where there is none.
+function numberOf(text) {
+  const number = parseFloat(text ?? "");
+  return scoreNames.length && Number.isFinite(number) ? number : null;
 }
 
 function boardAddress() {
@@ -48,6 +56,9 @@ function boardAddress() {
   if (state.sort !== "order") now.set("sort", state.sort);
   if (state.descending) now.set("reverse", "1");
   if (state.filter) now.set("filter", state.filter);
+  if (state.score !== null && state.score !== scoreNames[0]) now.set("score", state.score);
+  if (state.least !== null) now.set("least", state.least);
+  if (state.most !== null) now.set("most", state.most);
   if (state.size !== null) now.set("size", state.size);
   if (state.favourites) now.set("favourites", "1");
   return now;

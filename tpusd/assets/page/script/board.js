@@ -3,7 +3,8 @@ const FILTERED = -1;  // a cell whose image is there and not shown; null: there 
 const SIZES = [64, 512];  // pixels of a tile
 const board = $("board");
 const sorts = [["order", "as made"], ["prompt", "prompt"],
-  ...[...new Set([...data.axes.map((axis) => axis.key), "copy", ...FIELDS])].map((key) => [key, key.split(".").pop()])];
+  ...[...new Set([...data.axes.map((axis) => axis.key), "copy", ...FIELDS])].map((key) => [key, key.split(".").pop()]),
+  ...scoreNames.map((name) => [`${SCORE}${name}`, name])];
 const isImage = (cell) => cell !== null && cell !== FILTERED;
 const setStyle = (name, text) => document.documentElement.style.setProperty(name, text);
 let shown = [];  // images in reading order
@@ -40,7 +41,10 @@ function filters() {
     return words.every((word) => text.includes(word));
   });
   const hiding = offered.filter((dim) => state.hidden[dim].size);
-  return (image) => named[images.row[image]] && hiding.every((dim) => !state.hidden[dim].has(at(image, dim)))
+  const {score, least, most} = state;
+  const inRange = (number) => number !== null && (least === null || number >= least) && (most === null || number <= most);
+  const isLimited = least !== null || most !== null;
+  return (image) => named[images.row[image]] && (!isLimited || inRange(scoreOf(image, score))) && hiding.every((dim) => !state.hidden[dim].has(at(image, dim)))
     && (!state.favourites || isFavourite(image));
 }
 
@@ -51,6 +55,11 @@ function drawBoard() {
   board.className = state.view;
   setStyle("--tile", `${tileSize()}px`);
   const passes = filters();
+  if (isChart()) {
+    drawChart(passes);
+    drawNumShown();
+    return;
+  }
   state.view === "grid" ? gridLines(passes) : wallLines(passes);
   shown = lines.flatMap((line) => line.cells.filter(isImage));
   const parts = document.createDocumentFragment();
@@ -64,6 +73,10 @@ function drawBoard() {
   if (!lines.length) parts.append(element("p", {class: "empty"}, emptyText()));
   board.append(parts);
   board.scrollTo(0, 0);
+  drawNumShown();
+}
+
+function drawNumShown() {
   $("shown").textContent = shown.length === COUNT ? `${COUNT} ${COUNT === 1 ? "image" : "images"}` : `${shown.length} of ${COUNT} images`;
 }
 
@@ -71,6 +84,7 @@ function emptyText() {
   if (!COUNT) return "No images here.";
   if (state.favourites && !numFavourites()) return "There are no favourites yet. Press F on an image, or its star.";
   if (state.filter) return "No prompt holds these words.";
+  if (state.least !== null || state.most !== null) return `No image has such a ${state.score}.`;
   return "No image has these values.";
 }
 
@@ -99,7 +113,12 @@ function gridLines(passes) {
 function wallLines(passes) {
   const chosen = [];
   for (let image = 0; image < COUNT; image++) if (passes(image)) chosen.push(image);
-  if (state.sort !== "order") {
+  const unscored = [];
+  if (state.sort.startsWith(SCORE)) {  // what has no score comes last in both directions
+    const name = state.sort.slice(SCORE.length), scored = chosen.filter((image) => scoreOf(image, name) !== null);
+    unscored.push(...chosen.filter((image) => scoreOf(image, name) === null));
+    chosen.splice(0, chosen.length, ...scored.sort((a, b) => scoreOf(a, name) - scoreOf(b, name) || a - b));
+  } else if (state.sort !== "order") {
     const dim = state.sort === "prompt" ? -1 : dimNamed(state.sort);
     const key = state.sort === "prompt" ? (image) => row(image).prompt : dim >= 0 ? (image) => at(image, dim) : (image) => value(image, state.sort) ?? "";
     const keys = chosen.map(key), order = chosen.map((_, index) => index);
@@ -107,6 +126,7 @@ function wallLines(passes) {
     chosen.splice(0, chosen.length, ...order.map((index) => chosen[index]));
   }
   if (state.descending) chosen.reverse();
+  chosen.push(...unscored);
   captions = captionsOf(chosen);
   const room = board.clientWidth - (NARROW.matches ? 24 : 40), size = tileSize();
   const per = Math.max(1, Math.floor((room + 8) / (size + 8)));

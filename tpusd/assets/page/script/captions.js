@@ -18,6 +18,8 @@ function captionsOf(chosen) {
     if (!axes.has(name) && differ((image) => value(image, name))) reads.push((image) => `${name}\u00a0${shortened(String(value(image, name) ?? "(none)"))}`);
   }
   if (differ(sizeOf)) reads.push(sizeOf);
+  const {score} = state;
+  if (score !== null) reads.push((image) => `${score}\u00a0${numberText(scoreOf(image, score))}`);
   const meta = (image) => reads.map((read) => read(image));
   const alike = !differ((image) => row(image).prompt);
   return {words: alike && reads.length ? null : differingWords(chosen), meta};

@@ -69,7 +69,7 @@ function exported(image) {
   const fields = Object.fromEntries([...new Set([...Object.keys(job(image).settings), ...FIELDS])]
     .filter((name) => name !== "sampler_text").map((name) => [name, value(image, name)]));
   return {file_name: fileName(image), sha256: images.sha256[image], row: row(image).index, copy: images.copy[image], prompt: row(image).prompt,
-    ...fields, ...row(image).extra, command: command(image)};
+    ...fields, ...Object.fromEntries(scoreNames.map((name) => [`${SCORE}${name}`, scoreOf(image, name)])), ...row(image).extra, command: command(image)};
 }
 
 function promptRow(image) {

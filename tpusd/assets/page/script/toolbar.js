@@ -1,18 +1,20 @@
 // The toolbar, and the dialog that hides values.
 function drawToolbar() {
   for (const input of document.getElementsByName("view")) input.checked = input.value === state.view;
-  const grid = state.view === "grid";
+  const grid = state.view === "grid", hasAxes = grid || state.view === "heat";
   const choices = offered.length > 1 ? offered : [...new Set([state.x, state.y])];
   const axis = (name, text) => field(text, element("select", {id: `axis-${name}`},
     ...choices.map((dim) => element("option", {value: String(dim), selected: dim === state[name]}, dims[dim].key))));
-  $("axes").replaceChildren(...(grid ? [axis("x", "Across"), axis("y", "Down")] : []));
+  $("axes").replaceChildren(...(hasAxes ? [axis("x", "Across"), axis("y", "Down")] : []));
   $("fixed").replaceChildren(...(grid ? offered.filter((dim) => dim !== state.x && dim !== state.y).map((dim) => {
     const select = element("select", {id: `fixed-${dim}`}, ...visibleValues(dim).map((index) =>
       element("option", {value: String(index), selected: index === state.fixed[dim]}, dims[dim].values[index].slice(0, 90))));
     select.dataset.dim = dim;
     return field(dims[dim].key, select);
   }) : []));
-  $("sort-label").hidden = $("descending-label").hidden = grid;
+  drawScoreControls();
+  $("sort-label").hidden = $("descending-label").hidden = state.view !== "wall";
+  $("size-label").hidden = isChart();
   $("sort").value = state.sort;
   $("descending").checked = state.descending;
   if ($("filter").value !== state.filter) $("filter").value = state.filter;
@@ -21,6 +23,14 @@ function drawToolbar() {
   $("values-open").hidden = !offered.length;
   $("values-open").textContent = numHidden ? `Values (${numHidden} hidden)` : "Values";
   drawNumFavourites();
+}
+
+function drawScoreControls() {
+  for (const one of document.querySelectorAll("#views input")) one.parentElement.hidden = !VIEWS.includes(one.value);
+  if (!scoreNames.length) return;
+  const limit = (name, text) => field(text, element("input", {type: "number", step: "any", id: name, value: state[name] ?? ""}));
+  const select = element("select", {id: "score"}, ...scoreNames.map((name) => element("option", {value: name, selected: name === state.score}, name)));
+  $("scores").replaceChildren(field("Score", select), limit("least", "from"), limit("most", "to"));
 }
 
 function field(text, control) {
@@ -37,12 +47,16 @@ function redraw() {
 $("toolbar").addEventListener("submit", (event) => event.preventDefault());
 $("toolbar").addEventListener("change", (event) => {
   const {target} = event;
-  if (target.name === "view") state.view = target.value;
-  else if (target.id === "axis-x" || target.id === "axis-y") {
+  if (target.name === "view") {
+    state.view = target.value;
+    if (state.view === "heat") leaveSeedAxis();
+  } else if (target.id === "axis-x" || target.id === "axis-y") {
     const [mine, other] = target.id === "axis-x" ? ["x", "y"] : ["y", "x"];
     if (state[other] === Number(target.value)) state[other] = state[mine];
     state[mine] = Number(target.value);
   } else if (target.dataset.dim !== undefined) state.fixed[target.dataset.dim] = Number(target.value);
+  else if (target.id === "score") [state.score, state.least, state.most] = [target.value, null, null];
+  else if (target.id === "least" || target.id === "most") state[target.id] = numberOf(target.value);
   else if (target.id === "sort") state.sort = target.value;
   else if (target.id === "descending") state.descending = target.checked;
   else return;
@@ -67,7 +81,7 @@ $("size").addEventListener("input", () => {
 });
 let width = innerWidth;
 addEventListener("resize", () => {
-  if (innerWidth !== width && (state.view === "wall" || state.size === null)) drawBoard();
+  if (innerWidth !== width && !isChart() && (state.view === "wall" || state.size === null)) drawBoard();
   width = innerWidth;
 });
 addEventListener("keydown", (event) => {

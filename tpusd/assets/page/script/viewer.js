@@ -57,6 +57,7 @@ function recipe(image) {
     ["tokens", `${images.tokens[image]}${images.truncated[image] ? ", truncated" : ""}`], ["file", fileName(image)], ["sha256", images.sha256[image]]];
   if (row(image).image) parts.push(["image", row(image).image], ["strength", row(image).strength ?? settings.strength]);
   if (row(image).mask) parts.push(["mask", row(image).mask]);
+  for (const name of scoreNames) parts.push([name, numberText(scoreOf(image, name))]);
   for (const [name, text] of Object.entries(row(image).extra ?? {})) parts.push([name, typeof text === "string" ? text : JSON.stringify(text)]);
   return parts.map(([name, text]) => [name, String(text)]);
 }

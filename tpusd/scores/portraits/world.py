@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 VALUES = {
     "person": ("woman", "man"),
@@ -60,7 +61,7 @@ class Portrait:
         return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> NDArray[np.int32]:
         """(attributes,) int32: the index of each value in VALUES, -1 where it does not show."""
         visible = self.visible
         return np.array(
@@ -79,7 +80,7 @@ def draw_portrait(rng: np.random.Generator, *, held_out: bool = False) -> Portra
             return portrait
 
 
-def from_labels(labels: np.ndarray) -> Portrait:
+def from_labels(labels: NDArray[np.int32]) -> Portrait:
     """The portrait of `Portrait.labels`; what does not show takes its first value."""
     return Portrait(
         **{name: values[max(int(index), 0)] for (name, values), index in zip(VALUES.items(), labels, strict=True)}

@@ -8,24 +8,40 @@ import dataclasses
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training.world import Portrait
+from tpusd.scores.portraits.world import Portrait, draw_portrait
 
 SIZE = 128
 OVERSAMPLING = 3
+HELD_OUT_SEED = 1 << 32  # pictures of held-out combinations are drawn from seeds of their own
 
-HAIR = {
+Color = tuple[int, int, int]
+Colors = dict[str, Color]
+Point = tuple[float, float]
+
+HAIR: Colors = {
     "black": (38, 34, 44), "brown": (126, 72, 34), "blond": (244, 206, 98), "red": (214, 84, 28),
     "white": (236, 236, 240), "blue": (52, 108, 222),
 }  # fmt: skip
-SKIN = {"pale": (255, 224, 204), "tanned": (234, 178, 128), "brown": (172, 112, 74), "dark": (94, 58, 46)}
-EYES = {"blue": (46, 132, 240), "green": (44, 168, 74), "brown": (122, 68, 30), "purple": (160, 70, 220)}
-CLOTHES = {
+SKIN: Colors = {
+    "pale": (255, 224, 204),
+    "tanned": (234, 178, 128),
+    "brown": (172, 112, 74),
+    "dark": (94, 58, 46),
+}
+EYES: Colors = {
+    "blue": (46, 132, 240),
+    "green": (44, 168, 74),
+    "brown": (122, 68, 30),
+    "purple": (160, 70, 220),
+}
+CLOTHES: Colors = {
     "red": (206, 38, 48), "orange": (246, 134, 30), "yellow": (250, 212, 40), "green": (40, 148, 70),
     "blue": (40, 82, 200), "purple": (128, 58, 176), "white": (246, 246, 246), "black": (42, 42, 50),
 }  # fmt: skip
-BACKGROUND = {
+BACKGROUND: Colors = {
     "red": (226, 92, 88), "orange": (250, 172, 96), "yellow": (252, 232, 128), "green": (138, 206, 122),
     "teal": (72, 186, 182), "blue": (112, 164, 240), "purple": (176, 132, 224), "pink": (250, 172, 206),
     "gray": (182, 184, 190),
@@ -59,7 +75,14 @@ def draw_pose(rng: np.random.Generator) -> Pose:
     )  # fmt: skip
 
 
-def draw(portrait: Portrait, pose: Pose, oversampling: int = OVERSAMPLING) -> np.ndarray:
+def make_picture(index: int, *, seed: int, held_out: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """((128,128,3) uint8, labels (attributes,) int32). Picture i of seed s is always the same."""
+    rng = np.random.default_rng([index, seed + (HELD_OUT_SEED if held_out else 0)])
+    portrait = draw_portrait(rng, held_out=held_out)
+    return draw(portrait, draw_pose(rng)), portrait.labels
+
+
+def draw(portrait: Portrait, pose: Pose, oversampling: int = OVERSAMPLING) -> NDArray[np.uint8]:
     """(128,128,3) uint8."""
     ground = _mix(BACKGROUND[portrait.background], WHITE if pose.shade > 0 else INK, abs(pose.shade) * 0.06)
     canvas = _Canvas(pose, oversampling, ground)
@@ -85,34 +108,36 @@ def draw(portrait: Portrait, pose: Pose, oversampling: int = OVERSAMPLING) -> np
 class _Canvas:
     """Pillow's drawing calls in face coordinates."""
 
-    def __init__(self, pose: Pose, oversampling: int, background):
+    def __init__(self, pose: Pose, oversampling: int, background: Color):
         self.pose, self.oversampling = pose, oversampling
         self.image = Image.new("RGB", (SIZE * oversampling,) * 2, background)
         self.pen = ImageDraw.Draw(self.image)
 
-    def _at(self, x, y):
+    def _at(self, x: float, y: float) -> Point:
         p = self.pose
         return ((p.x + x * p.scale) * self.oversampling, (p.y + y * p.scale) * self.oversampling)
 
-    def _box(self, x, y, rx, ry):
+    def _box(self, x: float, y: float, rx: float, ry: float) -> list[float]:
         return [*self._at(x - rx, y - ry), *self._at(x + rx, y + ry)]
 
-    def ellipse(self, x, y, rx, ry, color):
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         self.pen.ellipse(self._box(x, y, rx, ry), fill=color)
 
-    def ring(self, x, y, rx, ry, color, width):
+    def ring(self, x: float, y: float, rx: float, ry: float, color: Color, width: float) -> None:
         self.pen.ellipse(self._box(x, y, rx, ry), outline=color, width=round(width * self.oversampling))
 
-    def chord(self, x, y, rx, ry, start, end, color):
+    def chord(self, x: float, y: float, rx: float, ry: float, start: float, end: float, color: Color) -> None:
         self.pen.chord(self._box(x, y, rx, ry), start, end, fill=color)
 
-    def arc(self, x, y, rx, ry, start, end, color, width):
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, start: float, end: float, color: Color, width: float
+    ) -> None:
         self.pen.arc(self._box(x, y, rx, ry), start, end, fill=color, width=round(width * self.oversampling))
 
-    def box(self, x0, y0, x1, y1, color, radius=0.0):
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: Color, radius: float = 0.0) -> None:
         self.pen.rounded_rectangle([*self._at(x0, y0), *self._at(x1, y1)], radius * self.oversampling, fill=color)
 
-    def frame(self, x0, y0, x1, y1, color, width, radius):
+    def frame(self, x0: float, y0: float, x1: float, y1: float, color: Color, width: float, radius: float) -> None:
         self.pen.rounded_rectangle(
             [*self._at(x0, y0), *self._at(x1, y1)],
             radius * self.oversampling,
@@ -120,23 +145,24 @@ class _Canvas:
             width=round(width * self.oversampling),
         )
 
-    def polygon(self, points, color):
+    def polygon(self, points: list[Point], color: Color) -> None:
         self.pen.polygon([self._at(*point) for point in points], fill=color)
 
-    def line(self, points, color, width):
+    def line(self, points: list[Point], color: Color, width: float) -> None:
         self.pen.line(
             [self._at(*point) for point in points], fill=color, width=round(width * self.oversampling), joint="curve"
         )
 
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> NDArray[np.uint8]:
         return np.asarray(self.image.reduce(self.oversampling))
 
 
-def _mix(a, b, share):
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+def _mix(a: Color, b: Color, share: float) -> Color:
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
-def _back_hair(canvas, portrait, pose, hair):
+def _back_hair(canvas: _Canvas, portrait: Portrait, pose: Pose, hair: Color) -> None:
     w, h = pose.width, pose.height
     match portrait.hair_style:
         case "bob":
@@ -171,7 +197,7 @@ def _back_hair(canvas, portrait, pose, hair):
             canvas.ellipse(0, -7, w + 4, h - 1, hair)
 
 
-def _body(canvas, portrait, skin):
+def _body(canvas: _Canvas, portrait: Portrait, skin: Color) -> None:
     cloth = CLOTHES[portrait.clothes_color]
     half = 45 if portrait.person == "man" else 38
     neck = 12 if portrait.person == "man" else 8.5
@@ -186,7 +212,7 @@ def _body(canvas, portrait, skin):
     canvas.chord(0, 24, neck + 6, 12, 0, 180, _mix(skin, INK, 0.18))
 
 
-def _head(canvas, portrait, pose, skin):
+def _head(canvas: _Canvas, portrait: Portrait, pose: Pose, skin: Color) -> None:
     w, h = pose.width, pose.height
     for side in (-1, 1):
         canvas.ellipse(side * w, 1, 4.5, 6.5, skin)
@@ -199,7 +225,7 @@ def _head(canvas, portrait, pose, skin):
     canvas.line([(-0.5, 2), (2, 8), (-1.5, 8.5)], _mix(skin, INK, 0.3), 1.5)
 
 
-def _beard(canvas, portrait, pose, hair):
+def _beard(canvas: _Canvas, portrait: Portrait, pose: Pose, hair: Color) -> None:
     """A full beard leaves skin around the mouth, so that the expression shows whatever the colour of the hair."""
     if portrait.beard != "full":
         return
@@ -210,7 +236,7 @@ def _beard(canvas, portrait, pose, hair):
     canvas.ellipse(0, 19, 14.5, 9.5, skin)
 
 
-def _eyes(canvas, portrait, pose, hair, skin):
+def _eyes(canvas: _Canvas, portrait: Portrait, pose: Pose, hair: Color, skin: Color) -> None:
     brow = _mix(hair, INK, 0.35)
     thick = 3.2 if portrait.person == "man" else 2.2
     tilt = {"sad": -3.4, "serious": 2.8}.get(portrait.expression, 0.0)
@@ -234,7 +260,7 @@ def _eyes(canvas, portrait, pose, hair, skin):
         )
 
 
-def _mouth(canvas, portrait):
+def _mouth(canvas: _Canvas, portrait: Portrait) -> None:
     color = LIPS if portrait.person == "woman" else MOUTH
     inside = _mix(color, INK, 0.65)
     match portrait.expression:
@@ -251,14 +277,14 @@ def _mouth(canvas, portrait):
             canvas.ellipse(0, 19.5, 4.7, 5.3, inside)
 
 
-def _tears(canvas, pose):
+def _tears(canvas: _Canvas, pose: Pose) -> None:
     for side in (-1, 1):
         x = side * (pose.eye_distance + 2)
         canvas.polygon([(x, 4.5), (x - 3, 11.5), (x + 3, 11.5)], TEARS)
         canvas.ellipse(x, 12, 3.4, 3.6, TEARS)
 
 
-def _front_hair(canvas, portrait, pose, hair):
+def _front_hair(canvas: _Canvas, portrait: Portrait, pose: Pose, hair: Color) -> None:
     w, h, p = pose.width, pose.height, pose.parting
     match portrait.hair_style:
         case "short":
@@ -292,7 +318,7 @@ def _front_hair(canvas, portrait, pose, hair):
                 canvas.polygon([(x - 6, -21), (x + 6, -21), (x + 1.5 * p, -10.5)], hair)
 
 
-def _hat(canvas, portrait, pose):
+def _hat(canvas: _Canvas, portrait: Portrait, pose: Pose) -> None:
     w, h = pose.width, pose.height
     color = CLOTHES[portrait.hat_color]
     dark = _mix(color, INK, 0.3)
@@ -311,7 +337,7 @@ def _hat(canvas, portrait, pose):
             canvas.box(-w - 11, -23, w + 11, -17.5, color, 2.7)
 
 
-def _glasses(canvas, portrait, pose):
+def _glasses(canvas: _Canvas, portrait: Portrait, pose: Pose) -> None:
     if portrait.glasses == "none":
         return
     for side in (-1, 1):

@@ -6,13 +6,14 @@ Knows the renderer, no model: a picture counts as having an attribute if drawing
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from training.draw import Pose, draw
-from training.pool import make_picture
-from training.world import VALUES, Portrait, from_labels
+from tpusd.scores.portraits.draw import Pose, draw, make_picture
+from tpusd.scores.portraits.world import VALUES, Portrait, from_labels
 
 SEED = 71
 STARTS = 1500  # drawings among which a start is looked for
@@ -44,15 +45,16 @@ POSE_BOUNDS = {
 MIDDLE = Pose(x=64, y=66, scale=1.115, width=25.5, height=29, eye_distance=11, gaze=(0, 0), shade=0, parting=1.0)
 
 
-Look = Callable[[np.ndarray], np.ndarray]  # (..., 3) of 0..255 -> the same in another style
+Pixels = NDArray[Any]  # (..., 3) of 0..255
+Look = Callable[[Pixels], Pixels]  # (..., 3) of 0..255 -> the same in another style
 
 
-def as_drawn(image: np.ndarray) -> np.ndarray:
+def as_drawn(image: Pixels) -> Pixels:
     """The look of the drawn world itself."""
     return image
 
 
-def read_portrait(image: np.ndarray, look: Look = as_drawn) -> Portrait:
+def read_portrait(image: Pixels, look: Look = as_drawn) -> Portrait:
     """image (128,128,3) uint8, in a look -> the portrait that it shows best."""
     target = image.astype(np.float32)
     images, labels = _starts()
@@ -60,7 +62,12 @@ def read_portrait(image: np.ndarray, look: Look = as_drawn) -> Portrait:
     return min((_descend(target, from_labels(labels[i]), look) for i in nearest), key=lambda found: found[1])[0]
 
 
-def _descend(target: np.ndarray, portrait: Portrait, look: Look) -> tuple[Portrait, float]:
+def prepare() -> None:
+    """Draws what `read_portrait` starts from, which takes seconds, once."""
+    _starts()
+
+
+def _descend(target: Pixels, portrait: Portrait, look: Look) -> tuple[Portrait, float]:
     """From a start to the best portrait that changing one group of attributes or the pose leads to, and its misfit."""
     pose, best = MIDDLE, _misfit(target, portrait, MIDDLE, look)
     for sweep in range(SWEEPS):
@@ -76,7 +83,7 @@ def _descend(target: np.ndarray, portrait: Portrait, look: Look) -> tuple[Portra
     return portrait, best
 
 
-def _variants(portrait: Portrait, names: tuple[str, ...]):
+def _variants(portrait: Portrait, names: tuple[str, ...]) -> Iterator[Portrait]:
     for values in itertools.product(*(VALUES[name] for name in names)):
         other = dataclasses.replace(portrait, **dict(zip(names, values, strict=True)))
         hidden = [name for name in names if name not in other.visible]
@@ -87,7 +94,9 @@ def _variants(portrait: Portrait, names: tuple[str, ...]):
         yield other
 
 
-def _fit_pose(target, portrait, pose, best, size, look):
+def _fit_pose(
+    target: Pixels, portrait: Portrait, pose: Pose, best: float, size: float, look: Look
+) -> tuple[Pose, float]:
     for name, step in POSE_STEPS.items():
         for direction in (-1, 1):
             while True:
@@ -100,15 +109,16 @@ def _fit_pose(target, portrait, pose, best, size, look):
     return pose, best
 
 
-def _misfit(target, portrait, pose, look) -> float:
+def _misfit(target: Pixels, portrait: Portrait, pose: Pose, look: Look) -> float:
     return float(np.abs(look(draw(portrait, pose, oversampling=1)) - target).mean())
 
 
-def _small(image):
-    return image.reshape(16, 8, 16, 8, 3).mean(axis=(1, 3))
+def _small(image: Pixels) -> Pixels:
+    small: Pixels = image.reshape(16, 8, 16, 8, 3).mean(axis=(1, 3))
+    return small
 
 
 @functools.cache
-def _starts():
+def _starts() -> tuple[Pixels, NDArray[np.int32]]:
     pictures = [make_picture(i, seed=SEED) for i in range(STARTS)]
     return np.stack([_small(image) for image, _ in pictures]), np.stack([labels for _, labels in pictures])

@@ -1,0 +1,118 @@
+"""A run against a reference: files of features, folders, and what is wrong with them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.runs import INLINE, StandInPipeline, config, prepare
+
+from tpusd.records.set_scores import read_set_scores
+from tpusd.runs.start import start_run
+from tpusd.score import main
+from tpusd.scores.distances import frechet_distance, gaussian, gaussian_distance, kernel_distance
+from tpusd.scores.sets import SET_METRICS
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return start_run(
+        config(f"output={tmp_path / 'run'}", INLINE, "num_images_per_prompt=2"),
+        prepare=prepare,
+        load=lambda *_: StandInPipeline(),
+    )
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def drawn(seed, number):
+    return np.random.default_rng(seed).normal(size=(number, 4))
+
+
+def test_fid_and_kid_of_given_features_are_in_the_run_and_on_its_page(path, tmp_path, capsys):
+    own, other = drawn(1, 6), drawn(2, 9)
+    mine, reference = save(tmp_path / "a.npz", features=own), save(tmp_path / "b.npz", features=other)
+    assert main([str(path), "metric=fid,kid", f"features={mine}", f"reference={reference}"]) == 0
+    assert f"fid of 6 images against {reference}: " in capsys.readouterr().out
+    scores = {score.metric: score for score in read_set_scores(path)}
+    assert scores["fid"].value == pytest.approx(frechet_distance(gaussian(own), gaussian(other)))
+    assert scores["kid"].value == kernel_distance(own, other) and scores["kid"].num_reference == 9
+    data = json.loads((path / "index.html").read_text().split('id="data">')[1].split("</script>")[0])
+    assert [title for title, _ in data["facts"]][-1] == "Scores of all images"
+    covariance = np.cov(other, rowvar=False)
+    statistics = save(tmp_path / "c.npz", mu=other.mean(axis=0), sigma=covariance)
+    assert main([str(path), "metric=fid", f"features={mine}", f"reference={statistics}"]) == 0
+    assert read_set_scores(path)[-1].value == pytest.approx(scores["fid"].value)
+
+
+def cmmd(features, reference):
+    return gaussian_distance(features, reference.features)
+
+
+class Bright:
+    """Features that follow from the pixels alone."""
+
+    weights = "b" * 64
+
+    def __call__(self, pictures):
+        return np.array([np.asarray(one.convert("RGB"), np.float64).mean(axis=(0, 1)) / 255 for one in pictures])
+
+
+def test_cmmd_reads_folders_and_runs(path, tmp_path, monkeypatch, capsys):
+    bright = dataclasses.replace(SET_METRICS["kid"], name="cmmd", distance=cmmd, embed=lambda places: Bright())
+    monkeypatch.setitem(SET_METRICS, "cmmd", bright)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number * 90, 30, 200)).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("x")
+    assert main([str(path), "metric=cmmd", f"reference={folder}"]) == 0
+    own = Bright()(Image.open(path / "images" / f"0000{row}-00{copy}.png") for row in range(3) for copy in range(2))
+    other = Bright()(Image.open(folder / f"{number}.png") for number in range(3))
+    assert read_set_scores(path)[0].value == pytest.approx(gaussian_distance(own, other))
+    assert main([str(path), "metric=cmmd", f"reference={path}"]) == 0
+    assert read_set_scores(path)[1].value == pytest.approx(0, abs=1e-9) and read_set_scores(path)[1].weights == "b" * 64
+    (folder / "2.png").write_bytes(b"broken")
+    assert main([str(path), "metric=cmmd", f"reference={folder}"]) == 2
+    assert "2.png: is not a PNG, JPEG or WebP picture; remove it" in capsys.readouterr().err
+    (path / "images" / "00000-000.png").unlink()
+    assert main([str(path), "metric=cmmd", f"reference={path}"]) in (1, 2)
+
+
+WRONG = {
+    ("metric=fid",): "metric=fid: give reference=",
+    ("metric=fid", "reference={b}"): "metric=fid: give features=FILE.npz",
+    ("metric=fid", "features={few}", "reference={b}"): "has 3 rows, and the run has 6 images",
+    ("metric=fid", "features={a}", "reference={wide}"): "reference=: has 5 numbers for each picture",
+    ("metric=kid", "features={a}", "reference={statistics}"): "kid needs features",
+    ("metric=fid", "features={a}", "reference={objects}"): "is not a readable npz file",
+    ("metric=fid", "features={a}", "reference={nan}"): "is not an array of finite floats",
+    ("metric=fid", "features={a}", "reference={text}"): "is not a readable npz file",
+    ("metric=fid", "features={a}", "reference={folder}"): "takes an .npz file",
+    ("metric=colorfulness", "reference={b}"): "reference: has no effect without metric=",
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_reference_is_one_line(path, tmp_path, words, capsys):
+    (tmp_path / "text.npz").write_text("x")
+    files = {
+        "a": save(tmp_path / "a.npz", features=drawn(1, 6)),
+        "b": save(tmp_path / "b.npz", features=drawn(2, 6)),
+        "few": save(tmp_path / "few.npz", features=drawn(2, 3)),
+        "wide": save(tmp_path / "wide.npz", mu=np.zeros(5), sigma=np.eye(5)),
+        "statistics": save(tmp_path / "statistics.npz", mu=np.zeros(4), sigma=np.eye(4)),
+        "objects": save(tmp_path / "objects.npz", features=np.array([[{}]], dtype=object)),
+        "nan": save(tmp_path / "nan.npz", features=np.full((4, 4), np.nan)),
+        "text": tmp_path / "text.npz",
+        "folder": tmp_path,
+    }
+    assert main([str(path), *(word.format(**files) for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert WRONG[words] in error and error.count("\n") == 1

@@ -1,0 +1,241 @@
+"""Metrics of a whole set of pictures against a reference: a folder of pictures, another run, or a file of features."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tpusd import storage
+from tpusd.errors import UserError, show, show_path
+from tpusd.records.directory import check_run_directory
+from tpusd.records.layout import CONFIG
+from tpusd.records.manifest import ImageRecord, read_manifest
+from tpusd.records.set_scores import SetScore, digest_of
+from tpusd.scores.base import Place
+from tpusd.scores.scoring import NOT_SCORED, read_picture
+from tpusd.storage.pictures import PictureError, open_picture
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MAX_FEATURE_BYTES = 8 << 30  # of an npz file, unpacked
+MIN_PICTURES = 2
+
+
+class Embed(Protocol):
+    """Pictures -> features (n,d). weights: their sha256."""
+
+    @property
+    def weights(self) -> str: ...
+
+    def __call__(self, pictures: "Iterator[Image.Image]", /) -> "NDArray[np.floating[Any]]": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a set is compared with: features (n,d), or for FID alone their mean and covariance, and their number."""
+
+    features: Any
+    gaussian: Any
+    num_pictures: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric:
+    """As `Metric`, of a whole set.
+
+    embed: the places of its weights -> its features; None: the user gives features.
+    distance: the features of the set, and the reference -> a value.
+    """
+
+    name: str
+    about: str
+    range: str
+    better: Literal["higher", "lower"] | None = "lower"
+    needs: str
+    paper: str
+    places: Mapping[str, Place] = field(default_factory=dict)
+    embed: Callable[[Mapping[str, Place]], Embed] | None = None
+    distance: "Callable[[NDArray[np.floating[Any]], Reference], float]"
+
+
+def score_set(
+    path: Path, metric: SetMetric, embed: Embed | None, features: Path | None, reference: Path
+) -> tuple[SetScore, list[str]]:
+    """(the score of the run directory `path`, a line for each picture that was left out). Raises UserError.
+
+    embed: of the metric; None: `features` has those of the run's images, a row each, by row and copy.
+    reference: a folder of pictures, a run directory, or an npz file with `features`, or `mu` and `sigma`.
+    """
+    check_run_directory(path)
+    records = sorted(read_manifest(path), key=lambda record: record.key)
+    faults: list[str] = []
+    if embed is None:
+        own = _given_features(features, metric, len(records))
+    else:
+        own = _embedded(embed, _pictures_of(path, records, faults), path)
+    found = read_reference(reference, embed, metric)
+    if found.features is not None and found.features.shape[1] != own.shape[1]:
+        raise UserError(
+            f"reference={show_path(reference)}: has features of {found.features.shape[1]} numbers, and the run's have "
+            f"{own.shape[1]}; give features of the same network"
+        )
+    score = SetScore(
+        metric=metric.name,
+        weights=None if embed is None else embed.weights,
+        reference=str(reference),
+        reference_sha256=found.sha256,
+        num_images=len(own),
+        num_reference=found.num_pictures,
+        images=digest_of(records),
+        value=metric.distance(own, found),
+    )
+    return score, faults
+
+
+def read_reference(path: Path, embed: Embed | None, metric: SetMetric) -> Reference:
+    """Raises UserError."""
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, f"reference={show_path(path)}")
+    if embed is None:
+        raise UserError(
+            f"reference={show_path(path)}: {metric.name} takes an .npz file of features; tpusd has no InceptionV3"
+        )
+    digest, faults = hashlib.sha256(), list[str]()
+    features = _embedded(embed, _pictures_in(path, digest, faults), path)
+    if faults:
+        raise UserError(f"{faults[0]}; remove it from the reference")
+    return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=digest.hexdigest())
+
+
+def _embedded(embed: Embed, pictures: "Iterator[Image.Image]", path: Path) -> "NDArray[np.floating[Any]]":
+    features = embed(pictures)
+    if len(features) < MIN_PICTURES:
+        raise UserError(f"{show_path(path)}: has {len(features)} pictures, and a set must have {MIN_PICTURES} or more")
+    return features
+
+
+def _pictures_of(path: Path, records: Sequence[ImageRecord], faults: list[str]) -> "Iterator[Image.Image]":
+    for record in records:
+        picture = read_picture(path, record)
+        if isinstance(picture, str):
+            faults.append(f"{record.file_name}: {NOT_SCORED}: {picture}")
+        else:
+            yield picture.image
+
+
+def _pictures_in(path: Path, digest: Any, faults: list[str]) -> "Iterator[Image.Image]":
+    """The pictures of a run, or of a folder by their names. digest: gets the sha256 of each."""
+    if storage.file_size(path / CONFIG) is not None:
+        records = sorted(read_manifest(path), key=lambda record: record.key)
+        for record in records:
+            digest.update(record.sha256.encode())
+        yield from _pictures_of(path, records, faults)
+        return
+    try:
+        names = [name for name in storage.list_directory(path) if Path(name).suffix.lower() in SUFFIXES]
+    except OSError as error:
+        raise UserError(f"reference={show_path(path)}: cannot be read: {error.strerror}") from None
+    for name in names:
+        try:
+            digest.update(storage.file_sha256(path / name).encode())
+            with open_picture(path / name) as image:
+                image.load()
+                copied = image.copy()
+            yield copied
+        except PictureError as error:
+            faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{show_path(path / name)}: cannot be read: {error.strerror}")
+
+
+def _given_features(path: Path | None, metric: SetMetric, num_images: int) -> Any:
+    if path is None:
+        raise UserError(
+            f"metric={metric.name}: give features=FILE.npz, InceptionV3 features of the run's images, a row each by "
+            "row and copy; tpusd has no InceptionV3"
+        )
+    where = f"features={show_path(path)}"
+    found = _read_npz(path, where).features
+    if found is None or len(found) != num_images:
+        number = "no features" if found is None else f"{len(found)} rows"
+        raise UserError(f"{where}: has {number}, and the run has {num_images} images; give a row for each image")
+    return found
+
+
+def _read_npz(path: Path, where: str) -> Reference:
+    import numpy as np
+
+    from tpusd.scores.distances import Gaussian
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_FEATURE_BYTES:
+                raise UserError(f"{where}: is over {MAX_FEATURE_BYTES >> 30} GiB unpacked; give fewer features")
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in ("features", "mu", "sigma") if name in arrays.files}
+        sha256 = storage.file_sha256(path)
+    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise UserError(f"{where}: is not a readable npz file of numbers ({show(str(error))})") from None
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {error.strerror or error}") from None
+    for name, array in found.items():
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            raise UserError(f"{where}: {name} is not an array of finite floats; write it again")
+    features, mu, sigma = (found.get(name) for name in ("features", "mu", "sigma"))
+    if features is not None and features.ndim == 2 and len(features) >= MIN_PICTURES:
+        return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=sha256)
+    if mu is not None and sigma is not None and mu.ndim == 1 and sigma.shape == (len(mu), len(mu)):
+        gaussian = Gaussian(mu.astype(np.float64), sigma.astype(np.float64))
+        return Reference(features=None, gaussian=gaussian, num_pictures=0, sha256=sha256)
+    raise UserError(f"{where}: has neither `features` (pictures, numbers) nor `mu` and `sigma`; write one of them")
+
+
+def _features(reference: Reference, name: str) -> Any:
+    if reference.features is None:
+        raise UserError(f"reference=: {name} needs features, and the file has only their mean and covariance")
+    return reference.features
+
+
+def _fid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
+    from tpusd.scores.distances import frechet_distance, gaussian
+
+    other = gaussian(reference.features) if reference.gaussian is None else reference.gaussian
+    if len(other.mean) != own.shape[1]:
+        raise UserError(f"reference=: has {len(other.mean)} numbers for each picture, and the run has {own.shape[1]}")
+    return frechet_distance(gaussian(own), other)
+
+
+def _kid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
+    from tpusd.scores.distances import kernel_distance
+
+    return kernel_distance(own, _features(reference, "kid"))
+
+
+SET_METRICS: Mapping[str, SetMetric] = {
+    metric.name: metric
+    for metric in (
+        SetMetric(
+            name="fid",
+            about="the distance of two Gaussians, the run's and a reference's, by InceptionV3's features",
+            range="0 (alike) and more",
+            needs="`features=FILE.npz` and `reference=FILE.npz`, features of another program; 10,000 pictures or more",
+            paper="[Heusel et al. 2017](https://arxiv.org/abs/1706.08500)",
+            distance=_fid,
+        ),
+        SetMetric(
+            name="kid",
+            about="as FID, with a polynomial kernel: less bias for few pictures",
+            range="about 0 (alike) and more",
+            needs="`features=FILE.npz` and `reference=FILE.npz`, features of another program",
+            paper="[Binkowski et al. 2018](https://arxiv.org/abs/1801.01401)",
+            distance=_kid,
+        ),
+    )
+}
