@@ -15,7 +15,8 @@ from tpusd.config.embeddings import EmbeddingConfig
 from tpusd.config.safety import OFF, SafetyConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
-from tpusd.inputs.rows import PICTURES, refuse_other_pictures
+from tpusd.inputs.row_files import files_of
+from tpusd.inputs.rows import refuse_other_pictures
 from tpusd.records.layout import CONFIG
 from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
@@ -96,15 +97,15 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
     if config.safety.sha256 is not None:
         yield _safety(config), config.safety.sha256
     for row in config.prompts.rows:
-        for name, pin in PICTURES:
-            path, sha256 = getattr(row, name), getattr(row, pin)
-            if path is not None and sha256 is not None:
-                yield path, sha256
+        for file in files_of(row):
+            if file.sha256 is not None:
+                yield file.path, file.sha256
 
 
 def _model(model: ModelConfig) -> ModelConfig:
     """Which files it is, whatever runs do with it."""
-    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=())
+    nets = tuple(net.alone() for net in model.controlnets)
+    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=(), controlnets=nets)
 
 
 def _safety(config: SavedConfig) -> tuple[SafetyConfig, ModelConfig]:
