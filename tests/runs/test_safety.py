@@ -17,6 +17,7 @@ from tpusd.errors import ChangedFile, UserError
 from tpusd.export import main as export
 from tpusd.plan.specs import make_spec
 from tpusd.process.exit import exit_status
+from tpusd.recipes.command import config_overrides
 from tpusd.records.manifest import ImageRecord
 from tpusd.records.saved import read_config, read_saved
 from tpusd.records.status import run_status
@@ -324,6 +325,19 @@ def test_line_is_read_as_it_was_written(tmp_path):
 def test_fields_that_do_not_fit_are_one_line(words, rule):
     with pytest.raises(UserError, match=rule):
         config(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["safety=record"], []),
+        (["safety=blur"], ["safety=blur"]),
+        (["safety=drop", "safety.repo=a/b", "safety.revision=main"],
+         ["safety=drop", "safety.repo=a/b", "safety.revision=main"]),
+    ],
+)  # fmt: skip
+def test_command_of_a_page_has_what_decides_the_files(words, expected):
+    assert [line for line in config_overrides(config(*words)) if line.startswith("safety")] == expected
 
 
 def test_run_from_elsewhere_that_never_had_a_checker_is_not_touched(tmp_path):
