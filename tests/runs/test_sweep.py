@@ -526,3 +526,10 @@ def test_a_run_that_another_process_completed_meanwhile_gets_no_line_twice(tmp_p
     assert "another process continued this run since" in capsys.readouterr().err
     assert list(faults(first)) == list(faults(second)) == []
     assert go_on(path, prepare=None).status == 0
+
+
+def test_a_sweep_of_which_no_run_can_be_made_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    path = tmp_path / "sweep"
+    with pytest.raises(UserError, match=r"^strength=0\.2: there is no image .* \(all 4 runs fail\)$"):
+        make('prompts.rows=[{prompt: "a red fox"}]', f"output={path}", "strength=0.2,0.5", "seed=0,1")
+    assert not path.exists() and "failed" not in capsys.readouterr().err

@@ -181,8 +181,12 @@ def make_sweep(
 def _take_up_all(
     path: Path, requests: Sequence[RunRequest], prepare: Prepare, join: JoinRuns, log: Callable[[str], None]
 ) -> dict[str, RunSession | RunResult]:
-    """Run -> what there is to do, or what became of it. Raises ChangedFile, before anything is made."""
+    """Run -> what there is to do, or what became of it.
+
+    Raises, before anything is made, ChangedFile, and the UserError of the first run where no run can be made.
+    """
     found: dict[str, RunSession | RunResult] = {}
+    failures: dict[str, Exception] = {}
     warnings: dict[str, None] = {}
     for request in requests:
         name = request.run.name
@@ -192,8 +196,7 @@ def _take_up_all(
             raise
         except Exception as error:  # of this run alone, as a failure while it is made
             found[name] = RunResult(name=name, error=_line(error))
-            report(f"{name}: failed: {_line(error)}")
-            log(_failure(name, error))
+            failures[name] = error
             if requests[0].config.on_error == "stop":
                 break
             continue
@@ -202,6 +205,12 @@ def _take_up_all(
         else:
             found[name] = run
             warnings |= dict.fromkeys(run.prepared.warnings)
+    first = next(iter(failures.values()), None)
+    if isinstance(first, UserError) and failures.keys() == found.keys():
+        raise UserError(f"{first}{f' (all {len(failures)} runs fail)' if len(failures) > 1 else ''}") from None
+    for name, failure in failures.items():
+        report(f"{name}: failed: {_line(failure)}")
+        log(_failure(name, failure))
     for warning in warnings:
         report(warning)
         log(warning)
