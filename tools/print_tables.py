@@ -230,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "prompts-options": functools.partial(run_options_table, "prompts"),
     "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
+    "safety-options": functools.partial(run_options_table, "safety"),
     "lora-options": functools.partial(item_options_table, LoraConfig),
     "embedding-options": functools.partial(item_options_table, EmbeddingConfig),
     "few-steps": few_steps_table,

@@ -531,5 +531,5 @@ def test_a_run_that_another_process_completed_meanwhile_gets_no_line_twice(tmp_p
 def test_a_sweep_of_which_no_run_can_be_made_is_one_line_and_leaves_nothing(tmp_path, capsys):
     path = tmp_path / "sweep"
     with pytest.raises(UserError, match=r"^strength=0\.2: there is no image .* \(all 4 runs fail\)$"):
-        make('prompts.rows=[{prompt: "a red fox"}]', f"output={path}", "strength=0.2,0.5", "seed=0,1")
+        make('prompts.rows=[{prompt: "a red fox"}]', f"output={path}", "strength=0.2,0.5", "seed=0,1", prepare=None)
     assert not path.exists() and "failed" not in capsys.readouterr().err

@@ -7,7 +7,7 @@ from tpusd.config.schema import field_names
 from tpusd.samplers.registry import samplers
 
 tables = load_tool("print_tables")
-OPTION_GROUPS = ("", "model", "model.vae", "precision.unet", "prompts", "cache", "executor")
+OPTION_GROUPS = ("", "model", "model.vae", "precision.unet", "prompts", "cache", "executor", "safety")
 
 
 @pytest.mark.slow
@@ -49,7 +49,7 @@ def test_a_row_of_options_names_the_samplers_that_have_it(name):
 
 def test_every_field_that_a_command_line_can_set_is_in_a_table():
     printed = "".join(map(tables.run_options_table, OPTION_GROUPS))
-    groups = {"model", "model.vae", "model.unet", "precision", "sampler", "prompts", "cache", "executor"}
+    groups = {"model", "model.vae", "model.unet", "precision", "sampler", "prompts", "cache", "executor", "safety"}
     names = [
         name
         for name in field_names()

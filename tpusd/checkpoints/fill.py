@@ -1,7 +1,7 @@
 """Strict filling (contract 5): every stored tensor used or ignored for a reason, every parameter filled exactly once.
 
 The type of the module that receives a leaf (Linear, Conv, norm, Embed) says how its axes are arranged, never the leaf's
-shape or name. Knows no files and no network in particular.
+shape or name; an OwnParam is stored as it is. Knows no files and no network in particular.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,9 @@ from flax.typing import Key
 from jax.typing import DTypeLike
 
 from tpusd.checkpoints.formats.safetensors import FLOATS, TensorInfo, TensorSource
-from tpusd.checkpoints.names import destination_name, ignored_reason
+from tpusd.checkpoints.names import Naming, destination_name, ignored_reason
 from tpusd.errors import UserError, show
-from tpusd.families.base import Component
-from tpusd.networks.layers import GroupNorm
+from tpusd.networks.layers import GroupNorm, OwnParam
 
 MAX_SHOWN = 8  # faults of one kind that an error lists; it counts the rest
 # Module type -> {our leaf: PyTorch's leaf}.
@@ -36,7 +35,7 @@ class Parameter:
     """One parameter of the abstract model: where it is, what it belongs to, and its shape in our layout."""
 
     path: tuple[Key, ...]  # as in nnx.State
-    module: type  # a key of _LEAVES
+    module: type  # a key of _LEAVES, or OwnParam for a parameter that is of no layer
     leaf: str
     shape: tuple[int, ...]
 
@@ -82,13 +81,17 @@ def parameters(model: nnx.Module) -> dict[str, Parameter]:
                 name = ".".join(map(str, (*path, torch_leaf)))
                 shape = tuple(value.get_value().shape)
                 found[name] = Parameter(path=(*path, leaf), module=type(module), leaf=leaf, shape=shape)
+        for leaf, value in vars(module).items():
+            if isinstance(value, OwnParam):
+                name, shape = ".".join(map(str, (*path, leaf))), tuple(value.get_value().shape)
+                found[name] = Parameter(path=(*path, leaf), module=OwnParam, leaf=leaf, shape=shape)
     unknown = {path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))} - {p.path for p in found.values()}
     assert not unknown, f"parameters of a module type without a rule: {unknown}"
     return found
 
 
 def match(
-    component: Component,
+    component: Naming,
     layout: str,
     tensors: Mapping[str, TensorInfo],
     wanted: Mapping[str, Parameter],
@@ -161,7 +164,7 @@ class Matched:
     where: str
 
     @classmethod
-    def of(cls, model: nnx.Module, component: Component, source: TensorSource, where: str) -> "Matched":
+    def of(cls, model: nnx.Module, component: Naming, source: TensorSource, where: str) -> "Matched":
         """component: says which names are renamed and which tensors are ignored. Raises UserError; see `match`."""
         wanted = parameters(model)
         chosen = match(component, source.layout, source.tensors, wanted, where)

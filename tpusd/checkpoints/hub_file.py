@@ -18,10 +18,15 @@ class HubFile(NamedTuple):
     commit: str | None
 
 
+class NoSuchFile(UserError):
+    """The repository has no such file."""
+
+
 def hub_file(repo: str, file: str, revision: str | None, field: str) -> HubFile:
     """Downloads a file, unless the cache has it. A pinned commit that is there needs no network. Raises UserError.
 
     field: the group of the config's fields that name it, such as `model` for model.repo, model.revision and model.file.
+    Raises NoSuchFile where the repository does not have it.
     """
     import huggingface_hub  # a second to import
     from huggingface_hub import errors
@@ -31,16 +36,15 @@ def hub_file(repo: str, file: str, revision: str | None, field: str) -> HubFile:
     pinned = revision is not None and _COMMIT.fullmatch(revision) is not None
     if pinned and (found := _cached(repo, file, revision)) is not None:
         return found
+    if pinned and _is_known_to_be_missing(repo, file, revision):
+        raise _no_such_file(repo, file, revision, field)
     try:
         path = Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # offline, a proxy, a timeout, 5xx: the HTTP libraries share no base class
         if (refused := refusal(error, repo, revision, field)) is not None:
             raise refused from None
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise UserError(
-                f"{field}.file={show(file)}: {show(repo)} has no such file; "
-                f"see https://huggingface.co/{show(repo)}/tree/{show(revision or 'main')}"
-            ) from None
+            raise _no_such_file(repo, file, revision, field) from None
         if (found := _cached(repo, file, revision)) is None:
             raise UserError(
                 f"{where}: the Hub cannot be reached ({type(error).__name__}) and the cache does not hold "
@@ -49,6 +53,13 @@ def hub_file(repo: str, file: str, revision: str | None, field: str) -> HubFile:
         log.warning("%s: the Hub cannot be reached; using the cached commit %s", repo, found.commit)
         return found
     return _of_snapshot(path, file)
+
+
+def _no_such_file(repo: str, file: str, revision: str | None, field: str) -> NoSuchFile:
+    return NoSuchFile(
+        f"{field}.file={show(file)}: {show(repo)} has no such file; "
+        f"see https://huggingface.co/{show(repo)}/tree/{show(revision or 'main')}"
+    )
 
 
 def check_cache(where: str) -> None:
@@ -92,6 +103,13 @@ def _cached(repo: str, file: str, revision: str | None) -> HubFile | None:
 
     path = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
     return _of_snapshot(Path(path), file) if isinstance(path, str) else None
+
+
+def _is_known_to_be_missing(repo: str, file: str, revision: str | None) -> bool:
+    """Whether the cache has noted that a commit does not have the file."""
+    import huggingface_hub
+
+    return huggingface_hub.try_to_load_from_cache(repo, file, revision=revision) is huggingface_hub._CACHED_NO_EXIST
 
 
 def _of_snapshot(path: Path, file: str) -> HubFile:

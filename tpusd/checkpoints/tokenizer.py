@@ -26,6 +26,7 @@ FILES = (
     "tokenizer_config.json",
     "added_tokens.json",
 )
+_WEIGHTS = (".safetensors", ".bin", ".msgpack", ".h5", ".onnx", ".pt", ".pth", ".ckpt")
 
 
 class TokenizedPrompts(NamedTuple):
@@ -136,21 +137,24 @@ def is_whole(names: Iterable[str]) -> bool:
 def open_tokenizer(directory: Directory, folder: str) -> Tokenizer:
     """The tokenizer in `folder`, such as `tokenizer`: vocab.json with merges.txt, or tokenizer.json alone.
 
+    folder: empty for the directory itself, which may hold weights too.
+
     Never reaches the network and runs no code from the checkpoint. Raises UserError for what is missing or broken.
     """
-    paths = {name: path for name in FILES if (path := directory.path(f"{folder}/{name}")) is not None}
+    prefix = f"{folder}/" if folder else ""
+    paths = {name: path for name in FILES if (path := directory.path(prefix + name)) is not None}
     if not is_whole(paths):
         raise UserError(
             f"{directory.shown(folder)}: has neither vocab.json with merges.txt nor tokenizer.json; "
             "get the checkpoint again"
         )
     for name in directory.names(folder):  # every file, because the library may open more than FILES
-        if name.startswith("."):
-            continue  # of a desktop or an editor; no tokenizer's file has such a name
+        if name.startswith(".") or name.endswith(_WEIGHTS):
+            continue  # of a desktop or an editor, or weights beside it; no tokenizer's file has such a name
         if name.endswith(".json"):
-            directory.json(f"{folder}/{name}", MAX_FILE_BYTES)
+            directory.json(prefix + name, MAX_FILE_BYTES)
         else:
-            directory.read(f"{folder}/{name}", MAX_FILE_BYTES, "")
+            directory.read(prefix + name, MAX_FILE_BYTES, "")
     with _without_advice(), waiting("loading the tokenizer"):
         from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # loaded by name; takes seconds
 

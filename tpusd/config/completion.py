@@ -18,7 +18,7 @@ _SUFFIXES = {  # of the files that a field takes
     "model.unet.path": (".safetensors",),
     "model.vae.path": (".safetensors",),
 }
-_PATHS = ("resume", "--config-dir", "output", *_SUFFIXES, "model.config")  # fields that take a path
+_PATHS = ("resume", "--config-dir", "output", *_SUFFIXES, "model.config", "safety.path")  # fields that take a path
 _MAX_ENTRIES = 10_000  # of a directory that are looked at
 _RUN_FILES = ("config.yaml", "sweep.json")
 

@@ -21,6 +21,8 @@ from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS
 from tpusd.config.options import options
 from tpusd.config.paths import expanded_path
 from tpusd.config.rows import MAX_LORAS, Row
+from tpusd.config.safety import OFF, SafetyConfig, check_safety
+from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
@@ -323,6 +325,9 @@ class RunConfig:
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
     executor: Annotated[ExecutorConfig, SavedIfSet(), Help("where the images are made")] = LOCAL
+    safety: Annotated[
+        SafetyConfig, SavedIfSet(), Help("a safety checker that looks at every picture before it is written")
+    ] = OFF
     output: Annotated[
         str | None, Help("the exact run directory, new or empty; null: `runs/<date>_<time>_<prompts>`")
     ] = None
@@ -429,6 +434,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
+    safety = with_whole_safety_path(config.safety)
     embeddings = tuple(embedding_with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
     return dataclasses.replace(
         config,
@@ -439,6 +445,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
         output=output,
         image=image,
         mask=mask,
+        safety=safety,
     )
 
 
@@ -500,6 +507,7 @@ def _check(config: RunConfig) -> None:
     _check_prompts(config.prompts)
     check_cache(config.cache)
     check_executor(config.executor)
+    check_safety(config.safety)
 
 
 def _check_noise(config: RunConfig) -> None:

@@ -111,8 +111,9 @@ def _heat(sweep: Sweep, column: str, across: str, down: str, cells: Mapping[tupl
     measure = _Pen(1, 1)
     label = round(max(measure.length(value) for value in [*rows, down])) + 40
     width, top = label + CELL_WIDTH * len(columns) + RIGHT, TOP + 60
-    pen = _Pen(max(width, round(measure.length(column)) + label), top + CELL_HEIGHT * len(rows) + 60)
-    pen.text(label, 26, f"{column}: mean ± spread over seeds")
+    title = f"{column}: mean ± spread"
+    pen = _Pen(max(width, label + round(measure.length(title)) + 20), top + CELL_HEIGHT * len(rows) + 60)
+    pen.text(label, 26, title)
     pen.text(20, top - 24, f"{_last(down)} ↓", GRAY)
     means = [cell.mean for cell in cells.values()]
     low, span = min(means), max(means) - min(means)

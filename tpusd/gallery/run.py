@@ -11,6 +11,7 @@ from tpusd.errors import UserError, show_path
 from tpusd.gallery.contact_sheet import write_contact_sheet
 from tpusd.gallery.page import Page, PageRun, facts_of, render
 from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, write_thumbnails
+from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CONTACT_SHEET, METADATA, PAGE
 from tpusd.records.manifest import ImageRecord, read_images, read_manifest
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -29,7 +30,8 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     facts = latest(read_run_if_valid(path) if facts is None else facts)
     records = list(read_images(path, config))
     num_images = facts.get("num_images", len(records))
-    write_contact_sheet(path, records, num_images, len({record.row for record in records}))
+    num_files = num_images - len(read_dropped(path, config))
+    write_contact_sheet(path, records, num_files, len({record.row for record in records}))
     write_thumbnails(path, records)
     write_input_thumbnails(path, records)
     return _write_page(path, config, records, facts)
@@ -58,8 +60,9 @@ def results_are_whole(path: Path) -> bool:
         metadata = storage.read_file(path / METADATA)
         records = list(read_manifest(path))
         wanted = _metadata(records, read_scores(path, records))
-        with open_picture(path / CONTACT_SHEET) as sheet:
-            sheet.load()
+        if metadata:  # else all images are dropped
+            with open_picture(path / CONTACT_SHEET) as sheet:
+                sheet.load()
     except (OSError, UserError):
         return False
     return page.rstrip().endswith(b"</html>") and metadata == wanted
@@ -86,7 +89,7 @@ def run_page(
         rate=session_rate(facts),
         scores=scores,
     )
-    about = summary([config], records, [facts], run.rate)
+    about = summary([config], records, [facts], run.rate, num_dropped=len(read_dropped(path, config)))
     shown = [*facts_of(facts), *set_facts(path, records)]
     return Page(kind="run", title=path.name, summary=about, runs=[run], facts=shown)
 
@@ -117,16 +120,20 @@ def summary(
     records: Iterable[ImageRecord],
     facts: Sequence[Mapping[str, Any]],
     rate: float | None,
+    *,
+    num_dropped: int = 0,
 ) -> str:
     """The line under a page's title, of one run or of all that a sweep has.
 
     configs, facts: config.yaml and run.json of each run. records: their images. rate: images/s.
+    num_dropped: images that the safety checker found and that have no file.
     """
     sizes = [(record.width, record.height) for record in records]
     devices = [run["devices"] for run in facts if isinstance(run.get("devices"), Mapping) and "kind" in run["devices"]]
     created = min((str(run["created"]) for run in facts if "created" in run), default="")
     parts = [
         f"{len(sizes)} image{'s' if len(sizes) != 1 else ''}",
+        f"{num_dropped} dropped by the safety checker" if num_dropped else "",
         _alternatives(f"{config.model.name}, {config.precision.name}" for config in configs),
         _alternatives(f"{width}×{height}" for width, height in dict.fromkeys(sizes)),
         _alternatives(f"{one.get('count', '?')} × {one['kind']}" for one in devices),

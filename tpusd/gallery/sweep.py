@@ -18,6 +18,7 @@ from tpusd.gallery.page import Axis, Page, PageRun, facts_of, render
 from tpusd.gallery.run import summary, write_results, write_scored_page
 from tpusd.gallery.sweep_grid import GridChoice, SweepImages, axis_labels, draw_grid
 from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, write_thumbnails
+from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CONFIG, GRID, INDEX, PAGE, PLOT
 from tpusd.records.manifest import read_images
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
@@ -156,7 +157,10 @@ def _page(path: Path, sweep: Sweep, runs: Sequence[FinishedRun]) -> Page:
 
     names = {finished.run.name for finished in runs}
     records = [record for finished in runs for record in finished.records]
-    about = summary([own.config for own in runs], records, [own.facts for own in runs], _rate(runs))
+    dropped = sum(len(read_dropped(own.directory, own.config)) for own in runs)
+    about = summary(
+        [own.config for own in runs], records, [own.facts for own in runs], _rate(runs), num_dropped=dropped
+    )
     return Page(
         kind="sweep",
         title=path.name,

@@ -4,7 +4,7 @@ The input is token ids; this module does not know the tokenizer.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, Unpack
 
 import jax
@@ -13,36 +13,9 @@ from annotated_types import Interval
 from flax import nnx
 from jax.typing import DTypeLike
 
-from tpusd.networks.attention.dispatch import dot_product_attention
-from tpusd.networks.config import Number, Real, TokenId, read_config
-from tpusd.networks.layers import LayerArgs, gelu, layer_norm
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """The activation of OpenAI's CLIP, of an array of any shape: x sigmoid(1.702 x) (Hendrycks & Gimpel 2016)."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": quick_gelu,  # OpenAI's CLIP
-    "gelu": gelu,  # OpenCLIP: SD 2.x, SDXL's second encoder
-}
-# transformers writes these fields into every config. Inference uses no field of them.
-_HARMLESS = frozenset({
-    "architectures", "attention_dropout", "dropout", "bos_token_id", "pad_token_id", "initializer_factor",
-    "initializer_range", "model_type", "torch_dtype", "dtype", "transformers_version", "num_beams", "return_dict",
-    "output_attentions", "output_hidden_states", "gradient_checkpointing", "is_encoder_decoder", "add_cross_attention",
-    "problem_type", "id2label", "label2id", "tie_word_embeddings", "chunk_size_feed_forward", "use_cache",
-    # Of text generation; transformers 4 wrote them where a config was inside of another one.
-    "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size", "decoder_start_token_id",
-    "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "is_decoder",
-    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_return_sequences",
-    "output_scores", "prefix", "pruned_heads", "remove_invalid_values", "repetition_penalty",
-    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
-    "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torchscript", "typical_p",
-    "use_bfloat16",
-})  # fmt: skip
+from tpusd.networks.clip_encoder import CLIPEncoder, check_encoder
+from tpusd.networks.config import TRANSFORMERS_FIELDS, Number, Real, TokenId, read_config
+from tpusd.networks.layers import LayerArgs, layer_norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +36,7 @@ class CLIPTextConfig:
     clip_skip: Annotated[int, Interval(ge=0, le=256)] = 0  # of a run, not of a file: layers to leave out at the end
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act={self.hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of {self.num_attention_heads=}")
+        check_encoder(self)
 
     @property
     def num_blocks(self) -> int:
@@ -74,13 +44,13 @@ class CLIPTextConfig:
         return self.num_hidden_layers
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
-        """Reads text_encoder/config.json. Raises UserError for a field that is not implemented."""
+    def from_dict(cls, values: Mapping[str, Any], *, name: str = "text_encoder/config.json") -> "CLIPTextConfig":
+        """Reads text_encoder/config.json. Raises UserError for a field that is not implemented. name: of the file."""
         with_projection = "CLIPTextModelWithProjection" in (values.get("architectures") or ())
         if isinstance(text := values.get("text_config"), Mapping):  # of the whole CLIP; transformers reads this part
             values = text
         values = {**values, "with_projection": with_projection, "clip_skip": 0}
-        return read_config(cls, values, only={}, harmless=_HARMLESS, name="text_encoder/config.json")
+        return read_config(cls, values, only={}, harmless=TRANSFORMERS_FIELDS, name=name)
 
 
 class CLIPTextOutput(NamedTuple):
@@ -111,68 +81,12 @@ class CLIPTextEmbeddings(nnx.Module):
         return tokens + self.position_embedding(jnp.arange(input_ids.shape[1]))
 
 
-class CLIPAttention(nnx.Module):
-    """Causal multi-head self-attention. (b,l,c) -> (b,l,c)."""
-
-    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
-        self.num_heads = config.num_attention_heads
-        self.q_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
-        self.k_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
-        self.v_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
-        self.out_proj = nnx.Linear(config.hidden_size, config.hidden_size, **kw)
-
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-        b, length, c = x.shape
-        heads = (b, length, self.num_heads, c // self.num_heads)
-        q, k, v = (proj(x).reshape(heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(dot_product_attention(q, k, v, causal=True, keep=keep).reshape(b, length, c))
-
-
-class CLIPMLP(nnx.Module):
-    """Two-layer perceptron. (b,l,c) -> (b,l,c)."""
-
-    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, **kw)
-        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, **kw)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.activation(self.fc1(x)))
-
-
-class CLIPEncoderLayer(nnx.Module):
-    """Pre-norm transformer layer. (b,l,c) -> (b,l,c)."""
-
-    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
-        self.layer_norm1 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
-        self.self_attn = CLIPAttention(config, **kw)
-        self.layer_norm2 = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
-        self.mlp = CLIPMLP(config, **kw)
-
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-        x = x + self.self_attn(self.layer_norm1(x), keep)
-        return x + self.mlp(self.layer_norm2(x))
-
-
-class CLIPEncoder(nnx.Module):
-    """The stack of layers. (b,l,c) -> the state before the first layer and the states after each, (b,l,c) each."""
-
-    def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
-        self.layers = nnx.List([CLIPEncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
-
-    def __call__(self, x: jax.Array, keep: jax.Array | None = None) -> list[jax.Array]:
-        states = [x]
-        for layer in self.layers:
-            states.append(layer(states[-1], keep))
-        return states
-
-
 class CLIPTextTransformer(nnx.Module):
     """Embeddings, encoder, final norm. (b,l) int32 -> the normed state after the last layer, and all states before."""
 
     def __init__(self, config: CLIPTextConfig, **kw: Unpack[LayerArgs]) -> None:
         self.embeddings = CLIPTextEmbeddings(config, **kw)
-        self.encoder = CLIPEncoder(config, **kw)
+        self.encoder = CLIPEncoder(config, causal=True, **kw)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, **kw)
 
     def __call__(

@@ -26,6 +26,23 @@ EMA_FIELDS = frozenset({
     "use_ema_warmup",
 })  # fmt: skip
 
+# transformers writes these fields into every config. Inference uses no field of them.
+TRANSFORMERS_FIELDS = frozenset({
+    "architectures", "attention_dropout", "dropout", "bos_token_id", "pad_token_id", "initializer_factor",
+    "initializer_range", "model_type", "torch_dtype", "dtype", "transformers_version", "num_beams", "return_dict",
+    "output_attentions", "output_hidden_states", "gradient_checkpointing", "is_encoder_decoder", "add_cross_attention",
+    "problem_type", "id2label", "label2id", "tie_word_embeddings", "chunk_size_feed_forward", "use_cache",
+    # Of text generation; transformers 4 wrote them where a config was inside of another one.
+    "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size", "decoder_start_token_id",
+    "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "is_decoder",
+    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_return_sequences",
+    "output_scores", "prefix", "pruned_heads", "remove_invalid_values", "repetition_penalty",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torchscript", "typical_p",
+    "use_bfloat16",
+})  # fmt: skip
+
 Number = Annotated[int, Interval(ge=1, le=65536)]  # channels, heads, pixels
 Real = Annotated[float, Interval(ge=-1e9, le=1e9)]
 TokenId = Annotated[int, Interval(ge=0, le=1 << 20)]

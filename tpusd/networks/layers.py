@@ -26,6 +26,10 @@ class LayerArgs(TypedDict):
     rngs: nnx.Rngs
 
 
+class OwnParam(nnx.Param[jax.Array]):
+    """A parameter of a network itself, and of no layer of it. A file holds it with the axes that it has here."""
+
+
 class Identity(nnx.Module):
     """Replaces a PyTorch layer without parameters (dropout), so that list positions equal those of the state dict."""
 

@@ -60,7 +60,7 @@ def config_overrides(config: RunConfig) -> list[str]:
         lines.append(f"loras={hydra_value([_named(lora) for lora in loras])}")
     if values["embeddings"]:
         lines.append(f"embeddings={hydra_value([_named(one) for one in values['embeddings']])}")
-    lines += [*_text_overrides(config), *_cache_overrides(config)]
+    lines += [*_text_overrides(config), *_cache_overrides(config), *_safety_overrides(config)]
     differing = [name for name in PIXEL_FIELDS if name == "seed" or values[name] != base[name]]
     return lines + [f"{name}={hydra_value(values[name])}" for name in differing]
 
@@ -80,6 +80,16 @@ def _cache_overrides(config: RunConfig) -> Iterator[str]:
         yield f"cache={config.cache.name}"
         values = plain(config.cache)
         yield from _differences("cache", {name: values[name] for name in values if name != "name"}, plain(NO_CACHE))
+
+
+def _safety_overrides(config: RunConfig) -> Iterator[str]:
+    """What becomes of a picture that the safety checker finds. `record` decides no pixel."""
+    safety = config.safety
+    if safety.name in ("blur", "drop"):
+        yield f"safety={safety.name}"
+        for name in ("path", "repo", "revision"):
+            if (value := getattr(safety, name)) is not None:
+                yield f"safety.{name}={hydra_value(value)}"
 
 
 def image_overrides(row: Row, index: int, copy: int) -> list[str]:

@@ -21,12 +21,14 @@ from typing import Any, Protocol
 from tpusd import storage
 from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import UserError, printable, show, show_path
+from tpusd.records.dropped import append_dropped, dropped_line
 from tpusd.records.layout import (
     CHECK_PERMISSIONS,
     CHOOSE_ANOTHER,
     CONFIG,
     CONTACT_SHEET,
     DEFAULT_PARENT,
+    DROPPED,
     HYDRA,
     IMAGES,
     LOG,
@@ -46,7 +48,7 @@ from tpusd.records.provenance import scrub
 from tpusd.storage import local, os_errors_as_user_errors
 from tpusd.storage.local import LineFile
 
-_OURS = (CONFIG, RUN, MANIFEST, CONTACT_SHEET, PAGE, METADATA)  # the files that a run writes as a whole
+_OURS = (CONFIG, RUN, MANIFEST, DROPPED, CONTACT_SHEET, PAGE, METADATA)  # the files that a run writes as a whole
 _TEMPORARY_IMAGE = re.compile(r"(\d{5,7}-\d{3,4})\.\w+" + re.escape(storage.TEMPORARY))
 
 
@@ -156,6 +158,7 @@ class RunWriter(Protocol):
     def write_run(self, values: Mapping[str, Any]) -> None: ...
     def write_image(self, name: str, data: bytes) -> dict[str, Any]: ...
     def append_records(self, *records: ImageRecord) -> None: ...
+    def append_dropped(self, values: Mapping[str, Any]) -> None: ...
     def check_held(self) -> None: ...
     def write_weights(self, values: Mapping[str, Any]) -> None: ...
     def waste(self) -> list[Path]: ...
@@ -248,6 +251,12 @@ class RunDir:
         with os_errors_as_user_errors(self.path, MAKE_ROOM):
             local.sync_directory(self.path / IMAGES)
             self._manifest.append(*lines)
+
+    def append_dropped(self, values: Mapping[str, Any]) -> None:
+        """The line of an image that is not written, because the safety checker found it. One thread at a time."""
+        self.check_held()
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            append_dropped(self.path, dropped_line(values))
 
     def check_held(self) -> None:
         """Raises UserError where somebody removed or replaced the manifest or the log: lines would be lost."""

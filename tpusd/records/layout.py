@@ -5,6 +5,7 @@ from pathlib import Path
 CONFIG, RUN, MANIFEST, LOG, IMAGES, HYDRA = "config.yaml", "run.json", "manifest.jsonl", "run.log", "images", ".hydra"
 CONTACT_SHEET, PAGE, METADATA, THUMBNAILS = "contact_sheet.png", "index.html", "metadata.jsonl", ".thumbs"
 SCORES = "scores"  # a file for each column of scores
+DROPPED = "dropped.jsonl"  # images that a safety checker found, and that were not written
 SHARDS, SHARDS_LOCK = "shards", "lock"  # what each shard writes for itself, and the lock for what they share
 SWEEP, INDEX, GRID, SWEEP_LOG = "sweep.json", "index.jsonl", "grid.png", "sweep.log"  # of a sweep directory
 PLOT = "plot.png"  # of a sweep whose images have scores

@@ -92,6 +92,7 @@ class ImageRecord:
     mask_sha256: str | None = _only_where_set(decided_by_config=True)
     paste_back: bool | None = _only_where_set(decided_by_config=True)
     mask_feather: int | None = _only_where_set(decided_by_config=True)
+    safety: Mapping[str, Any] | None = _only_where_set()  # what the safety checker says, where there is one
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -23,6 +23,7 @@ GROUPS = (
     "sampler",
     "cache",
     "executor",
+    "safety",
 )  # whose saved choice is the start of an override such as sampler.eta=1
 LISTS = ("loras", "embeddings")  # fields whose items have fields
 # These fields do not decide a pixel, so a run may continue with other values of them.

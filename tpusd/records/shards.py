@@ -33,6 +33,7 @@ from tpusd.records.directory import (
     refuse_taken,
     temporary_images,
 )
+from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import (
     CHECK_PERMISSIONS,
     CHOOSE_ANOTHER,
@@ -123,6 +124,10 @@ class ShardDir(RunDir):
                 )
             if there is None:
                 super().write_config(shared | {"model": shared["model"] | {"sha256": sha256}})
+
+    def append_dropped(self, values: Mapping[str, Any]) -> None:
+        with shared_files(self.path):
+            super().append_dropped(values)
 
     def waste(self) -> list[Path]:
         """What interrupted writes of this shard left. Those of others may be at work."""
@@ -258,9 +263,10 @@ def shared_files(path: Path) -> Iterator[None]:
 
 
 def num_unlisted(path: Path) -> int:
-    """How many images of the run at `path` have no manifest line. Raises UserError."""
-    images = planned(read_saved(path))
-    keys = {_key_of(line) for _, _, line in manifest_lines(path)}
+    """How many images of the run at `path` have no manifest line and are not dropped. Raises UserError."""
+    config = read_saved(path)
+    images = planned(config)
+    keys = {_key_of(line) for _, _, line in manifest_lines(path)} | read_dropped(path, config)
     return len(images) - sum(key in images for key in keys)
 
 

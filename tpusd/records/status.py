@@ -13,6 +13,7 @@ from typing import Literal
 from tpusd import storage
 from tpusd.config.shards import Shard
 from tpusd.plan.specs import Stripe, planned
+from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CHECK_PERMISSIONS, LOG, MANIFEST
 from tpusd.records.manifest import key_of, manifest_lines, parse_line
 from tpusd.records.parts import LINES, part_name, shards_of
@@ -79,9 +80,13 @@ def run_status(path: Path, now: float) -> RunStatus:
         begun = {*shards_of(path), *shards_of(path, PART_LOG)}
         count = max((shard.count for shard in shards_of(path)), default=0)
         stripes = [Stripe(shard=shard, offset=offset) for shard in begun if shard.count == count]
-        num_images, num_done = len(planned(config)), _num_lines(path)
+        dropped = read_dropped(path, config)
+        num_images, num_done = len(planned(config)), _num_lines(path) + len(dropped)
         if stripes and not finished:
             before = _done_before(path, count, offset)
+            for key in dropped:
+                index = Stripe.index_of(*key, count=count, offset=offset)
+                before[index] = before.get(index, 0) + 1
             workers = [
                 _worker(path, one.shard, len(planned(config, one)), before.get(one.shard.index, 0), now)
                 for one in sorted(stripes, key=lambda one: one.shard.index)

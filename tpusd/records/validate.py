@@ -9,6 +9,7 @@ from tpusd import storage
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
 from tpusd.plan.specs import image_name, make_spec, planned
+from tpusd.records.dropped import dropped_faults, read_dropped
 from tpusd.records.layout import CHECK_PERMISSIONS, IMAGES, MANIFEST, RUN
 from tpusd.records.manifest import key_of, manifest_lines, parse_line, recipe_values, value_faults
 from tpusd.records.run_json import read_run
@@ -32,11 +33,13 @@ def faults(path: Path) -> Iterator[str]:
     seen: dict[tuple[int, int], str] = {}
     yield from _line_faults(path, config, facts, seen)
     images = planned(config)
-    missing = len(images) - sum(key in images for key in seen)
+    dropped = read_dropped(path, config) - seen.keys()
+    missing = len(images) - sum(key in images for key in seen) - len(dropped)
     if missing:
-        first = next(key for key in images if key not in seen)
+        first = next(key for key in images if key not in seen and key not in dropped)
         more = f" and {missing - 1} more" if missing > 1 else ""
         yield f"{image_name(*first)}{more}: in the plan and not in the manifest"
+    yield from dropped_faults(path, config, frozenset(seen))
     yield from _other_files(path, set(seen.values()))
     yield from score_faults(path)
 

@@ -10,6 +10,7 @@ from tpusd.errors import show
 from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
+from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CONFIG
 from tpusd.records.repair import whole_images
 from tpusd.records.saved import read_saved
@@ -92,10 +93,11 @@ def _is_there(path: Path | None) -> bool:
 
 
 def _images_of(path: Path | None) -> frozenset[tuple[int, int]]:
-    """(row, copy) of the whole images of a run directory."""
+    """(row, copy) of the whole images of a run directory, and of those that are dropped."""
     if path is None or not _is_there(path):
         return frozenset()
-    return whole_images(path, read_saved(path))
+    config = read_saved(path)
+    return whole_images(path, config) | read_dropped(path, config)
 
 
 def _lacks_images(one: _Shown) -> bool:

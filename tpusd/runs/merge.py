@@ -16,7 +16,8 @@ from tpusd.plan.specs import image_name, planned
 from tpusd.process.report import report, say
 from tpusd.process.waiting import waiting
 from tpusd.records.directory import Claim, DirectoryLog, RunDir, claim_directory, close_quietly, refuse_taken
-from tpusd.records.layout import CHOOSE_ANOTHER, CONFIG, HYDRA, MAKE_ROOM, SWEEP_LOG
+from tpusd.records.dropped import Key, dropped_lines, read_dropped
+from tpusd.records.layout import CHECK_PERMISSIONS, CHOOSE_ANOTHER, CONFIG, DROPPED, HYDRA, MAKE_ROOM, SWEEP_LOG
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.repair import repair
 from tpusd.records.run_json import joined_facts, read_run
@@ -105,7 +106,8 @@ def _merge_runs(out: Path, sources: Sequence[Path], configs: Sequence[SavedConfi
             for record in read_manifest(source):
                 if record.key not in done and _copy(run_dir, source, record):
                     done.add(record.key)
-        missing = len(planned(config)) - len(done)
+        dropped = _copy_dropped(run_dir, (out, *sources), config, frozenset(done))
+        missing = len(planned(config)) - len(done | dropped)
         run_dir.rewrite_manifest(sorted_lines(out))
         for source in sources:
             join_scores(out, source, read_manifest(out))
@@ -145,11 +147,25 @@ def _copy(run_dir: RunDir, source: Path, record: ImageRecord) -> bool:
     return True
 
 
+def _copy_dropped(run_dir: RunDir, places: Sequence[Path], config: SavedConfig, done: frozenset[Key]) -> set[Key]:
+    """The images without a file that the safety checker found in any of the directories, noted in the merged one."""
+    lines: dict[Key, bytes] = {}
+    for place in places:
+        with os_errors_as_user_errors(place, CHECK_PERMISSIONS, operation="read"):
+            for key, line in dropped_lines(place, config):
+                if config.safety.is_on and key not in done:
+                    lines.setdefault(key, line)
+    if lines:
+        run_dir.write(DROPPED, b"".join(lines[key] + b"\n" for key in sorted(lines)))
+    return set(lines)
+
+
 def _summary(out: Path, num_images: int, missing: int) -> str:
     if not missing:
         return f"{out}: complete, {num_images} images"
-    names = {record.key for record in read_manifest(out)}
-    first = next(image_name(*key) for key in planned(read_saved(out)) if key not in names)
+    saved = read_saved(out)
+    names = {record.key for record in read_manifest(out)} | read_dropped(out, saved)
+    first = next(image_name(*key) for key in planned(saved) if key not in names)
     more = f" and {missing - 1} more" if missing > 1 else ""
     command = f"python -m tpusd.run resume={shlex.quote(str(out))}"
     return f"{out}: {first}{more} of {num_images} images missing; merge another directory, or make them with: {command}"

@@ -31,6 +31,7 @@ from tpusd.runs.embeddings import (
     with_embeddings,
 )
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, loras_of, open_loras, rows_to_save
+from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
 from tpusd.runs.texts import count_tokens, measure_texts
 from tpusd.syntax.chunks import Extent, shape_of
 from tpusd.syntax.rules import TextShape
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
     from tpusd.checkpoints.adapters import Embedding, Lora
     from tpusd.samplers.rows import Table
+    from tpusd.vision.safety import OpenedChecker
 
 
 MAX_TABLES = 256  # that are kept: rows may have up to a thousand numbers of steps
@@ -56,6 +58,7 @@ class PreparedRun:
     warnings: a line for each thing that the user should know and that does not stop the run.
     loras: opened, in the order of `loras_of`.
     embeddings: opened, in the order of config.embeddings.
+    safety: the safety checker, opened; None where nobody looks at the pictures.
     """
 
     config: SavedConfig
@@ -64,6 +67,7 @@ class PreparedRun:
     table: Callable[[ImageSpec], "Table"]
     warnings: tuple[str, ...]
     loras: tuple["Lora", ...] = ()
+    safety: "OpenedChecker | None" = None
     embeddings: tuple["Embedding", ...] = ()
     extents: Mapping[str, Extent] = field(default_factory=dict)
 
@@ -107,12 +111,13 @@ def prepare_run(
     *,
     open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
     open_loras: OpenLoras = open_loras,
+    open_safety: OpenSafety = open_safety,
     open_embeddings: OpenEmbeddings = open_embeddings,
 ) -> PreparedRun:
     """Every check that needs no device: prompts, checkpoint files, sizes, sampler, token counts. Raises UserError.
 
     open_model: what hands out a checkpoint that is open already, where several runs share it.
-    open_loras, open_embeddings: the same for LoRAs and embeddings.
+    open_loras, open_embeddings, open_safety: the same for LoRAs, embeddings and the safety checker.
     """
     check_loggers(config.loggers)
     rows = run_rows(config)
@@ -127,9 +132,14 @@ def prepare_run(
     height, width = image_size(config, checkpoint)
 
     loras = open_loras(loras_of(config, rows), model, checkpoint)
-    file_notes = (*check_loras(config, rows, loras), *changed_embeddings(config, embeddings))
+    checker = open_safety(config.safety, model, checkpoint)
+    file_notes = [
+        *check_loras(config, rows, loras),
+        *changed_embeddings(config, embeddings),
+        *check_checker(config, checker),
+    ]
     saved = config_to_save(config, rows, checkpoint, height, width, loras, embeddings)
-    saved = _with_pictures(saved, checkpoint)
+    saved = replace(_with_pictures(saved, checkpoint), safety=safety_to_save(config.safety, checker))
     rows = saved.prompts.rows
 
     table = _tables(checkpoint)
@@ -152,6 +162,7 @@ def prepare_run(
         table=lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength),
         warnings=warnings,
         loras=loras,
+        safety=checker,
         embeddings=embeddings,
         extents=extents,
     )

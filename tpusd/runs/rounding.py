@@ -133,7 +133,7 @@ def _scaled(prepared: PreparedRun, factor: float) -> PreparedRun:
         own = prepared.table(spec)
         return dataclasses.replace(own, init_scale=own.init_scale * factor)
 
-    return dataclasses.replace(prepared, table=table)
+    return dataclasses.replace(prepared, table=table, safety=None)
 
 
 def times_rounding(image: np.ndarray, others: Sequence[np.ndarray]) -> float:

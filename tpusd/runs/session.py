@@ -20,7 +20,8 @@ from tpusd.loggers.registry import log_run
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, make_specs, planned
 from tpusd.process.report import report
 from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
-from tpusd.records.layout import HYDRA, MAKE_ROOM
+from tpusd.records.dropped import read_dropped
+from tpusd.records.layout import DROPPED, HYDRA, MAKE_ROOM
 from tpusd.records.manifest import ImageRecord, described_values
 from tpusd.records.parts import has_lines
 from tpusd.records.provenance import BatchProvenance, changes, describe_checkpoint
@@ -28,6 +29,7 @@ from tpusd.records.run_json import RunJson, images_per_second, read_facts
 from tpusd.records.shards import ShardDir, num_unlisted, shared_files
 from tpusd.runs.not_finite import ImagesNotFinite
 from tpusd.runs.prepare import PreparedRun
+from tpusd.runs.safety import describe_safety
 from tpusd.runs.set_aside import ImagesSetAside
 from tpusd.storage import os_errors_as_user_errors
 
@@ -77,6 +79,7 @@ class RunSession:
         name: str,
         hydra_files: Mapping[str, Any] | None = None,
         done: frozenset[tuple[int, int]] = frozenset(),
+        dropped: frozenset[tuple[int, int]] = frozenset(),
         keep_empty: bool = True,
         stripe: Stripe | None = None,
     ):
@@ -85,10 +88,12 @@ class RunSession:
         name: the run's name in messages.
         hydra_files: name in .hydra/ -> text or plain values, for a new directory.
         done: (row, copy) of the images that are whole already.
+        dropped: of those that the safety checker found earlier, and that have no file.
         keep_empty: whether a new directory stays that has a config and no image, because the run was interrupted.
         stripe: the images of one shard, which are all that the session makes; None: the whole run.
         """
         self.prepared, self.name, self.done, self.stripe = prepared, name, done, stripe
+        self.dropped = set(dropped)  # and those of this session
         self.num_images = len(planned(prepared.config, stripe))
         self.num_elsewhere = 0  # images of other shards that are still missing when this one is complete
         self.num_made = 0
@@ -103,6 +108,7 @@ class RunSession:
         self._config: RunConfig = prepared.config
         self._weights_checked = False
         self._reported = False  # that an image is not finite
+        self._said_dropped = False
 
     @property
     def path(self) -> Path:
@@ -111,7 +117,7 @@ class RunSession:
 
     @property
     def num_missing(self) -> int:
-        return self.num_images - len(self.done) - self.num_made
+        return self.num_images - len(self.done) - self.num_made - len(self.dropped)
 
     @property
     def is_tried(self) -> bool:
@@ -120,7 +126,7 @@ class RunSession:
 
     def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
         """The images to make, in order. size: only those of this size."""
-        return make_specs(self.prepared.config, self.done, size, self.stripe)
+        return make_specs(self.prepared.config, self.done | self.dropped, size, self.stripe)
 
     def open(self) -> None:
         """Opens the run's directory, which then says what will happen in it. Raises UserError; then call `leave`."""
@@ -129,7 +135,7 @@ class RunSession:
         run_dir = self._open_directory()
         self._place = run_dir.path
         try:
-            if not self.is_new and {record.key for record in run_dir.records()} != self.done:
+            if not self.is_new and not self._is_as_it_was(run_dir):
                 raise UserError(
                     f"{show_path(self.path)}: another process continued this run since it was looked at; start the "
                     "command again"
@@ -144,11 +150,21 @@ class RunSession:
             before = read_facts(run_dir.path, run_dir.RUN)
             run_json = RunJson(run_dir, before, started=now(), num_images=self.num_images)
             self._opened = _Opened(run_dir=run_dir, run_json=run_json)
-            run_json.note(checkpoint=describe_checkpoint(self.prepared.checkpoint))
+            checker = self.prepared.safety
+            noted = {} if checker is None else {"safety": describe_safety(checker)}
+            run_json.note(checkpoint=describe_checkpoint(self.prepared.checkpoint), **noted)
         except BaseException:
             if self._opened is None:
                 run_dir.discard() if self.is_new else close_quietly(run_dir)
             raise
+
+    def _is_as_it_was(self, run_dir: RunWriter) -> bool:
+        """Whether the images of the directory are still those that it had when the session was made."""
+        if {record.key for record in run_dir.records()} != self.done:
+            return False
+        images = planned(self.prepared.config, self.stripe)
+        dropped = read_dropped(run_dir.path, self.prepared.config) - self.done
+        return {key for key in dropped if key in images} == self.dropped
 
     def log(self, line: str) -> None:
         """A line of the run's log; the run must be open."""
@@ -195,6 +211,20 @@ class RunSession:
         """The manifest lines of pictures whose files are written. From here on the images count."""
         self._open_now().run_dir.append_records(*records)
         self.num_made += len(records)
+
+    def drop(self, spec: ImageSpec, values: Mapping[str, Any]) -> None:
+        """Notes an image that the safety checker found, and that is not written: in dropped.jsonl and in the log.
+
+        values: of its line there, beside its own numbers.
+        """
+        opened = self._open_now()
+        opened.run_dir.append_dropped({"row": spec.row, "copy": spec.copy} | dict(values))
+        self.dropped.add((spec.row, spec.copy))
+        line = f"{spec.name}: is not written, because the safety checker found it (safety=drop)"
+        if not self._said_dropped:
+            report(f"{self.name}: {line}")
+        self._said_dropped = True
+        self.log(line)
 
     def note_not_finite(self, name: str, place: NotFinite, *, written: bool) -> None:
         """Says of an image that it has NaN or infinity, in the log, and of the run's first one on stderr too.
@@ -264,7 +294,8 @@ class RunSession:
             return
         error = self.error or error
         opened.run_dir.log(f"stopped{_text_of(error)}")
-        empty = not self.num_made and not holds_images(self.path) and not self.left_out and not self.set_aside
+        empty = not self.num_made and not holds_images(self.path)
+        empty = empty and not self.left_out and not self.set_aside and not self.dropped
         if self.is_new and empty and (isinstance(error, UserError) or not self._keep_empty):
             opened.run_dir.discard()
         else:
@@ -273,6 +304,7 @@ class RunSession:
     def summary(self) -> str:
         """What the run took, in one line."""
         summary = summary_line(self.num_made, self.timing.seconds)
+        summary += f", {dropped_text(len(self.dropped))}" if self.dropped else ""
         return summary if self.stripe is None else f"shard {self.stripe.shard}: {summary}"
 
     def _open_directory(self) -> RunWriter:
@@ -293,6 +325,11 @@ def _files(provenance: BatchProvenance) -> dict[str, Any]:
     """LoRAs and embeddings; a run without them has no such fact."""
     files = {"loras": list(provenance.loras), "embeddings": list(provenance.embeddings)}
     return {name: own for name, own in files.items() if own}
+
+
+def dropped_text(number: int) -> str:
+    """What a summary says of images that have no file because of safety=drop."""
+    return f"{number} dropped by the safety checker ({DROPPED})"
 
 
 def summary_line(num_images: int, seconds: Mapping[str, float]) -> str:

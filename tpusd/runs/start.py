@@ -122,7 +122,7 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
                 shard=None if session.stripe is None else session.stripe.shard,
             ),
         ):
-            with contextlib.closing(Progress(session.num_images, len(session.done))) as progress:
+            with contextlib.closing(Progress(session.num_images, len(session.done) + len(session.dropped))) as progress:
                 executor = executor_for(progress)
                 if started is not None:
                     session.timing.seconds["import"] = time.monotonic() - started

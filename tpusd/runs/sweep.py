@@ -48,6 +48,7 @@ from tpusd.runs.loras import open_loras_once
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
+from tpusd.runs.safety import open_safety_once
 from tpusd.runs.same_files import JoinRuns, joining
 from tpusd.runs.session import RunSession
 from tpusd.runs.start import advising, how_to_continue, shared_output
@@ -236,7 +237,7 @@ def _make_requests(
     if sessions and not (failed and stop_on_error):
         total = sum(session.num_images for session in sessions.values())
         there = sum(result.num_images for result in results.values())
-        done = sum(len(session.done) for session in sessions.values())
+        done = sum(len(session.done) + len(session.dropped) for session in sessions.values())
         with (
             opened(requests[0].config.executor, load) as executor_for,
             contextlib.closing(Progress(there + total, there + done)) as progress,
@@ -271,7 +272,8 @@ def _take_up(request: RunRequest, sweep: Path, prepare: Prepare, join: JoinRuns)
         changed = {name: getattr(request.config, name) for name in CHANGEABLE_ON_RESUME}
         found = take_up(run_dir, saved, dataclasses.replace(saved, **changed), prepare, name=request.run.name)
         if isinstance(found, RunSession):
-            return RunSession(found.prepared, path, name=found.name, done=found.done, stripe=stripe)
+            dropped = frozenset(found.dropped)
+            return RunSession(found.prepared, path, name=found.name, done=found.done, dropped=dropped, stripe=stripe)
         return found
     finally:
         close_quietly(run_dir)
@@ -297,6 +299,7 @@ def prepare_with_shared_checkpoints() -> Prepare:
         prepare_run,
         open_model=functools.cache(open_model),
         open_loras=open_loras_once(),
+        open_safety=open_safety_once(),
         open_embeddings=open_embeddings_once(),
     )
 

@@ -9,7 +9,8 @@ from tpusd.gallery.run import results_are_whole
 from tpusd.plan.specs import planned
 from tpusd.process.report import report, say
 from tpusd.records.directory import RunDir
-from tpusd.records.layout import PAGE
+from tpusd.records.dropped import Key, mend_dropped, read_dropped
+from tpusd.records.layout import DROPPED, MAKE_ROOM, PAGE
 from tpusd.records.manifest import read_manifest
 from tpusd.records.older_rules import WEAKENED, weakened
 from tpusd.records.repair import repair
@@ -17,7 +18,8 @@ from tpusd.records.run_json import read_run
 from tpusd.records.saved import CHANGEABLE_ON_RESUME
 from tpusd.records.shards import ShardDir, join_parts
 from tpusd.runs.prepare import Prepare
-from tpusd.runs.session import RunSession
+from tpusd.runs.session import RunSession, dropped_text
+from tpusd.storage import os_errors_as_user_errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,12 @@ class CompleteRun:
 
     path: Path
     num_images: int
+    num_dropped: int = 0  # of them, those that the safety checker found and that have no file
 
     def say(self) -> None:
         plural = "" if self.num_images == 1 else "s"
-        say(f"{self.path}: complete, {self.num_images} image{plural}; see {self.path / PAGE}")
+        dropped = f", {dropped_text(self.num_dropped)}" if self.num_dropped else ""
+        say(f"{self.path}: complete, {self.num_images} image{plural}{dropped}; see {self.path / PAGE}")
 
 
 def take_up(
@@ -51,15 +55,17 @@ def take_up(
         for note in repaired.notes:
             report(note)
             run_dir.log(note)
+        dropped = _dropped(run_dir, saved, repaired.done)
         images = planned(config, stripe)
-        missing = len(images) - sum(key in images for key in repaired.done)
+        dropped = frozenset(key for key in dropped if key in images)
+        missing = len(images) - sum(key in images for key in repaired.done) - len(dropped)
         if not missing and _is_finished(run_dir.path, None if stripe is None else len(planned(config))):
-            return CompleteRun(path=run_dir.path, num_images=len(planned(config)))
+            return CompleteRun(path=run_dir.path, num_images=len(planned(config)), num_dropped=len(dropped))
         if missing and _guides_below_one(config) and _weakened(run_dir.path):
             note = f"{WEAKENED} than those that are there; start a new run to have all alike"
             report(note)
             run_dir.log(note)
-        session = RunSession(prepare(config), run_dir, name=name, done=repaired.done, stripe=stripe)
+        session = RunSession(prepare(config), run_dir, name=name, done=repaired.done, dropped=dropped, stripe=stripe)
     except UserError as error:
         run_dir.log(f"stopped: {error}")
         raise
@@ -77,6 +83,17 @@ def take_up(
         run_dir.write_config(config_values(lasting))
     run_dir.log(f"continues: {len(repaired.done)} images are there and {missing} are missing")
     return session
+
+
+def _dropped(run_dir: RunDir, config: SavedConfig, done: frozenset[Key]) -> frozenset[Key]:
+    """The images that are dropped, and have no line of the manifest. The file is mended where no shard is at work."""
+    if not isinstance(run_dir, ShardDir):
+        with os_errors_as_user_errors(run_dir.path, MAKE_ROOM):
+            if mend_dropped(run_dir.path, config, done):
+                note = f"lines that say nothing are removed from {DROPPED}"
+                report(note)
+                run_dir.log(note)
+    return read_dropped(run_dir.path, config) - done
 
 
 def _guides_below_one(config: SavedConfig) -> bool:

@@ -8,11 +8,12 @@ for the disk are appended together. Knows nothing of how images are made.
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from tpusd.config.schema import RunConfig
 from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.specs import ImageSpec
 from tpusd.process import signals
@@ -20,6 +21,7 @@ from tpusd.recipes.files import SUFFIXES
 from tpusd.records.manifest import ImageRecord
 from tpusd.runs.executors.base import EncodedImage, MadeBatch, MadeImage, SetAsideBatch
 from tpusd.runs.pictures import picture_file
+from tpusd.runs.safety import Judged, blurred, judged, verdicts_of
 from tpusd.runs.session import ImageProvenance, RunSession
 
 Result = TypeVar("Result")
@@ -29,11 +31,15 @@ MOST_LINES = 256  # that are appended together
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Image:
-    """An image whose file is being written. written: its record, or None as of `_write`."""
+    """An image whose file is being written. written: its record, or None as of `_write`.
+
+    dropped: what dropped.jsonl says of an image that the safety checker found; None for every other image.
+    """
 
     run: RunSession
-    name: str
+    spec: ImageSpec
     not_finite: NotFinite | None
+    dropped: Mapping[str, Any] | None
     written: "Future[ImageRecord | None]"
 
 
@@ -118,7 +124,7 @@ class BatchWriter:
         self._close_if_failed(run)
 
     def _open(self, made: MadeBatch[RunSession]) -> None:
-        images = iter(made.images)
+        images = iter(zip(made.images, verdicts_of(made.safety, len(made.images)), strict=True))
         for part in made.batch.parts():
             run = part.entries[0][0]
             pairs = list(zip(part.specs, images))  # noqa: B905  the images of this part alone
@@ -127,13 +133,17 @@ class BatchWriter:
                 if taken:
                     self._pending[run] = self._pending.get(run, 0) + len(pairs)
             provenance = self._attempt(run, self._note, run, made, len(pairs)) if taken else None
-            for spec, image in pairs:
+            for spec, (image, verdict) in pairs:
                 if provenance is None:
                     self._done(run, taken=taken)
                     continue
                 try:
-                    written = self._encoders.submit(self._write, run, spec, image, provenance)
-                    self._submit_commit(_Image(run=run, name=spec.name, not_finite=image.not_finite, written=written))
+                    found = judged(provenance.config.safety, verdict)
+                    written = self._encoders.submit(self._write, run, spec, image, found, provenance)
+                    dropped = _dropped(spec, image, found, provenance)
+                    self._submit_commit(
+                        _Image(run=run, spec=spec, not_finite=image.not_finite, dropped=dropped, written=written)
+                    )
                 except BaseException as error:  # no thread can be started; the main thread waits for this image
                     self._fail(run, error)
                     self._done(run, taken=True)
@@ -146,23 +156,29 @@ class BatchWriter:
 
     @staticmethod
     def _write(
-        run: RunSession, spec: ImageSpec, image: MadeImage | EncodedImage, provenance: ImageProvenance
+        run: RunSession,
+        spec: ImageSpec,
+        image: MadeImage | EncodedImage,
+        found: Judged,
+        provenance: ImageProvenance,
     ) -> ImageRecord | None:
         """The record of an image that is on disk; None where the run has failed, or leaves the image out."""
         config = provenance.config
-        if run.error is not None or (image.not_finite is not None and config.on_nan == "error"):
+        if run.error is not None or found.is_dropped or _is_left_out(image, config):
             return None
         described = run.describe(spec)
         data = image.data if isinstance(image, EncodedImage) else None
         if data is None:
             assert not isinstance(image, EncodedImage), spec.name
-            data = picture_file(config, described, spec, image.pixels)
+            pixels = blurred(image.pixels) if found.is_blurred else image.pixels
+            data = picture_file(config, described, spec, pixels)
         written = run.write_image(spec.name + SUFFIXES[config.image_format], data)
         return ImageRecord(
             **written,
             **described,
             environment=provenance.environment,
             trace=dict(image.trace),
+            safety=found.values,
             not_finite=None if image.not_finite is None else str(image.not_finite),
             extra=dict(spec.extra),
         )
@@ -201,8 +217,10 @@ class BatchWriter:
         if run.error is not None:
             return
         for image, record in zip(group, records, strict=True):
-            if image.not_finite is not None:
-                run.note_not_finite(image.name, image.not_finite, written=record is not None)
+            if image.dropped is not None:
+                run.drop(image.spec, image.dropped)
+            elif image.not_finite is not None:
+                run.note_not_finite(image.spec.name, image.not_finite, written=record is not None)
         if listed := [record for record in records if record is not None]:
             run.append(*listed)
         if run.is_tried:
@@ -233,6 +251,26 @@ class BatchWriter:
         except BaseException as error:  # also what is not an Exception must reach the main thread
             self._fail(run, error)
             return None
+
+
+def _is_left_out(image: MadeImage | EncodedImage, config: RunConfig) -> bool:
+    """Whether the run does not write the image, because it is not finite."""
+    return image.not_finite is not None and config.on_nan == "error"
+
+
+def _dropped(
+    spec: ImageSpec, image: MadeImage | EncodedImage, found: Judged, provenance: ImageProvenance
+) -> dict[str, Any] | None:
+    """What dropped.jsonl says of an image; None where it is not dropped. One that is left out is tried again."""
+    if not found.is_dropped or _is_left_out(image, provenance.config):
+        return None
+    return {
+        "prompt": spec.prompt,
+        "seed": spec.seed if spec.row_seed is None else spec.row_seed,
+        "environment": provenance.environment,
+        "trace": dict(image.trace),
+        "safety": found.values,
+    }
 
 
 def _goes_with(image: _Image, run: RunSession) -> bool:

@@ -119,7 +119,7 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
 
     Raises UserError if the index and the files do not agree.
     """
-    folder = index.rpartition("/")[0]
+    folder, slash, _ = index.rpartition("/")
     weight_map = directory.json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise UserError(f"{directory.shown(index)}: has no weight_map from tensor to file; get it again")
@@ -128,7 +128,7 @@ def open_shards(directory: Directory, index: str) -> Safetensors:
         if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
             raise UserError(f"{directory.shown(index)}: names {show(shard)}, which is not a safetensors file beside it")
     paths = {
-        shard: directory.need(f"{folder}/{shard}", f"the index names it; get it again ({len(shards)} shards)")
+        shard: directory.need(f"{folder}{slash}{shard}", f"the index names it; get it again ({len(shards)} shards)")
         for shard in shards
     }
     source = Safetensors(tuple(paths.values()))

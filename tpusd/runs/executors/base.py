@@ -11,6 +11,7 @@ from tpusd.engine.not_finite import NotFinite
 from tpusd.plan.batches import Batch
 from tpusd.records.provenance import BatchProvenance
 from tpusd.runs.prepare import PreparedRun
+from tpusd.vision.verdict import Verdict
 
 
 class HasPrepared(Protocol):
@@ -43,7 +44,7 @@ class MadeImage(Protocol):
 class EncodedImage:
     """An image whose file was encoded where it was made.
 
-    data: the file; None for an image that is not finite and is not written.
+    data: the file; None for an image that is not written, because it is not finite or dropped.
     trace, not_finite: as in MadeImage.
     """
 
@@ -59,6 +60,7 @@ class MadeBatch(Generic[Run]):
     images: in the order of batch.entries.
     provenance: what made them. May wait for the sha256 of the checkpoint's files, so it is not called where the
         devices are waiting. Raises UserError where a file of the checkpoint cannot be read.
+    safety: what the safety checker says of each; empty where nobody looked.
     seconds: of the batch, by part. "generate" is all of it; "compile" and "weights" are those parts of it that come
         only once; "load" comes before it.
     """
@@ -66,6 +68,7 @@ class MadeBatch(Generic[Run]):
     batch: Batch[Run]
     images: Sequence[MadeImage | EncodedImage]
     provenance: Callable[[], BatchProvenance]
+    safety: Sequence[Verdict | None] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -323,7 +323,7 @@ class ClusterExecutor:
         batch = schedule.made(worker, result.number, seconds, self._hosts.now())
         assert batch is not None
         provenance = result.provenance
-        return MadeBatch(batch=batch, images=result.images, provenance=lambda: provenance)
+        return MadeBatch(batch=batch, images=result.images, provenance=lambda: provenance, safety=result.safety)
 
     def _digest(self, prepared: PreparedRun) -> str:
         """`weights_digest` of the checkpoint as this machine has it."""

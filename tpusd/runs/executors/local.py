@@ -23,6 +23,7 @@ from tpusd.runs.embeddings import describe_embeddings
 from tpusd.runs.executors.base import FailedBatch, MadeBatch, MadeImage, Run, Watcher, Writing
 from tpusd.runs.loras import describe_loras, scaled
 from tpusd.runs.prepare import PreparedRun
+from tpusd.vision.verdict import Verdict
 
 if TYPE_CHECKING:
     import jax
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.engine.adapters import ScaledLora
     from tpusd.engine.pipeline import Pipeline
+    from tpusd.vision.safety import OpenedChecker, SafetyChecker
 
 
 LOADING = "loading the model"
@@ -105,6 +107,7 @@ class LocalExecutor:
         self._inputs = InputReader()
         self._weights: WeightsKey | None = None  # which weights are on the devices
         self._hashes: Future[Mapping[str, str]] | None = None  # of the checkpoint that has them
+        self._checker: tuple[str, SafetyChecker] | None = None  # with the digest of its files
         self._pipelines: dict[ProgramKey, PipelineLike | Exception] = {}  # an exception: it could not be loaded
 
     def __enter__(self) -> "LocalExecutor":
@@ -167,14 +170,39 @@ class LocalExecutor:
         if prepared.embeddings:
             more["tokenizers"] = prepared.checkpoint.tokenizers
         images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)
+        verdicts = self._verdicts(batch, images)
         seconds = {name: value - spent[name] for name, value in pipeline.seconds.items()}
         assert self._hashes is not None
         return MadeBatch(
             batch=batch,
             images=images,
             provenance=functools.partial(self._provenance, prepared, pipeline.fingerprints, self._hashes),
+            safety=verdicts,
             seconds=seconds | {"load": loaded - began, "generate": time.monotonic() - loaded},
         )
+
+    def _verdicts(self, batch: Batch[Run], images: Sequence[MadeImage]) -> list[Verdict | None]:
+        """What the safety checkers of the runs say of their images; empty where no run has one. Raises UserError."""
+        checkers = {run.prepared.safety.sha256: run.prepared.safety for run, _ in batch.entries if run.prepared.safety}
+        verdicts: list[Verdict | None] = [None] * len(images) if checkers else []
+        for digest, opened in checkers.items():
+            runs = [run.prepared.safety for run, _ in batch.entries]
+            own = [i for i, checker in enumerate(runs) if checker is not None and checker.sha256 == digest]
+            size = batch.entries[0][0].prepared.config.batch_size_per_device
+            found = self._loaded(opened, size).check([images[i].pixels for i in own])
+            for i, verdict in zip(own, found, strict=True):
+                verdicts[i] = verdict
+        return verdicts
+
+    def _loaded(self, opened: "OpenedChecker", batch_size_per_device: int) -> "SafetyChecker":
+        from tpusd.engine.devices import Devices
+        from tpusd.vision.safety import SafetyChecker
+
+        if self._checker is None or self._checker[0] != opened.sha256:
+            self._checker = None  # first, so that the devices do not have to hold two
+            made = SafetyChecker(opened, Devices(self.devices), batch_size_per_device=batch_size_per_device)
+            self._checker = opened.sha256, made
+        return self._checker[1]
 
     def _pipeline(self, prepared: PreparedRun) -> PipelineLike:
         key = program_key(prepared.config)

@@ -27,6 +27,8 @@ from tpusd.runs.executors.local import LoadPipeline, LocalExecutor, load_pipelin
 from tpusd.runs.loras import OpenLoras, loras_of, open_loras_once
 from tpusd.runs.pictures import picture_file
 from tpusd.runs.prepare import PreparedRun, open_model, table_of
+from tpusd.runs.safety import OpenSafety, blurred, judged, open_safety_once, verdicts_of
+from tpusd.vision.verdict import Verdict
 
 if TYPE_CHECKING:
     from tpusd.checkpoints import Checkpoint
@@ -67,7 +69,7 @@ class RemoteResult:
     """What became of a batch.
 
     images: in the order of its entries; None where it failed.
-    seconds: by part, as in MadeBatch.
+    safety, seconds: as in MadeBatch.
     error: what failed, in a line; is_user_error: whether that is a UserError.
     trace: the traceback of an error that is no UserError.
     lacks: what the host lacks for this run, in a line; then the worker can make no batch of it.
@@ -76,6 +78,7 @@ class RemoteResult:
     number: int
     images: Sequence[EncodedImage] | None = None
     provenance: BatchProvenance | None = None
+    safety: Sequence[Verdict | None] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     error: str = ""
     is_user_error: bool = False
@@ -122,12 +125,14 @@ class Worker:
         load: LoadPipeline = load_pipeline,
         open_model: Callable[[ModelConfig], "Checkpoint"] = open_model,
         open_loras: OpenLoras | None = None,
+        open_safety: OpenSafety | None = None,
     ):
-        """open_loras: None: `open_loras_once`."""
+        """open_loras, open_safety: None: `open_loras_once`, `open_safety_once`."""
         self._open_embeddings = open_embeddings_once()
         self._watcher = _StepWatcher()
         self._local = LocalExecutor(self._watcher, load=load)
         self._open_model, self._open_loras = functools.cache(open_model), open_loras or open_loras_once()
+        self._open_safety = open_safety or open_safety_once()
         self._runs: dict[SavedConfig, _RemoteRun] = {}
         self._queue: deque[RemoteBatch] = deque()
         self._finished: deque[Future[RemoteResult]] = deque()
@@ -187,14 +192,17 @@ class Worker:
         try:
             entries = tuple((self._run(remote, index), spec) for index, spec in remote.entries)
             images: list[Future[EncodedImage]] = []
+            verdicts: list[Verdict | None] = []
             made: list[MadeBatch[_RemoteRun]] = []
             for part in _of_size(entries, self._local.batch_size(remote.configs[0])):
                 made.append(_whole(self._local, part))
                 numbered = remote.entries[len(images) : len(images) + len(part.entries)]
-                for (index, spec), image in zip(numbered, made[-1].images, strict=True):
+                own = verdicts_of(made[-1].safety, len(part.entries))
+                verdicts += own
+                for (index, spec), image, verdict in zip(numbered, made[-1].images, own, strict=True):
                     assert not isinstance(image, EncodedImage)
                     provenance = made[-1].provenance
-                    images.append(self._encoders.submit(_encode, remote, index, spec, image, provenance))
+                    images.append(self._encoders.submit(_encode, remote, index, spec, image, verdict, provenance))
         except Exception as error:
             finished.set_result(_failure(remote.number, error))
             with self._changed:
@@ -203,13 +211,14 @@ class Worker:
             return
         with self._changed:
             self._finished.append(finished)
-        self._finishers.submit(self._finish, remote.number, finished, images, made)
+        self._finishers.submit(self._finish, remote.number, finished, images, verdicts, made)
 
     def _finish(
         self,
         number: int,
         finished: "Future[RemoteResult]",
         images: "Sequence[Future[EncodedImage]]",
+        verdicts: Sequence[Verdict | None],
         made: Sequence[MadeBatch[_RemoteRun]],
     ) -> None:
         try:
@@ -218,6 +227,7 @@ class Worker:
                 number=number,
                 images=[image.result() for image in images],
                 provenance=made[-1].provenance(),
+                safety=verdicts,
                 seconds=seconds,
             )
         except BaseException as error:  # the driver waits for this batch
@@ -241,6 +251,7 @@ class Worker:
             checkpoint = self._open_model(config.model)
             loras = self._open_loras(loras_of(config, config.prompts.rows), config.model, checkpoint)
             embeddings = self._open_embeddings(config.embeddings, config.model.name, checkpoint)
+            checker = self._open_safety(config.safety, config.model, checkpoint)
         except UserError as error:
             raise _Lacking(f"{error}; every host needs the files that the driver has, at the same path") from None
         wanted = [lora.sha256 for lora in loras_of(config, config.prompts.rows)]
@@ -252,6 +263,11 @@ class Worker:
                     f"{file.where}: is another file than the driver's: sha256 {file.sha256[:12]}..., not "
                     f"{show(sha256)[:12]}...; give every host the same file"
                 )
+        if checker is not None and checker.sha256 != config.safety.sha256:
+            raise _Lacking(
+                f"{checker.where}: is another safety checker than the driver's: sha256 {checker.sha256[:12]}..., not "
+                f"{show(config.safety.sha256)[:12]}...; give every host the same one"
+            )
         return PreparedRun(
             config=config,
             checkpoint=with_embeddings(checkpoint, embeddings),
@@ -259,6 +275,7 @@ class Worker:
             table=table_of(checkpoint),
             warnings=(),
             loras=loras,
+            safety=checker,
             embeddings=embeddings,
         )
 
@@ -280,14 +297,21 @@ def _whole(local: LocalExecutor, batch: Batch[_RemoteRun]) -> MadeBatch[_RemoteR
 
 
 def _encode(
-    remote: RemoteBatch, index: int, spec: ImageSpec, image: MadeImage, provenance: Callable[[], BatchProvenance]
+    remote: RemoteBatch,
+    index: int,
+    spec: ImageSpec,
+    image: MadeImage,
+    verdict: Verdict | None,
+    provenance: Callable[[], BatchProvenance],
 ) -> EncodedImage:
     config = remote.configs[index]
+    found = judged(config.safety, verdict)
     data = None
-    if image.not_finite is None or config.on_nan == "record":
+    if not found.is_dropped and (image.not_finite is None or config.on_nan == "record"):
         if config.model.sha256 is None:  # as the driver fills it in, which has checked that the weights are the run's
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, sha256=provenance().weights))
-        data = picture_file(config, described_values(config, remote.tokens, spec), spec, image.pixels)
+        pixels = blurred(image.pixels) if found.is_blurred else image.pixels
+        data = picture_file(config, described_values(config, remote.tokens, spec), spec, pixels)
     not_finite: NotFinite | None = image.not_finite
     return EncodedImage(data=data, trace=image.trace, not_finite=not_finite)
 
