@@ -23,7 +23,11 @@ class Kind:
 
 _OTHER = "choose a file of Stable Diffusion 1, 2 or XL"
 _ADAPTER = "a LoRA changes a checkpoint, and is not one itself; " + _OTHER
-_EMBEDDING = "use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]"
+EMBEDDING = Kind(
+    name="embedding",
+    text="an embedding (textual inversion)",
+    advice="use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]",
+)
 # A pattern of which some tensor's name has a part -> what the file is. The first that is found decides.
 _BY_NAME: tuple[tuple[str, Kind], ...] = (
     (
@@ -33,7 +37,7 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
     ),
     (
         r"^(emb_params|clip_[lg]|text_encoders_[01]|string_to_param\..*)$",
-        Kind(name="embedding", text="an embedding (textual inversion)", advice=_EMBEDDING),
+        EMBEDDING,
     ),
     (r"^(control_model|controlnet_cond_embedding|controlnet_down_blocks|lllite_)", Kind(
         name="controlnet", text="a ControlNet", advice=_OTHER)),
