@@ -77,9 +77,9 @@ def _as_typed(line: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, An
     return {name: _converted(line.get(name), dtype) for name, dtype in types.items()}
 
 
-def _converted(value: Any, dtype: str) -> Any:
+def _converted(value: object, dtype: str) -> Any:
     if value is None or isinstance(value, str):
         return value
     if dtype == "string":
         return json.dumps(value, ensure_ascii=False)
-    return float(value) if dtype == "float64" else value
+    return float(value) if dtype == "float64" and isinstance(value, int) else value

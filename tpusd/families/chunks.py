@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tpusd.config.schema import Weighting
 from tpusd.families.base import TextTokenizer
@@ -51,7 +52,7 @@ def shapes(b: int, widths: Sequence[int], shape: TextShape) -> ChunkedTokens:
     n, m = shape.chunks, shape.versions
     rows = n + extras(shape.weighting)
 
-    def of(*dims: int, dtype: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    def of(*dims: int, dtype: DTypeLike) -> tuple[jax.ShapeDtypeStruct, ...]:
         return (jax.ShapeDtypeStruct((b, *dims), dtype),) * len(widths)
 
     return ChunkedTokens(

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from tpusd import storage
 from tpusd.config.json_values import JsonError, parse_json
@@ -211,5 +210,5 @@ def _file(path: Path, name: str) -> Path:
     return path / SCORES / f"{name}{_SUFFIX}"
 
 
-def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None

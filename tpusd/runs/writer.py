@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from tpusd.config.schema import RunConfig
 from tpusd.engine.not_finite import NotFinite
@@ -25,6 +25,7 @@ from tpusd.runs.safety import Judged, blurred, judged, verdicts_of
 from tpusd.runs.session import ImageProvenance, RunSession
 
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
 
 MOST_LINES = 256  # that are appended together
 
@@ -244,10 +245,12 @@ class BatchWriter:
         if run.error is None:
             self._attempt(run, run.complete)
 
-    def _attempt(self, run: RunSession, act: Callable[..., Result], *arguments: Any) -> Result | None:
-        """act(*arguments), whose error is the run's; then None."""
+    def _attempt(
+        self, run: RunSession, act: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result | None:
+        """act(*args, **kwargs), whose error is the run's; then None."""
         try:
-            return act(*arguments)
+            return act(*args, **kwargs)
         except BaseException as error:  # also what is not an Exception must reach the main thread
             self._fail(run, error)
             return None

@@ -130,7 +130,7 @@ def _pictures_of(path: Path, records: Sequence[ImageRecord], faults: list[str]) 
             yield picture.image
 
 
-def _pictures_in(path: Path, digest: Any, faults: list[str]) -> "Iterator[Image.Image]":
+def _pictures_in(path: Path, digest: "hashlib._Hash", faults: list[str]) -> "Iterator[Image.Image]":
     """The pictures of a run, or of a folder by their names. digest: gets the sha256 of each."""
     if storage.file_size(path / CONFIG) is not None:
         records = sorted(read_manifest(path), key=lambda record: record.key)

@@ -7,11 +7,12 @@ adds the name to the tokenizer, which finds it anywhere, also inside of a word, 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
 from tpusd.config.schema import Syntax
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Token ids that stay in one chunk: one token, or all vectors of an embedding, whose ids are negative: -1 - i for
 # vector i of all vectors of the tokenizer.
@@ -23,7 +24,7 @@ class TokenVectors:
     """A word and its vectors, (n,e) float32, which take the place of token embeddings."""
 
     token: str
-    vectors: np.ndarray
+    vectors: "np.ndarray"
 
 
 class WordsWithVectors(Protocol):

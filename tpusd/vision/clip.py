@@ -6,7 +6,7 @@ cosines = (unit(clip.image_features(pictures)) * unit(clip.text_features(texts))
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tpusd.checkpoints import Identity, Tokenizer, weights_digest
 from tpusd.checkpoints.fill import Matched
@@ -277,7 +278,7 @@ class Clip:
         model = abstract_model(CLIPTextModel, text, dtype=jnp.float32, param_dtype=jnp.float32)
         return self._program(model, CLIP_TEXT_COMPONENT_WITH_PROJECTION, lambda network, ids: network(ids).pooled)
 
-    def _program(self, model: Any, names: Naming, call: Any) -> BatchProgram:
+    def _program(self, model: nnx.Module, names: Naming, call: Callable[..., jax.Array]) -> BatchProgram:
         weights = self._checkpoint.network.weights
         matched = Matched.of(model, names, weights.open(), weights.where)
         return BatchProgram(matched, call, self._devices, batch_size_per_device=self._per_device)

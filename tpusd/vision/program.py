@@ -6,7 +6,7 @@ precision, and the towers are small beside what makes the pictures.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from tpusd.checkpoints.fill import Matched, fill
 from tpusd.engine.blueprint import ProgramSpec, leaves
 from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.jax_settings import with_usual_settings
+
+_Tree = TypeVar("_Tree")
 
 
 class BatchProgram:
@@ -70,6 +72,7 @@ class BatchProgram:
         return gather(self._program.call(self.weights, self._devices.put_split(rows)))
 
 
-def _first(tree: Any, number: int) -> Any:
+def _first(tree: _Tree, number: int) -> _Tree:
     """The first rows of every array of a pytree."""
-    return jax.tree.map(lambda x: x[:number], tree)
+    first: _Tree = jax.tree.map(lambda x: x[:number], tree)
+    return first

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -107,7 +106,7 @@ def _read(file: AdapterFile) -> dict[str, np.ndarray]:
     return {name: source.read(name) for name in source.tensors}
 
 
-def _flat(values: Any) -> dict[str, np.ndarray]:
+def _flat(values: object) -> dict[str, np.ndarray]:
     if not isinstance(values, dict):
         return {}
     inner = values.get("string_to_param")

@@ -9,7 +9,7 @@ import math
 import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def _read(archive: zipfile.ZipFile) -> Any:
 class _Machine:
     """Runs the instructions of one pickle. entry: (name, most bytes) -> the content of an entry of the archive."""
 
-    def __init__(self, entry: Any):
+    def __init__(self, entry: Callable[[str, int], bytes]):
         self._entry = entry
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
@@ -171,7 +171,7 @@ class _Machine:
             items.append(item)
         return items[::-1]
 
-    def _reduced(self, of: Any, arguments: Any) -> Any:
+    def _reduced(self, of: object, arguments: object) -> Any:
         """What a call in the pickle means; nothing is called."""
         if not isinstance(of, _Name) or not isinstance(arguments, tuple):
             raise Refused("has a pickle that is broken")
@@ -180,11 +180,15 @@ class _Machine:
         if of == _Name("torch._utils", "_rebuild_parameter") and isinstance(arguments[0], np.ndarray):
             return arguments[0]
         if of == _Name("torch._utils", "_rebuild_tensor_v2"):
-            return self._tensor(*arguments[:4])
+            return self._tensor(arguments[:4])
         raise Refused(f"asks to call {show(f'{of.module}.{of.name}', 80)}, which is not a tensor")
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> np.ndarray:
-        """An array of NumPy; every number is checked against the bytes that are there."""
+    def _tensor(self, arguments: tuple[Any, ...]) -> np.ndarray:
+        """An array of NumPy; every number is checked against the bytes that are there.
+
+        arguments: storage, offset, shape and strides, as the pickle has them.
+        """
+        storage, offset, shape, strides = arguments
         numbers = (offset, *shape, *strides)
         if not isinstance(storage, _Storage) or not all(type(number) is int and number >= 0 for number in numbers):
             raise Refused("has a tensor that is broken")
@@ -205,13 +209,13 @@ class _Machine:
         return np.asarray(values[places])
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise Refused("has a pickle that is broken")
     return value
 
 
-def _storage(place: Any) -> _Storage:
+def _storage(place: object) -> _Storage:
     """What a persistent id of torch.save means: ("storage", class, key, device, number of values)."""
     if not isinstance(place, tuple) or len(place) != 5 or place[0] != "storage" or not isinstance(place[1], _Name):
         raise Refused("has a pickle that is broken")

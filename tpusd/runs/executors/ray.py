@@ -173,7 +173,7 @@ class RayHosts:
         actor = self._actors[worker]
         self._calls[(actor.hello if is_hello else actor.take).remote()] = worker, is_hello
 
-    def _event(self, call: Any) -> Event | None:
+    def _event(self, call: object) -> Event | None:
         worker, is_hello = self._calls.pop(call)
         if worker not in self._actors:
             return None
