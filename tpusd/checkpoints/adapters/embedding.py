@@ -73,7 +73,7 @@ def open_embedding(file: AdapterFile, architecture: Architecture, model_name: st
     return Embedding(file=file, token=token or name or Path(file.name).stem, vectors=vectors)
 
 
-def describe_embedding(path: Path) -> dict[str, Any]:
+def describe_embedding(path: Path) -> dict[str, str | int | None]:
     """What a file is, for a user: its word, how many vectors, how wide, for which model. Raises UserError."""
     file = AdapterFile(path=path, where=show_path(path))
     tensors = _read(file)
