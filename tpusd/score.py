@@ -60,7 +60,7 @@ def _parser() -> Parser:
         "words",
         nargs="*",
         metavar="field=value",
-        help="metric=NAME,NAME; "
+        help="metric=NAME,NAME; clip.path=DIR, or clip.repo and clip.revision: where weights are, by the names below; "
         "column=NAME: another name for the column; "
         "import=FILE: scores in a .csv, .tsv or .jsonl file, by file_name or by row and copy; columns=A,B: of it; "
         "reference=, features=: for metrics of the whole run",

@@ -11,11 +11,6 @@ def features(seed, number, size=13):
     return (random.normal(size=(number, size)) @ random.normal(size=(size, size)) + seed).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def torchmetrics():
-    return pytest.importorskip("torchmetrics.image")
-
-
 def torch_features():
     """A network that gives its input: torchmetrics then takes features in place of pictures."""
     import torch
@@ -31,22 +26,23 @@ def torch_features():
 
 @pytest.mark.parity
 @pytest.mark.parametrize("numbers", [(29, 37), (8, 200)])  # fewer features than numbers too: a singular covariance
-def test_fid_is_that_of_torchmetrics(torchmetrics, numbers):
-    import torch
+def test_fid_is_that_of_torchmetrics(numbers):
+    fid, torch = pytest.importorskip("torchmetrics.image.fid"), pytest.importorskip("torch")
 
     a, b = features(1, numbers[0]), features(2, numbers[1])
-    metric = torchmetrics.FrechetInceptionDistance(feature=torch_features()).set_dtype(torch.float64)
+    metric = fid.FrechetInceptionDistance(feature=torch_features()).set_dtype(torch.float64)
     metric.update(torch.from_numpy(a), real=True)
     metric.update(torch.from_numpy(b), real=False)
     assert frechet_distance(gaussian(a), gaussian(b)) == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
 @pytest.mark.parity
-def test_kid_is_that_of_torchmetrics(torchmetrics):
-    import torch
+@pytest.mark.filterwarnings("ignore:Metric .Kernel")
+def test_kid_is_that_of_torchmetrics():
+    kid, torch = pytest.importorskip("torchmetrics.image.kid"), pytest.importorskip("torch")
 
     a, b = features(1, 31), features(2, 31)
-    metric = torchmetrics.KernelInceptionDistance(feature=torch_features(), subsets=1, subset_size=31)
+    metric = kid.KernelInceptionDistance(feature=torch_features(), subsets=1, subset_size=31)
     metric.update(torch.from_numpy(a).double(), real=True)
     metric.update(torch.from_numpy(b).double(), real=False)
     assert kernel_distance(a, b) == pytest.approx(float(metric.compute()[0]), rel=1e-5)

@@ -250,6 +250,7 @@ WRONG = {
     "columns=a": "give metric=NAME or import=FILE",
     "metric=": "metric=: has no value",
     "import=/nowhere.csv": "import=/nowhere.csv: no such file",
+    "clip.path=x": "give metric=NAME",
     "import=/nowhere.txt": "must end in .csv, .tsv or .jsonl",
 }
 

@@ -51,10 +51,6 @@ def test_fid_and_kid_of_given_features_are_in_the_run_and_on_its_page(path, tmp_
     assert read_set_scores(path)[-1].value == pytest.approx(scores["fid"].value)
 
 
-def cmmd(features, reference):
-    return gaussian_distance(features, reference.features)
-
-
 class Bright:
     """Features that follow from the pixels alone."""
 
@@ -65,7 +61,7 @@ class Bright:
 
 
 def test_cmmd_reads_folders_and_runs(path, tmp_path, monkeypatch, capsys):
-    bright = dataclasses.replace(SET_METRICS["kid"], name="cmmd", distance=cmmd, embed=lambda places: Bright())
+    bright = dataclasses.replace(SET_METRICS["cmmd"], embed=lambda places: Bright())
     monkeypatch.setitem(SET_METRICS, "cmmd", bright)
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -14,6 +14,7 @@ from tpusd.records.layout import CONFIG
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.set_scores import SetScore, digest_of
 from tpusd.scores.base import Place
+from tpusd.scores.metrics.clip import clip_at
 from tpusd.scores.scoring import NOT_SCORED, read_picture
 from tpusd.storage.pictures import PictureError, open_picture
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_FEATURE_BYTES = 8 << 30  # of an npz file, unpacked
 MIN_PICTURES = 2
+CLIP_L_336 = Place(repo="openai/clip-vit-large-patch14-336", revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1")
 
 
 class Embed(Protocol):
@@ -63,6 +65,22 @@ class SetMetric:
     places: Mapping[str, Place] = field(default_factory=dict)
     embed: Callable[[Mapping[str, Place]], Embed] | None = None
     distance: "Callable[[NDArray[np.floating[Any]], Reference], float]"
+
+
+@dataclass(frozen=True)
+class _ClipFeatures:
+    clip: Any
+
+    @property
+    def weights(self) -> str:
+        weights: str = self.clip.sha256
+        return weights
+
+    def __call__(self, pictures: "Iterator[Image.Image]", /) -> "NDArray[np.floating[Any]]":
+        from tpusd.vision.clip import unit
+
+        features: NDArray[np.floating[Any]] = unit(self.clip.image_features(pictures))
+        return features
 
 
 def score_set(
@@ -218,9 +236,25 @@ def _kid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
     return kernel_distance(own, _features(reference, "kid"))
 
 
+def _cmmd(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
+    from tpusd.scores.distances import gaussian_distance
+
+    return gaussian_distance(own, _features(reference, "cmmd"))
+
+
 SET_METRICS: Mapping[str, SetMetric] = {
     metric.name: metric
     for metric in (
+        SetMetric(
+            name="cmmd",
+            about="how far the run's pictures are from a reference, by CLIP's features and a Gaussian kernel",
+            range="0 (alike) and more",
+            needs=f"`reference=` a folder of pictures, a run or an .npz of `features`; `{CLIP_L_336.repo}` (1.7 GB)",
+            paper="[Jayasumana et al. 2024](https://arxiv.org/abs/2401.09603)",
+            places={"cmmd": CLIP_L_336},
+            embed=lambda places: _ClipFeatures(clip_at(places["cmmd"], "cmmd")),
+            distance=_cmmd,
+        ),
         SetMetric(
             name="fid",
             about="the distance of two Gaussians, the run's and a reference's, by InceptionV3's features",
