@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support.checkpoints import copy, tiny
+from support.embeddings import pickled_dict, pickled_tensor, write_archive
 from support.original_files import UNET, write_original
 
 from tpusd.inspect import main
@@ -88,3 +89,16 @@ def test_what_is_not_there_is_one_line(tmp_path, capsys):
     assert "is a pickle" in refused(capsys, tmp_path / "x.ckpt")
     (tmp_path / "x.safetensors").write_bytes(b"x" * 100)
     assert "x.safetensors" in refused(capsys, tmp_path / "x.safetensors")
+
+
+def test_an_embedding_is_described_also_as_a_pickle(tmp_path, capsys):
+    pickled = pickled_dict(**{"<toy>": pickled_tensor((2, 768), (768, 1))})
+    file = write_archive(tmp_path / "x.pt", pickled, np.ones((2, 768), np.float32).tobytes())
+    report = inspected(capsys, file)
+    assert (report["kind"], report["token"], report["vectors"], report["width"]) == ("embedding", "<toy>", 2, "768")
+    assert report["for"] == "Stable Diffusion 1.x" and len(report["sha256"]) == 64
+    both = {"clip_l": np.ones((3, 768), np.float32), "clip_g": np.ones((3, 1280), np.float32)}
+    save_file(both, tmp_path / "ink.safetensors")
+    report = inspected(capsys, tmp_path / "ink.safetensors")
+    assert (report["token"], report["vectors"], report["for"]) == ("ink", 3, "Stable Diffusion XL")
+    assert main([str(file)]) == 0 and "token: <toy>" in capsys.readouterr().out

@@ -239,3 +239,47 @@ def test_reading_raises_nothing_but_its_own_refusal(tmp_path):
             read_torch_file(good)
         except Refused:
             pass
+
+
+@pytest.mark.parametrize("damage", ["cut off", "large header", "no header", "empty", "huge shape", "a directory"])
+def test_a_broken_safetensors_file_is_one_line(tmp_path, damage):
+    file = write(tmp_path / "a.safetensors", {"emb_params": OWN})
+    data = file.read_bytes()
+    if damage == "cut off":
+        file.write_bytes(data[:-10])
+    elif damage == "large header":
+        file.write_bytes((1 << 40).to_bytes(8, "little") + data[8:])
+    elif damage == "no header":
+        file.write_bytes(b"\xff" * 64)
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "huge shape":
+        file.write_bytes(data.replace(b"[3,32]", b"[9,99]"))
+    else:
+        file.unlink()
+        file.mkdir()
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        fitted(file)
+    assert time.monotonic() - began < MAX_SECONDS and "\n" not in str(caught.value)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_files_of_torch_save_have_the_tensors_that_pytorch_reads(tmp_path, dtype):
+    torch = pytest.importorskip("torch")
+    tensor = torch.randn(3, 32).to(getattr(torch, dtype))
+    parameter = torch.nn.Parameter(tensor.float().T.contiguous().T)
+    path = tmp_path / "a.pt"
+    torch.save({"string_to_param": {"*": tensor}, "string_to_token": {"*": torch.tensor(265)}, "name": "ink"}, path)
+    np.testing.assert_array_equal(fitted(path).vectors[0], tensor.float().numpy())
+    torch.save({"<toy>": parameter}, path)
+    np.testing.assert_array_equal(fitted(path).vectors[0], parameter.detach().numpy())
+    torch.save({"<toy>": tensor[1]}, tmp_path / "learned_embeds.bin")
+    made = fitted(tmp_path / "learned_embeds.bin")
+    assert made.token == "<toy>"
+    np.testing.assert_array_equal(made.vectors[0], tensor[1:2].float().numpy())
+    torch.save({"<toy>": tensor}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"was not saved by PyTorch 1.6 or later; if you trust the file, convert it"):
+        fitted(path)

@@ -16,8 +16,9 @@ from support.original_files import write_original
 from support.runs import config
 
 from tpusd.checkpoints import ModelSource, copies, open_checkpoint, weights_digest
-from tpusd.checkpoints.adapters import find_lora
+from tpusd.checkpoints.adapters import find_embedding, find_lora
 from tpusd.config.adapters import LoraConfig
+from tpusd.config.embeddings import EmbeddingConfig
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
@@ -465,6 +466,8 @@ def test_a_lora_comes_from_the_hub_and_then_from_its_cache(hub):
     assert (online.file, online.commit, online.path.read_bytes()) == ("ink.safetensors", COMMIT, b"lora")
     assert online.sha256 == hashlib.sha256(b"lora").hexdigest()
     assert "loras[0].file=ink.pt: is a pickle" in line(file="ink.pt")
+    embedding = find_embedding(EmbeddingConfig(repo="someone/ink", file="ink.pt", revision=COMMIT), "embeddings[0]")
+    assert (embedding.name, embedding.commit, embedding.path.read_bytes()) == ("ink.pt", COMMIT, b"pickle")
     assert "loras[0].file=x.safetensors: someone/ink has no such file" in line(file="x.safetensors")
     hub.error = (503, "down")
     assert found(file="ink.safetensors") == online

@@ -1,11 +1,13 @@
 """Images whose prompts change by the step: the same programs, and at each step the text that A1111's rules say."""
 
+import time
+
 import jax
 import numpy as np
 import pytest
 from support.pipelines import generate, pipeline, prompts
 
-from tpusd.engine import texts as batch_texts
+from tpusd.engine.texts import TextsByCall
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.table import SamplerSettings
 from tpusd.syntax.rules import TextRules
@@ -64,16 +66,24 @@ def spec(prompt, negative=None):
 
 
 def test_calls_are_cut_where_a_text_of_the_batch_changes():
-    texts = batch_texts.TextsByCall.of([spec("a [b:2]", "x"), spec("c", "[d|e]")], [6, 6], guided=True)
-    pieces = [(rows.start, rows.stop, now.prompts, now.negative_prompts) for rows, now in texts.pieces(range(1, 4))]
+    texts = TextsByCall([spec("a [b:2]", "x"), spec("c", "[d|e]")], [6, 6], guided=True)
+    every = texts.every
+    pieces = [(rows, every[now.prompts], every[now.negative_prompts]) for rows, now in texts.pieces(range(1, 4))]
     assert pieces == [
-        (1, 2, ("a ", "c"), ("x", "e")),
-        (2, 3, ("a b", "c"), ("x", "d")),
-        (3, 4, ("a b", "c"), ("x", "e")),
+        (range(1, 2), ("a ", "c"), ("x", "e")),
+        (range(2, 3), ("a b", "c"), ("x", "d")),
+        (range(3, 4), ("a b", "c"), ("x", "e")),
     ]
-    assert texts.every() == [("a ", "c"), ("a b", "c"), ("x", "d"), ("x", "e")]
-    assert [now[0] for now in texts.of_image(0)] == ["a ", "a b", "x"]
-    assert [now[1] for now in texts.of_image(1)] == ["c", "d", "e", "d", "e", "d", "e"]
+    assert len(every) == 4
+    assert [every[number][0] for number in texts.of_image(0)] == ["a ", "a b", "x"]
+    assert [every[number][1] for number in texts.of_image(1)] == ["c", "d", "e", "d", "e", "d", "e"]
+
+
+def test_a_large_batch_takes_little_time():
+    began = time.monotonic()
+    texts = TextsByCall([spec(f"a [b:{i % 4}] {i}", "[d|e]") for i in range(2048)], [6] * 2048, guided=True)
+    assert len([texts.of_image(i) for i in range(2048)]) == 2048
+    assert time.monotonic() - began < 5
 
 
 def test_heun_counts_both_calls_of_a_step():

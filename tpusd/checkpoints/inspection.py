@@ -3,6 +3,7 @@
 Reads headers and small files. Only the sha256 sums read a whole file.
 """
 
+import contextlib
 import hashlib
 import math
 import re
@@ -11,15 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpusd.checkpoints.adapters.embedding import describe_embedding
 from tpusd.checkpoints.architecture import Architecture
 from tpusd.checkpoints.checkpoint import describe
 from tpusd.checkpoints.fill import match, parameters
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorInfo
-from tpusd.checkpoints.kinds import other_kind
+from tpusd.checkpoints.kinds import EMBEDDING, other_kind
 from tpusd.checkpoints.opened import Checkpoint, Weights
 from tpusd.checkpoints.single_file import SingleFile, describe_single_file, weights_of
 from tpusd.checkpoints.source import ModelSource, is_pickle, resolve_source
 from tpusd.errors import UserError, show, show_path
+from tpusd.storage import file_sha256
 
 Report = dict[str, Any]  # JSON values, in the order in which they are shown
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -34,7 +37,7 @@ def inspect(place: str, config: str | None = None) -> Report:
     path = Path(place).expanduser()
     if path.is_file():
         if is_pickle(path):
-            raise UserError(f"{show_path(path)}: is a pickle, which can run code and is never opened")
+            return _pickle(path)
         return _file(path, config)
     if path.is_dir():
         return _directory(path)
@@ -43,12 +46,27 @@ def inspect(place: str, config: str | None = None) -> Report:
     return _repository(place)
 
 
+def _pickle(path: Path) -> Report:
+    """Of a small file of tensors alone, which an embedding is: it is read without unpickling."""
+    try:
+        found = describe_embedding(path)
+    except UserError:
+        raise UserError(
+            f"{show_path(path)}: is a pickle, which can run code and is never opened, and not an embedding"
+        ) from None
+    kind = {"kind": EMBEDDING.name, "is": EMBEDDING.text, "note": EMBEDDING.advice}
+    return {"path": str(path), "bytes": path.stat().st_size, **kind, **found, "sha256": file_sha256(path)}
+
+
 def _file(path: Path, config: str | None) -> Report:
     file = Safetensors((path,))
     report: Report = {"path": str(path), "kind": "checkpoint", "bytes": path.stat().st_size}
     kind = other_kind(file.tensors)
     if kind is not None:
         report |= {"kind": kind.name, "is": kind.text, "note": kind.advice}
+    if kind is EMBEDDING:
+        with contextlib.suppress(UserError):
+            report |= describe_embedding(path)
     report |= _contents(file.tensors)
     if kind is None:
         report |= _checkpoint(path, config)

@@ -23,7 +23,11 @@ class Kind:
 
 _OTHER = "choose a file of Stable Diffusion 1, 2 or XL"
 _ADAPTER = "a LoRA changes a checkpoint, and is not one itself; " + _OTHER
-_EMBEDDING = "use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]"
+EMBEDDING = Kind(
+    name="embedding",
+    text="an embedding (textual inversion)",
+    advice="use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]",
+)
 _CONTROLNET = Kind(
     name="controlnet",
     text="a ControlNet",
@@ -41,7 +45,7 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
     ),
     (
         r"^(emb_params|clip_[lg]|text_encoders_[01]|string_to_param\..*)$",
-        Kind(name="embedding", text="an embedding (textual inversion)", advice=_EMBEDDING),
+        EMBEDDING,
     ),
     (r"^(image_proj|ip_adapter)\.", Kind(name="ip_adapter", text="an IP-Adapter", advice=_OTHER)),
     (r"motion_modules\.", Kind(name="motion", text="AnimateDiff's motion module", advice=_OTHER)),

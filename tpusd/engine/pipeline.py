@@ -201,8 +201,8 @@ class Pipeline:
 
         words = self._checkpoint.tokenizers if tokenizers is None else tokenizers
         encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
-        texts = TextsByCall.of(padded, [len(table) for table in padded_tables], guided=bool(kind.guided))
-        encoded = {now: self._encode(encode, now, rules, kind.text, words) for now in texts.every()}
+        texts = TextsByCall(padded, [len(table) for table in padded_tables], guided=bool(kind.guided))
+        encoded = [self._encode(encode, now, rules, kind.text, words) for now in texts.every]
         start = None
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
@@ -216,7 +216,7 @@ class Pipeline:
                 rows,
                 compiled[denoisers[has_it]],
                 encoded[now.prompts].conditioning,
-                encoded[now.negative_prompts].conditioning if has_it else None,
+                None if now.negative_prompts is None or not has_it else encoded[now.negative_prompts].conditioning,
                 self._deep_half(kind, guided=has_it),
                 rows.start == own.start,
             )
@@ -231,14 +231,14 @@ class Pipeline:
         full_rows = _full_rows(kind, tables)
         latents, trace = self._denoise(calls, kind.controls, padded, padded_tables, more, full_rows, on_step)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
-        text_digests = {now: gather(one.digests) for now, one in encoded.items()}
-        finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
+        text_digests = [gather(one.digests) for one in encoded]
+        finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded])
         return [
             GeneratedImage(
                 pixels[i] if inputs is None else inputs[i].pasted(pixels[i]),
                 {
-                    "tokens": _text_digest(encoded[now].ids[i] for now in texts.of_image(i)),
-                    "text_embedding": _joined(_hex(text_digests[now][i]) for now in texts.of_image(i)),
+                    "tokens": _text_digest(encoded[number].ids[i] for number in texts.of_image(i)),
+                    "text_embedding": _joined(_hex(text_digests[number][i]) for number in texts.of_image(i)),
                     **({} if start is None else {"picture": _hex(start.digests[i])}),
                     **({} if embedded is None else {"control": "".join(map(_hex, embedded.digests[:, i]))}),
                     "initial_noise": _hex(trace.noise[i]),

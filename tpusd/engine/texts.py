@@ -4,8 +4,8 @@ Such an image is made by the programs of all others: where a text changes, the n
 embeddings. Pure Python.
 """
 
+import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from tpusd.plan.specs import ImageSpec
@@ -15,60 +15,50 @@ Texts = tuple[str | None, ...]  # one of each image; None: not given
 
 
 class TextsNow(NamedTuple):
-    """The texts of some model calls. negative_prompts: empty where no call of the batch has guidance."""
+    """The texts of some model calls, as numbers in `every`. negative_prompts: None where no call has guidance."""
 
-    prompts: Texts
-    negative_prompts: Texts
+    prompts: int
+    negative_prompts: int | None
 
 
-@dataclass(frozen=True)
 class TextsByCall:
-    """prompts, negative_prompts: for each image, what the text is by the call; None: not given.
+    """every: all different texts of the batch; each is encoded once."""
 
-    num_calls: of each image.
-    """
-
-    prompts: tuple[tuple[Phase, ...] | None, ...]
-    negative_prompts: tuple[tuple[Phase, ...] | None, ...]
-    num_calls: tuple[int, ...]
-
-    @classmethod
-    def of(cls, specs: Sequence[ImageSpec], num_calls: Sequence[int], *, guided: bool) -> "TextsByCall":
-        """num_calls: of each image. guided: whether any call has guidance."""
+    def __init__(self, specs: Sequence[ImageSpec], num_calls: Sequence[int], *, guided: bool):
+        """specs: of a batch. num_calls: of each image. guided: whether any call has guidance."""
+        self._num_calls = num_calls
         pairs = list(zip(specs, num_calls, strict=True))
-        negative = (None if s.negative_prompt is None else s.phases(s.negative_prompt, n) for s, n in pairs)
-        return cls(tuple(s.phases(s.prompt, n) for s, n in pairs), tuple(negative) if guided else (), tuple(num_calls))
+        self._sides: list[list[tuple[Phase, ...] | None]] = [[spec.phases(spec.prompt, n) for spec, n in pairs]]
+        if guided:
+            negative = ((spec, spec.negative_prompt, n) for spec, n in pairs)
+            self._sides.append([None if text is None else spec.phases(text, n) for spec, text, n in negative])
+        ends = {phase.last for side in self._sides for own in side for phase in (own or ())[:-1]}
+        self._starts = sorted({0, *(end for end in ends if end < max(num_calls))})
+        known: dict[Texts, int] = {}
+        self._numbers = [
+            [known.setdefault(_at(side, start), len(known)) for side in self._sides] for start in self._starts
+        ]
+        self.every: tuple[Texts, ...] = tuple(known)
 
     def pieces(self, rows: range) -> Iterator[tuple[range, TextsNow]]:
         """Model calls, cut where a text of an image changes."""
-        every = [*self.prompts, *self.negative_prompts]
-        changes = {phase.last for own in every if own is not None for phase in own[:-1]}
-        cuts = [rows.start, *sorted(call for call in changes if rows.start < call < rows.stop), rows.stop]
+        cuts = [rows.start, *(start for start in self._starts if rows.start < start < rows.stop), rows.stop]
         for start, stop in zip(cuts, cuts[1:], strict=False):
-            yield range(start, stop), self._at(start)
+            prompts, *negative = self._numbers_at(start)
+            yield range(start, stop), TextsNow(prompts, negative[0] if negative else None)
 
-    def every(self) -> list[Texts]:
-        """All different ones, those of the prompts first."""
-        now = [one for _, one in self.pieces(range(max(self.num_calls)))]
-        found = dict.fromkeys([*(one.prompts for one in now), *(one.negative_prompts for one in now)])
-        return [texts for texts in found if texts]
-
-    def of_image(self, i: int) -> list[Texts]:
-        """For each text of image i, in the order of its calls, texts of the batch that have it at the place i."""
-        found = [self._at(start).prompts for start in self._starts(i, self.prompts[i])]
-        if self.negative_prompts:
-            found += [self._at(start).negative_prompts for start in self._starts(i, self.negative_prompts[i])]
+    def of_image(self, i: int) -> list[int]:
+        """The texts of image i: numbers of `every`, in the order of its calls. They follow from the image alone."""
+        found: list[int] = []
+        for side, phases in enumerate(self._sides):
+            changes = [phase.last for phase in (phases[i] or ())[:-1]]
+            starts = [0, *(start for start in changes if start < self._num_calls[i])]
+            found += [self._numbers_at(start)[side] for start in starts]
         return found
 
-    def _starts(self, i: int, own: tuple[Phase, ...] | None) -> list[int]:
-        """The calls of image i with which a text of it begins."""
-        changes = [] if own is None else [phase.last for phase in own[:-1]]
-        return [0, *(call for call in changes if call < self.num_calls[i])]
+    def _numbers_at(self, call: int) -> list[int]:
+        return self._numbers[bisect.bisect_right(self._starts, call) - 1]
 
-    def _at(self, call: int) -> TextsNow:
-        return TextsNow(
-            *(
-                tuple(None if own is None else text_at(own, call + 1) for own in side)
-                for side in (self.prompts, self.negative_prompts)
-            )
-        )
+
+def _at(side: Sequence[tuple[Phase, ...] | None], call: int) -> Texts:
+    return tuple(None if own is None else text_at(own, call + 1) for own in side)

@@ -16,7 +16,7 @@ from tpusd.checkpoints.architecture import Architecture
 from tpusd.checkpoints.formats.safetensors import FLOATS, Safetensors
 from tpusd.checkpoints.formats.torch_file import Refused, read_torch_file
 from tpusd.checkpoints.source import is_pickle
-from tpusd.errors import UserError, show
+from tpusd.errors import UserError, show, show_path
 from tpusd.families.base import config_values
 from tpusd.syntax.rules import CHUNK
 
@@ -71,6 +71,21 @@ def open_embedding(file: AdapterFile, architecture: Architecture, model_name: st
     if len({len(one) for one in vectors}) > 1:
         raise UserError(f"{file.where}: has another number of vectors for each text encoder; get the file again")
     return Embedding(file=file, token=token or name or Path(file.name).stem, vectors=vectors)
+
+
+def describe_embedding(path: Path) -> dict[str, str | int | None]:
+    """What a file is, for a user: its word, how many vectors, how wide, for which model. Raises UserError."""
+    file = AdapterFile(path=path, where=show_path(path))
+    tensors = _read(file)
+    name, chosen = _chosen(tensors, file.where)
+    vectors = [_matrix(key, tensors[key], file.where) for key in chosen]
+    widths = tuple(one.shape[1] for one in vectors)
+    return {
+        "token": name or path.stem,
+        "vectors": len(vectors[0]),
+        "width": " and ".join(map(str, widths)),
+        "for": _BASES.get(widths),
+    }
 
 
 def _read(file: AdapterFile) -> dict[str, np.ndarray]:

@@ -100,7 +100,7 @@ class _Machine:
     def __init__(self, entry: Callable[[str, int], bytes]):
         self._entry = entry
         self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[object, Any] = {}
         self._stored: dict[str, bytes] = {}
 
     def run(self, pickled: bytes) -> Any:
@@ -110,7 +110,7 @@ class _Machine:
             self._do(opcode.name, argument)
         raise Refused("has a pickle without an end")
 
-    def _do(self, name: str, argument: Any) -> None:
+    def _do(self, name: str, argument: object) -> None:
         stack = self._stack
         if name in ("PROTO", "FRAME"):
             return
@@ -141,7 +141,7 @@ class _Machine:
                 raise Refused("has a dict with other keys than texts and numbers")
             self._top(dict).update(zip(items[::2], items[1::2], strict=True))
         elif name == "GLOBAL":
-            stack.append(_Name(*argument.split(" ", 1)))
+            stack.append(_Name(*_text(argument).split(" ", 1)))
         elif name == "STACK_GLOBAL":
             stack.append(_Name(*map(_text, self._popped(2))))
         elif name == "BINPERSID":
