@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 from tpusd.config.adapters import LoraConfig  # noqa: E402
 from tpusd.config.compose import compose_jobs  # noqa: E402
+from tpusd.config.controls import ControlNet  # noqa: E402
 from tpusd.config.embeddings import EmbeddingConfig  # noqa: E402
 from tpusd.config.options import Option, describe, options  # noqa: E402
 from tpusd.config.sampler import SamplerOptions, SamplerSettings  # noqa: E402
@@ -200,7 +201,7 @@ def run_options_table(group: str = "") -> str:
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
 
 
-def item_options_table(item: type[LoraConfig] | type[EmbeddingConfig]) -> str:
+def item_options_table(item: type[LoraConfig] | type[EmbeddingConfig] | type[ControlNet]) -> str:
     """A row for each field of an item of a list, such as a LoRA."""
     rows = [[f"`{o.path}`", _default(o), describe(o.hint), o.help] for o in options(item)]
     return markdown_table(["Field", "Default", "Values", "Meaning"], rows)
@@ -233,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "safety-options": functools.partial(run_options_table, "safety"),
     "lora-options": functools.partial(item_options_table, LoraConfig),
     "embedding-options": functools.partial(item_options_table, EmbeddingConfig),
+    "controlnet-options": functools.partial(item_options_table, ControlNet),
     "few-steps": few_steps_table,
     "samplers": samplers_table,
     "sampler-options": sampler_options_table,

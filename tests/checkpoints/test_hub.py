@@ -11,6 +11,7 @@ import threading
 import huggingface_hub
 import pytest
 from support.checkpoints import tiny
+from support.clip import write_checker, write_clip
 from support.original_files import write_original
 from support.runs import config
 
@@ -20,6 +21,8 @@ from tpusd.config.adapters import LoraConfig
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError
 from tpusd.families.stable_diffusion import StableDiffusion
+from tpusd.vision.clip import open_clip
+from tpusd.vision.safety import open_checker
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +85,7 @@ class Hub:
                     "X-Linked-Size": str(len(data)),
                 }
             return 200, headers, data
-        return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+        return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"{}"
 
 
 @pytest.fixture
@@ -469,3 +472,51 @@ def test_a_lora_comes_from_the_hub_and_then_from_its_cache(hub):
     hub.error = None
     hub.gone.add("someone/ink")
     assert line().startswith("loras[0].repo=someone/ink: no such repository")
+
+
+def files_in(root):
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_clip_is_downloaded_file_by_file_and_a_pinned_one_is_read_offline(hub, tmp_path):
+    hub.copies["owner/clip"] = files_in(write_clip(tmp_path / "clip")) | {"pytorch_model.bin": b"pickle"}
+    online = open_clip(repo="owner/clip", revision=COMMIT)
+    assert (online.identity.repo, online.identity.commit) == ("owner/clip", COMMIT)
+    assert online.identity.files == open_clip(tmp_path / "clip").identity.files
+    assert not any(path.endswith(".bin") for path in hub.asked)
+    assert online.tokenizer(["a fox"]).input_ids.shape == (1, 77)
+    hub.error, hub.asked = (503, "down"), []
+    offline = open_clip(repo="owner/clip", revision=COMMIT)
+    assert offline.identity.sha256 == online.identity.sha256 and hub.asked == []
+
+
+def test_clip_that_cannot_be_had_is_one_line(hub, monkeypatch):
+    hub.copies["owner/clip"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    with pytest.raises(UserError, match="neither a CLIPModel nor"):
+        open_clip(repo="owner/clip", revision=COMMIT, field="score.clip")
+    hub.copies["owner/other"] = {}
+    with pytest.raises(UserError, match="^score.clip=owner/other: has no config.json"):
+        open_clip(repo="owner/other", revision=COMMIT, field="score.clip")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="^score.clip.repo=owner/third: the Hub cannot be reached"):
+        open_clip(repo="owner/third", revision=COMMIT, field="score.clip")
+
+
+def test_model_of_the_hub_without_a_checker_is_one_line(hub):
+    with pytest.raises(UserError, match="safety: the model has no safety_checker/; name one"):
+        open_checker(opened())
+
+
+def test_checker_of_a_model_comes_from_its_repository_at_its_commit(hub, tmp_path):
+    root = write_checker(tmp_path / "with", folder="safety_checker")
+    hub.files |= files_in(root)
+    hub.copies["owner/with"] = files_in(root)
+    hub.copies["owner/alone"] = files_in(write_checker(tmp_path / "alone"))
+    found = [
+        open_checker(opened(revision=COMMIT)),
+        open_checker(opened(), repo="owner/with", revision=COMMIT),
+        open_checker(opened(), repo="owner/alone", revision=COMMIT),
+    ]
+    assert [one.identity.repo for one in found] == [REPO, "owner/with", "owner/alone"]
+    assert {one.identity.commit for one in found} == {COMMIT}
+    assert found[0].sha256 == found[1].sha256 and found[0].identity.files == found[1].identity.files

@@ -117,7 +117,7 @@ def test_prompts_that_cannot_be_meant_are_refused(words, line):
         (["--no-such-thing"], "write fields as field=value"),
         (["--lora", "x"], "a LoRA is one of a list: loras="),
         (["init_image=x.png"], "did you mean image"),
-        (["controlnet=x"], "it takes no control image"),
+        (["controlnet=x"], "a ControlNet is one of a list: model.controlnets="),
         (["gpu=0"], "a run uses all devices"),
         (["model.name=sdxl"], "write model=sdxl"),
         (["sampler.name=euler"], "write sampler=euler"),

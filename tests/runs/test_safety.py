@@ -10,7 +10,7 @@ from PIL import Image
 from support import safety
 from support.cluster import FakeHosts
 from support.runs import INLINE, StandInPipeline, config, manifest, pixels
-from support.sweeps import make
+from support.sweeps import go_on, make
 
 from tpusd.engine.not_finite import NotFinite
 from tpusd.errors import ChangedFile, UserError
@@ -263,6 +263,14 @@ def test_runs_of_a_sweep_have_their_own_choice_in_one_batch(tmp_path):
     off, record, drop = sorted(path for path in (tmp_path / "s").iterdir() if path.is_dir() and path.name[0] != ".")
     assert images(off) == images(record) and set(images(drop)) < set(images(off))
     assert [any("safety" in line for line in manifest(path)) for path in (off, record, drop)] == [False, True, True]
+
+
+def test_runs_that_join_a_sweep_need_its_checker(tmp_path, monkeypatch):
+    words = [INLINE, f"output={tmp_path / 's'}", "safety=record"]
+    assert make(*words, "seed=0", prepare=safety.prepare).status == 0
+    monkeypatch.setattr(safety, "SHA256", "6" * 64)
+    with pytest.raises(ChangedFile, match="/checker/config.json: has changed: sha256 666666666666..., not 5555"):
+        go_on(tmp_path / "s", "seed=0,1", prepare=safety.prepare)
 
 
 def test_image_that_is_not_finite_is_tried_again_and_not_dropped(tmp_path, monkeypatch):

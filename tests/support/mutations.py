@@ -35,6 +35,7 @@ import tpusd.config.compose  # noqa: E402
 import tpusd.reproduce  # noqa: E402
 import tpusd.runs.resume  # noqa: E402
 import tpusd.runs.sweep  # noqa: E402
+from support import safety  # noqa: E402
 from support.runs import INLINE, StandInPipeline, config, prepare  # noqa: E402
 from support.sweeps import make  # noqa: E402
 from tpusd.errors import UserError  # noqa: E402
@@ -46,6 +47,7 @@ from tpusd.records.sweep import run_directories  # noqa: E402
 from tpusd.reproduce import main as reproduce_main  # noqa: E402
 from tpusd.results import main as results_main  # noqa: E402
 from tpusd.run import main as run_main  # noqa: E402
+from tpusd.runs.executors.local import LocalExecutor  # noqa: E402
 from tpusd.runs.start import start_run  # noqa: E402
 from tpusd.score import main as score_main  # noqa: E402
 from tpusd.validate import main as validate_main  # noqa: E402
@@ -112,6 +114,15 @@ def make_run(path: Path) -> Path:
     rows = INLINE[:-1] + ', {prompt: "a hen", guidance_scale: 3, note: {a: [1, x]}}]'
     made = config(f"output={path}", rows, "height=8", "width=264", "num_images_per_prompt=2")
     return with_scores(start_run(made, hydra_files={"overrides.yaml": ["seed=0"]}, prepare=prepare, load=load))
+
+
+def make_dropped_run(path: Path) -> Path:
+    """A run some of whose images its safety checker found."""
+    made = config(f"output={path}", INLINE, "height=8", "width=8", "num_images_per_prompt=2", "safety=drop")
+    with mock.patch.object(LocalExecutor, "_loaded", lambda *_: safety.StandInChecker()):
+        start_run(made, prepare=safety.prepare, load=load)
+    assert len((path / "dropped.jsonl").read_text().splitlines()) in range(1, 6)
+    return path
 
 
 def with_scores(path: Path) -> Path:
@@ -198,6 +209,7 @@ class Subject:
 def subjects(folder: Path) -> list[Subject]:
     """What is changed: a run, a sweep, and the recipe in a picture."""
     run, sweep = make_run(folder / "run"), make_small_sweep(folder / "sweep")
+    dropped = make_dropped_run(folder / "dropped")
     first = min(path.name for path in sweep.iterdir() if path.is_dir())
     parts = ("config.yaml", "run.json", "manifest.jsonl", "scores/colorfulness.jsonl", "scores/sets.json")
     made = ("metadata.jsonl", "index.html", "contact_sheet.png")
@@ -205,6 +217,7 @@ def subjects(folder: Path) -> list[Subject]:
         Subject(run, parts, ON_RUN, made=made),
         Subject(sweep, ("sweep.json", *(f"{first}/{part}" for part in parts)), ON_SWEEP, made=("index.jsonl",)),
         Subject(run, ("images/00000-000.png",), ON_PICTURE),
+        Subject(dropped, ("dropped.jsonl",), ON_RUN),
     ]
 
 

@@ -151,3 +151,16 @@ def write_original(root: Path, file: Path, change=None, metadata=None, **options
         change(tensors)
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata=metadata)
     return file
+
+
+def controlnet_name(name: str, config: dict) -> str:
+    """One name of ControlNetModel -> the original's, without `control_model.`."""
+    if m := re.fullmatch(r"controlnet_down_blocks\.(\d+)\.(\w+)", name):
+        return f"zero_convs.{m[1]}.0.{m[2]}"
+    if m := re.fullmatch(r"controlnet_mid_block\.(\w+)", name):
+        return f"middle_block_out.0.{m[1]}"
+    if m := re.fullmatch(r"controlnet_cond_embedding\.(\w+)(?:\.(\d+))?\.(\w+)", name):
+        last = 4 * (len(config["conditioning_embedding_out_channels"]) - 1) + 2
+        place = {"conv_in": 0, "conv_out": last}.get(m[1])
+        return f"input_hint_block.{2 * (int(m[2]) + 1) if place is None else place}.{m[3]}"
+    return unet_name(name, {**config, "up_block_types": config["down_block_types"]})

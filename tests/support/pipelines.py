@@ -8,9 +8,10 @@ import jax
 from support.checkpoints import tiny
 from support.runs import config
 from tpusd.checkpoints import ModelSource, open_checkpoint
+from tpusd.config.controls import ControlNet
 from tpusd.config.schema import saved_config
 from tpusd.engine.pipeline import GeneratedImage, Pipeline
-from tpusd.inputs.pictures import read_input
+from tpusd.inputs.pictures import read_control, read_input
 from tpusd.plan.batches import pack
 from tpusd.plan.specs import ImageSpec, make_specs
 from tpusd.prompts.rows import run_rows
@@ -28,11 +29,12 @@ def pipeline(
     precision: str = "fp32",
     more: tuple[str, ...] = (),
     path: Path | None = None,
+    nets: tuple[Path, ...] = (),
 ) -> Pipeline:
-    """more: further fields of the precision."""
+    """more: further fields of the precision. nets: ControlNets."""
     made = config(f"precision={precision}", *more)
     return Pipeline.load(
-        checkpoint(layout, path),
+        checkpoint(layout, path, nets),
         made.precision,
         height=SIZE,
         width=SIZE,
@@ -42,8 +44,9 @@ def pipeline(
 
 
 @functools.cache
-def checkpoint(layout: str = "sd1", path: Path | None = None):
-    return open_checkpoint(ModelSource(path=str(path or tiny(layout))))
+def checkpoint(layout: str = "sd1", path: Path | None = None, nets: tuple[Path, ...] = ()):
+    sources = tuple(ControlNet(path=str(net)) for net in nets)
+    return open_checkpoint(ModelSource(path=str(path or tiny(layout)), controlnets=sources))
 
 
 def generate(
@@ -73,8 +76,15 @@ def generate(
     ):
         specs = list(batch.specs)
         inputs = [read_input(spec.picture, (SIZE, SIZE)) for spec in specs if spec.picture is not None] or None
+        controls = [tuple(read_control(one, (SIZE, SIZE)) for one in spec.active_controls) for spec in specs]
         made_images = pipe.generate(
-            specs, list(map(table, specs)), inputs=inputs, loras=loras, tokenizers=tokenizers, on_step=on_step
+            specs,
+            list(map(table, specs)),
+            inputs=inputs,
+            controls=controls if any(controls) else None,
+            loras=loras,
+            tokenizers=tokenizers,
+            on_step=on_step,
         )
         images |= {(spec.row, spec.copy): image for spec, image in zip(specs, made_images, strict=True)}
     return images

@@ -13,8 +13,9 @@ FOUND = Verdict(concepts=(3,), scores=(0.0, -0.1, -0.2, 0.012), special_care=(),
 CLEAN = Verdict(concepts=(), scores=(0.0, -0.1, -0.2, -0.012), special_care=(1,), special_scores=(0.02,))
 
 
-def opened(sha256=SHA256):
+def opened(sha256=None):
     """As tpusd.vision.safety.OpenedChecker."""
+    sha256 = sha256 or SHA256
     identity = SimpleNamespace(repo=None, commit=None, sha256={"safety_checker/model.safetensors": sha256})
     files = SimpleNamespace(commit=None, directory=SimpleNamespace(root="/checker"))
     return SimpleNamespace(

@@ -39,13 +39,18 @@ class Architecture:
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the networks."""
-        return tuple(self.family.components)
+        return tuple(self.configs)
+
+    @property
+    def num_controlnets(self) -> int:
+        """How many of them are ControlNets, which come last."""
+        return len(self.configs) - len(self.family.components)
 
     def abstract(
         self, part: str, *, dtype: DTypeLike = jnp.float32, param_dtype: DTypeLike = jnp.float32
     ) -> nnx.Module:
         """A part as shapes only, freshly built."""
-        network = self.family.components[part].network
+        network = self.family.component(part).network
         return abstract_model(network, self.configs[part], dtype=dtype, param_dtype=param_dtype)
 
 

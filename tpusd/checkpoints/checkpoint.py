@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from tpusd.checkpoints import model_index
 from tpusd.checkpoints.architecture import SCHEDULER_FILE, read_architecture
+from tpusd.checkpoints.control_nets import with_controlnets
 from tpusd.checkpoints.copies import copies_of, difference
 from tpusd.checkpoints.fill import Matched, fill, parameters
 from tpusd.checkpoints.opened import Checkpoint, FolderWeights, Identity, Weights, check_size, check_vocabulary
@@ -40,6 +41,7 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
     """
     checkpoint = open_single_file(source) if is_single_file(source) else _open_directory(source)
     checkpoint = with_other_parts(checkpoint, unet=source.unet, vae=source.vae)
+    checkpoint = with_controlnets(checkpoint, source.controlnets)
     if source.clip_skip:
         configs = checkpoint.family.with_clip_skip(checkpoint.configs, source.clip_skip)
         checkpoint = dataclasses.replace(checkpoint, configs=configs)
@@ -135,4 +137,4 @@ def match_weights(checkpoint: Checkpoint, part: str, *, param_dtype: DTypeLike) 
     weights = checkpoint.weights[part]
     model = checkpoint.abstract(part, param_dtype=param_dtype)
     source = weights.open(parameters(model))
-    return Matched.of(model, checkpoint.family.components[part], source, weights.where)
+    return Matched.of(model, checkpoint.family.component(part), source, weights.where)

@@ -24,8 +24,16 @@ class Kind:
 _OTHER = "choose a file of Stable Diffusion 1, 2 or XL"
 _ADAPTER = "a LoRA changes a checkpoint, and is not one itself; " + _OTHER
 _EMBEDDING = "use it beside a checkpoint: embeddings=[{path: FILE, token: NAME}]"
+_CONTROLNET = Kind(
+    name="controlnet",
+    text="a ControlNet",
+    advice="use it with model.controlnets=[{path: FILE}] beside a checkpoint of its base model",
+)
 # A pattern of which some tensor's name has a part -> what the file is. The first that is found decides.
 _BY_NAME: tuple[tuple[str, Kind], ...] = (
+    (r"^lora_controlnet$", Kind(name="control_lora", text="a Control-LoRA, which is not implemented", advice=_OTHER)),
+    (r"^lllite_", Kind(name="lllite", text="a ControlNet-LLLite, which is not implemented", advice=_OTHER)),
+    (r"^(control_model\.|controlnet_cond_embedding\.|controlnet_down_blocks\.|input_hint_block\.)", _CONTROLNET),
     (
         r"\.lora_(up|down|mid|A|B)\.|_lora\.(up|down)\.|\.lora\.(up|down)\.|\.lora_linear_layer\.|"
         r"\.hada_w|\.lokr_w|\.dora_scale$|\.(oft|boft)_",
@@ -35,8 +43,6 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
         r"^(emb_params|clip_[lg]|text_encoders_[01]|string_to_param\..*)$",
         Kind(name="embedding", text="an embedding (textual inversion)", advice=_EMBEDDING),
     ),
-    (r"^(control_model|controlnet_cond_embedding|controlnet_down_blocks|lllite_)", Kind(
-        name="controlnet", text="a ControlNet", advice=_OTHER)),
     (r"^(image_proj|ip_adapter)\.", Kind(name="ip_adapter", text="an IP-Adapter", advice=_OTHER)),
     (r"motion_modules\.", Kind(name="motion", text="AnimateDiff's motion module", advice=_OTHER)),
     (r"(^|\.)joint_blocks\.\d", Kind(name="sd3", text="Stable Diffusion 3, which is not implemented", advice=_OTHER)),
@@ -94,6 +100,11 @@ def has_unet(tensors: Mapping[str, TensorInfo]) -> bool:
 def is_vae(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether the file has an autoencoder and nothing else."""
     return _alone(tensors) is _VAE_ALONE
+
+
+def is_controlnet(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the file is a ControlNet."""
+    return other_kind(tensors) is _CONTROLNET
 
 
 def _alone(tensors: Mapping[str, TensorInfo]) -> Kind:

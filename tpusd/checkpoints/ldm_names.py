@@ -52,6 +52,21 @@ def ldm_unet_names(names: Iterable[str]) -> dict[str, str]:
     return {name: _mapped(name, _UNET_ENDS, blocks, {"resnets": _UNET_RESNET}) for name in names}
 
 
+def ldm_controlnet_names(names: Iterable[str]) -> dict[str, str]:
+    """Our name -> the original name, of modules or of parameters of ControlNetModel. names: all names of one."""
+    names = list(names)
+    numbers = {int(m[1]) for name in names if (m := re.match(r"controlnet_cond_embedding\.blocks\.(\d+)", name))}
+    blocks = _unet_blocks(names) | {"controlnet_mid_block": "middle_block_out.0"}
+    for number in {int(m[1]) for name in names if (m := re.match(r"controlnet_down_blocks\.(\d+)", name))}:
+        blocks[f"controlnet_down_blocks.{number}"] = f"zero_convs.{number}.0"
+    # The original counts the activations between the convolutions.
+    blocks["controlnet_cond_embedding.conv_in"] = "input_hint_block.0"
+    for number in numbers:
+        blocks[f"controlnet_cond_embedding.blocks.{number}"] = f"input_hint_block.{2 * number + 2}"
+    blocks["controlnet_cond_embedding.conv_out"] = f"input_hint_block.{2 * len(numbers) + 2}"
+    return {name: _mapped(name, _UNET_ENDS, blocks, {"resnets": _UNET_RESNET}) for name in names}
+
+
 def ldm_vae_names(names: Iterable[str]) -> dict[str, str]:
     """Our name -> the original name, of modules or of parameters of AutoencoderKL.
 

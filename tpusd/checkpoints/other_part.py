@@ -6,6 +6,7 @@ A distilled UNet is published in this way, for a base model that has all other p
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from tpusd.checkpoints.architecture import check_agreement, read_config
 from tpusd.checkpoints.files import Directory
@@ -22,33 +23,46 @@ from tpusd.families.latent_diffusion import UNET, VAE
 CONFIG = "config.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """A part that can come from elsewhere.
+class PartSource(Protocol):
+    """Where a network is: the fields that an OtherPart and a ControlNet of the config have in common."""
 
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def repo(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def file(self) -> str | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartKind:
+    """A network that comes from elsewhere.
+
+    part: its folder in a checkpoint.
+    field: the group of the config, and the name in Identity.
     text: what errors call it.
     alone: whether the tensors of a file are this network alone.
     layers: what the names of diffusers begin with, and no others.
     """
 
     part: str
+    field: str
     text: str
     alone: Callable[[Mapping[str, TensorInfo]], bool]
     layers: tuple[str, ...]
 
-    @property
-    def field(self) -> str:
-        """The group of the config, and the name in Identity."""
-        return f"model.{self.part}"
 
-
-_VAE = _Kind(part=VAE, text="VAE", alone=is_vae, layers=("decoder.up_blocks.", "decoder.mid_block."))
-_UNET = _Kind(part=UNET, text="UNet", alone=has_unet, layers=("down_blocks.",))
+_VAE = PartKind(
+    part=VAE, field="model.vae", text="VAE", alone=is_vae, layers=("decoder.up_blocks.", "decoder.mid_block.")
+)
+_UNET = PartKind(part=UNET, field="model.unet", text="UNet", alone=has_unet, layers=("down_blocks.",))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """A network. paths: name in Identity -> file. commit: of its repository, if it came from one."""
+class FoundPart:
+    """A network from elsewhere. paths: name in Identity -> file. commit: of its repository, if it came from one."""
 
     config: NetworkConfig
     weights: Weights
@@ -64,11 +78,9 @@ def with_other_parts(checkpoint: Checkpoint, *, unet: OtherPart, vae: OtherPart)
     return checkpoint
 
 
-def _with_other(checkpoint: Checkpoint, kind: _Kind, source: OtherPart) -> Checkpoint:
+def _with_other(checkpoint: Checkpoint, kind: PartKind, source: OtherPart) -> Checkpoint:
     component = checkpoint.family.components[kind.part]
-    single = source.file is not None or (source.path is not None and Path(source.path).is_file())
-    own_config = checkpoint.configs[kind.part]
-    found = _from_file(kind, source, component, own_config) if single else _from_directory(kind, source, component)
+    found = open_part(kind, source, component, lambda tensors: checkpoint.configs[kind.part])
     configs = {**checkpoint.configs, kind.part: found.config}
     check_agreement(checkpoint.family, configs, f"{found.weights.where} beside {show_path(checkpoint.directory)}")
     identity = checkpoint.identity
@@ -82,8 +94,27 @@ def _with_other(checkpoint: Checkpoint, kind: _Kind, source: OtherPart) -> Check
     )
 
 
-def _from_file(kind: _Kind, source: OtherPart, component: Component, config: NetworkConfig) -> _Found:
-    """The checkpoint's own config describes it: the published networks of a family differ in their weights alone."""
+def open_part(
+    kind: PartKind,
+    source: PartSource,
+    component: Component,
+    config: Callable[[Mapping[str, TensorInfo]], NetworkConfig],
+) -> FoundPart:
+    """Finds a network and reads all but its weights' data. Raises UserError.
+
+    config: the tensors of a single file, without their prefix -> the config, which such a file does not have.
+    """
+    if source.file is not None or (source.path is not None and Path(source.path).is_file()):
+        return _from_file(kind, source, component, config)
+    return _from_directory(kind, source, component)
+
+
+def _from_file(
+    kind: PartKind,
+    source: PartSource,
+    component: Component,
+    config: Callable[[Mapping[str, TensorInfo]], NetworkConfig],
+) -> FoundPart:
     path, commit = local_or_hub_file(source.path, source.repo, source.file, source.revision, kind.field)
     where = show_path(path)
     tensors = Safetensors((path,)).tensors
@@ -96,12 +127,13 @@ def _from_file(kind: _Kind, source: OtherPart, component: Component, config: Net
     else:
         naming = component.original[0].naming
         weights = OriginalWeights(path=path, original=OriginalNames(prefix or "", naming))
-    inside = {name: info for name, info in tensors.items() if name.startswith(prefix or "")}
-    check_size(config, inside, where)
-    return _Found(config=config, weights=weights, paths={f"{kind.field}.safetensors": path}, commit=commit)
+    inside = {name.removeprefix(prefix or ""): info for name, info in tensors.items() if name.startswith(prefix or "")}
+    own = config(inside)
+    check_size(own, inside, where)
+    return FoundPart(config=own, weights=weights, paths={f"{kind.field}.safetensors": path}, commit=commit)
 
 
-def _from_directory(kind: _Kind, source: OtherPart, component: Component) -> _Found:
+def _from_directory(kind: PartKind, source: PartSource, component: Component) -> FoundPart:
     """A directory that holds the network, or a whole checkpoint in whose folder it is."""
     local = source.path is not None
     directory, folder, commit = _local(kind, source) if local else _downloaded(kind, source, component)
@@ -118,10 +150,10 @@ def _from_directory(kind: _Kind, source: OtherPart, component: Component) -> _Fo
     opened = weights.open()
     check_size(config, opened.tensors, weights.where)
     files = [directory.root / f"{prefix}{CONFIG}", *opened.files]
-    return _Found(config=config, weights=weights, paths={f"{kind.field}/{f.name}": f for f in files}, commit=commit)
+    return FoundPart(config=config, weights=weights, paths={f"{kind.field}/{f.name}": f for f in files}, commit=commit)
 
 
-def _local(kind: _Kind, source: OtherPart) -> tuple[Directory, str, None]:
+def _local(kind: PartKind, source: PartSource) -> tuple[Directory, str, None]:
     assert source.path is not None
     directory = Directory(source.path, f"{kind.field}.path")
     for folder in ("", kind.part):
@@ -133,7 +165,7 @@ def _local(kind: _Kind, source: OtherPart) -> tuple[Directory, str, None]:
     )
 
 
-def _downloaded(kind: _Kind, source: OtherPart, component: Component) -> tuple[Directory, str, str | None]:
+def _downloaded(kind: PartKind, source: PartSource, component: Component) -> tuple[Directory, str, str | None]:
     assert source.repo is not None
     for folder in ("", kind.part):
         prefix = f"{folder}/" if folder else ""

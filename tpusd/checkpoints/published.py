@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tpusd.checkpoints.architecture import Architecture, read_architecture
+from tpusd.checkpoints.control_nets import with_controlnet_configs
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.packaged import ASSETS, packaged_architecture
 from tpusd.checkpoints.single_file import describe_single_file
@@ -34,7 +35,7 @@ def find_architecture(source: CheckpointSource) -> Architecture:
     if source.clip_skip:
         configs = architecture.family.with_clip_skip(architecture.configs, source.clip_skip)
         architecture = replace(architecture, configs=configs)
-    return architecture
+    return with_controlnet_configs(architecture, source.controlnets)
 
 
 def _found(source: CheckpointSource) -> Architecture:

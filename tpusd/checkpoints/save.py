@@ -50,7 +50,7 @@ def save_checkpoint(
     root = Path(directory)
     (root / model_index.FILE).unlink(missing_ok=True)
     for part, component in family.components.items():
-        _save_part(root / part, part, component, *networks[part], dtype=np.dtype(dtype))
+        save_part(root / part, part, component, *networks[part], dtype=np.dtype(dtype))
     for folder, tokenizer in tokenizers.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for file in tokenizer.files:
@@ -68,9 +68,10 @@ def save_checkpoint(
     _write_json(root / model_index.FILE, index)
 
 
-def _save_part(
+def save_part(
     folder: Path, part: str, component: Component, config: NetworkConfig, state: nnx.State[Any, Any], *, dtype: np.dtype
 ) -> None:
+    """Writes one network and its config.json. part: its name, for errors. dtype: of the stored weights."""
     values = {path: variable.get_value() for path, variable in nnx.to_flat_state(state)}
     tensors = {}
     model = abstract_model(component.network, config, dtype=jnp.float32, param_dtype=jnp.float32)

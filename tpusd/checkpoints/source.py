@@ -16,6 +16,7 @@ from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.hub_file import HubFile, check_cache, hub_file, refusal
+from tpusd.config.controls import ControlNet
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
 from tpusd.families import registry
@@ -65,6 +66,8 @@ class CheckpointSource(Protocol):
     def vae(self) -> OtherPart: ...
     @property
     def clip_skip(self) -> int: ...
+    @property
+    def controlnets(self) -> tuple[ControlNet, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class ModelSource:
     unet: OtherPart = OtherPart()
     vae: OtherPart = OtherPart()
     clip_skip: int = 0
+    controlnets: tuple[ControlNet, ...] = ()
 
 
 class Gone(UserError):

@@ -48,8 +48,10 @@ _ALWAYS_THERE = (
     "loras.",
     "embeddings.",
     "model.loras.",
+    "model.controlnets.",
 )  # fields that a group of the user need not name
-_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|embeddings)\.")
+_IN_A_LIST = re.compile(r"(prompts\.rows|(model\.)?loras|embeddings|model\.controlnets)\.")
+_NOUNS = {"embeddings": "embedding", "controlnets": "ControlNet"}  # what a list has, where it is not LoRAs
 _COMPLETION = re.compile(r"(install|uninstall|query)=(bash|zsh|fish)")
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -340,12 +342,11 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(
                 f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
             ) from None
-        item = re.search(r"merging override \+*((?:model\.)?loras|embeddings)\.(\d+)\.", str(error))
+        item = re.search(r"merging override \+*((?:model\.)?loras|embeddings|model\.controlnets)\.(\d+)\.", str(error))
         if item:
-            raise UserError(
-                f"{item[1]}.{item[2]}: there is no such {'embedding' if item[1] == 'embeddings' else 'LoRA'}; "
-                f"add {item[1]}=[{{path: FILE.safetensors}}]"
-            ) from None
+            noun = next((noun for name, noun in _NOUNS.items() if item[1].endswith(name)), "LoRA")
+            path = "DIR" if noun == "ControlNet" else "FILE.safetensors"
+            raise UserError(f"{item[1]}.{item[2]}: there is no such {noun}; add {item[1]}=[{{path: {path}}}]") from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 

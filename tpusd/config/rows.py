@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
 from tpusd.config.paths import expanded_path
+from tpusd.config.sizes import SIZE_FIELDS, Pair
 from tpusd.config.typed import plain, read_value
 from tpusd.errors import UserError, show
 
@@ -23,11 +25,24 @@ _NUMBERS: Mapping[str, tuple[object, type[int] | type[float]]] = {
     "height": (Size, int),
     "width": (Size, int),
     "strength": (Strength, float),
+    "control_scale": (ControlScale, float),
 }
 _FILES = ("image", "mask")  # a row's own pictures
 _SHA256 = {"image_sha256": "image", "mask_sha256": "mask"}  # -> the picture that it is of
+_CONTROL = ("control_images", "control_images_sha256")  # lists, with an entry for each ControlNet
+CONTROL_IMAGE = "control_image"  # a column for the list of one picture
 _TEMPLATES = ("prompt_template", "negative_prompt_template")  # the texts as they were before their marks were read
-ROW_FIELDS = ("prompt", "negative_prompt", *_NUMBERS, *_FILES, *_SHA256, *_TEMPLATES, "loras")
+ROW_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    *_NUMBERS,
+    *_FILES,
+    *_SHA256,
+    *_TEMPLATES,
+    "loras",
+    *_CONTROL,
+    *SIZE_FIELDS,
+)
 MAX_LORAS = 64
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
@@ -53,6 +68,15 @@ class Row:
     prompt_template: str | None = None
     negative_prompt_template: str | None = None
     loras: tuple[LoraConfig, ...] | None = None  # behind those of the run
+    control_images: tuple[str | None, ...] | None = None  # files; None: the ControlNet has no effect
+    control_images_sha256: tuple[str | None, ...] | None = None
+    control_scale: ControlScale | None = None
+    original_size: Pair | None = None
+    crop: Pair | None = None
+    target_size: Pair | None = None
+    negative_original_size: Pair | None = None
+    negative_crop: Pair | None = None
+    negative_target_size: Pair | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -73,8 +97,12 @@ class Row:
 
         names: those of the rows before it, which count once. Those of this row are added.
         """
-        own = sum(getattr(self, name) is not None for name in ROW_FIELDS)
-        own += 20 * len(self.loras or ())
+        own = sum(
+            _num_values(plain(getattr(self, name)))
+            for name in ROW_FIELDS
+            if name != "loras" and getattr(self, name) is not None
+        )
+        own += (self.loras is not None) + 20 * len(self.loras or ())
         before = len(names)
         names.update(self.extra)
         return 2 + own + sum(map(_num_values, self.extra.values())) + len(names) - before
@@ -119,6 +147,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     templates = {name: values.pop(name, None) for name in _TEMPLATES}
     texts: dict[str, Any] = {n: None if text in (None, "") else _text(place, n, text) for n, text in templates.items()}
     loras = _loras(place, values.pop("loras", None))
+    controls = _controls(place, values)
+    sizes: dict[str, Any] = {name: _pair(values.pop(name, None), f"{place}: {name}") for name in SIZE_FIELDS}
     for name in values:
         if not isinstance(name, str):
             raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
@@ -130,6 +160,8 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
         **digests,
         **texts,
         loras=loras,
+        **controls,
+        **sizes,
         extra={name: _json_value(place, name, value) for name, value in values.items()},
     )
 
@@ -158,12 +190,50 @@ def _file(place: str, name: str, value: object) -> str | None:
     return expanded_path(path, f"{place}: {name}")
 
 
+def _controls(place: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The row's control images and their sums, which are taken out of `values`. Raises UserError."""
+    alone, several = (values.pop(name, None) for name in (CONTROL_IMAGE, _CONTROL[0]))
+    digests = values.pop(_CONTROL[1], None)
+    if alone in (None, "") and several in (None, ""):
+        if digests not in (None, ""):
+            raise UserError(f"{place}: {_CONTROL[1]}: has no control_images beside it; remove the column")
+        return {}
+    if alone not in (None, "") and several not in (None, ""):
+        raise UserError(f"{place}: has both control_image and control_images; leave one of the two out")
+    paths = [alone] if several in (None, "") else _list(place, _CONTROL[0], several)
+    files = tuple(_file(place, CONTROL_IMAGE, path) for path in paths)
+    if digests in (None, ""):
+        return {_CONTROL[0]: files}
+    sums = tuple(_sha256(place, _CONTROL[1], one) for one in _list(place, _CONTROL[1], digests))
+    if len(sums) != len(files):
+        raise UserError(f"{place}: {_CONTROL[1]}: has {len(sums)} entries for {len(files)} control_images")
+    return dict(zip(_CONTROL, (files, sums), strict=True))
+
+
+def _list(place: str, name: str, value: object) -> list[Any]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_CONTROLNETS:
+        raise UserError(
+            f"{place}: {name}={show(value)}: must be a list of 1 to {MAX_CONTROLNETS}, one for each ControlNet; "
+            "for one alone write control_image"
+        )
+    return list(value)
+
+
 def _sha256(place: str, name: str, value: object) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise UserError(f"{place}: {name}={show(value)}: must be 64 hexadecimal digits; leave it out to take any file")
     return value
+
+
+def _pair(value: object, where: str) -> Any:
+    """Two numbers; None if the row has none of its own. csv gives text, as in `[1024, 768]`. Raises UserError."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*\[?\s*(\d{1,9})\s*,\s*(\d{1,9})\s*\]?\s*", value)):
+        value = [int(found[1]), int(found[2])]
+    return read_value(Pair, value, where)
 
 
 def _loras(place: str, value: object) -> tuple[LoraConfig, ...] | None:

@@ -15,6 +15,7 @@ from annotated_types import Interval, Len, MultipleOf
 
 from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
 from tpusd.config.cache import NO_CACHE, CacheConfig, check_cache, with_interval
+from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet, control_with_whole_path
 from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embedding, embedding_with_whole_path
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
@@ -25,6 +26,7 @@ from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
+from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
 from tpusd.errors import UserError, show
 
@@ -88,6 +90,12 @@ class ModelConfig:
         Len(0, MAX_LORAS),
         SavedIfSet(),
         Help("LoRAs that make this model what it is; a run has them behind its own, and a saved config in `loras`"),
+    ] = ()
+    controlnets: Annotated[
+        tuple[ControlNet, ...],
+        Len(0, MAX_CONTROLNETS),
+        SavedIfSet(),
+        Help("ControlNets, each of which reads a control image: `[{path: DIR, scale: 0.8, start: 0, end: 0.7}]`"),
     ] = ()
 
 
@@ -281,6 +289,51 @@ class RunConfig:
         SavedIfSet(),
         Help("with `paste_back`: pixels within the mask's edge over which the picture gives way to what is made"),
     ] = 0
+    control_image: Annotated[
+        str | None,
+        SavedIfSet(),
+        Help("the picture that the ControlNet reads, for the rows that have none of their own"),
+    ] = None
+    control_images: Annotated[
+        tuple[str, ...],
+        Len(0, MAX_CONTROLNETS),
+        SavedIfSet(),
+        Help("of several ControlNets, a picture for each, in their order"),
+    ] = ()
+    control_scale: Annotated[
+        ControlScale, SavedIfSet(), Help("a factor on the `scale` of every ControlNet; rows may have their own")
+    ] = 1.0
+    guess_mode: Annotated[
+        bool,
+        SavedIfSet(),
+        Help("ControlNets guide the prompt's half alone, and their first layers less, so that no prompt is needed"),
+    ] = False
+    original_size: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help(
+            "SDXL: height and width of the picture before it was resized: a small one gives a blurred image; null: own"
+        ),
+    ] = None
+    crop: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help("SDXL: top and left at which the picture was cropped: 0 and 0 show the object whole; null: 0, 0"),
+    ] = None
+    target_size: Annotated[
+        Pair | None, SavedIfSet(), Help("SDXL: height and width that the picture was resized to; null: own")
+    ] = None
+    negative_original_size: Annotated[
+        Pair | None,
+        SavedIfSet(),
+        Help("the same of the negative prompt, together with `negative_target_size`; null: those of the prompt"),
+    ] = None
+    negative_crop: Annotated[
+        Pair | None, SavedIfSet(), Help("of the negative prompt, where its sizes are set; null: 0, 0")
+    ] = None
+    negative_target_size: Annotated[
+        Pair | None, SavedIfSet(), Help("of the negative prompt, together with `negative_original_size`")
+    ] = None
     batch_size_per_device: Annotated[
         int,
         Interval(ge=1, le=4096),
@@ -417,16 +470,17 @@ def _with_the_models_loras(config: RunConfig) -> RunConfig:
 def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
-    image, mask = (
+    image, mask, control_image = (
         None if path is None else expanded_path(path, name)
-        for name, path in (("image", config.image), ("mask", config.mask))
+        for name, path in (("image", config.image), ("mask", config.mask), ("control_image", config.control_image))
     )
     if model.path is not None:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
     if model.config is not None:
         model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
     unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
-    model = dataclasses.replace(model, unet=unet, vae=vae)
+    nets = tuple(control_with_whole_path(net, f"model.controlnets[{i}]") for i, net in enumerate(model.controlnets))
+    model = dataclasses.replace(model, unet=unet, vae=vae, controlnets=nets)
     for name in ("path", "wildcards_dir", "lora_dir"):
         if (path := getattr(prompts, name)) is not None:
             whole: dict[str, Any] = {name: expanded_path(path, f"prompts.{name}")}
@@ -436,6 +490,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     safety = with_whole_safety_path(config.safety)
     embeddings = tuple(embedding_with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
+    control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
         config,
         model=model,
@@ -445,6 +500,8 @@ def _with_paths(config: RunConfig) -> RunConfig:
         output=output,
         image=image,
         mask=mask,
+        control_image=control_image,
+        control_images=control_images,
         safety=safety,
     )
 
@@ -492,9 +549,13 @@ def _check(config: RunConfig) -> None:
             "[0, 1] is all steps"
         )
     _check_noise(config)
-    for name, picture in (("image", config.image), ("mask", config.mask)):
+    pictures = [("image", config.image), ("mask", config.mask), ("control_image", config.control_image)]
+    pictures += [(f"control_images[{i}]", path) for i, path in enumerate(config.control_images)]
+    for name, picture in pictures:
         if picture is not None and not picture.strip():
             raise UserError(f"{name}='': must name a picture; {name}=null means no picture")
+    if config.control_image is not None and config.control_images:
+        raise UserError("control_images: control_image is set too; leave one of the two out")
     if config.rows is not None:
         parse_rows(config.rows)
     if config.shard is not None:
@@ -506,6 +567,8 @@ def _check(config: RunConfig) -> None:
         check_embedding(embedding, f"embeddings[{i}]")
     _check_prompts(config.prompts)
     check_cache(config.cache)
+    if config.cache.name != "none" and config.model.controlnets:
+        raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
     check_safety(config.safety)
 
@@ -589,6 +652,9 @@ def _check_model(model: ModelConfig) -> None:
     _check_file_of_repo(model.file, "model.file")
     _check_part(model.unet, "model.unet", "a UNet")
     _check_part(model.vae, "model.vae", "a VAE")
+    for i, net in enumerate(model.controlnets):
+        check_controlnet(net, f"model.controlnets[{i}]")
+        _check_file_of_repo(net.file, f"model.controlnets[{i}].file")
 
 
 def _check_part(part: OtherPart, field: str, noun: str) -> None:

@@ -67,6 +67,10 @@ FIELDS: Mapping[str, str] = {
     "init_img": "image",
     "input": "image",
     "mask_image": "mask",
+    "controlnet_image": "control_image",
+    "conditioning_image": "control_image",
+    "controlnet_conditioning_scale": "control_scale",
+    "controlnet_scale": "control_scale",
     "denoising_strength": "strength",
     "outdir": "output",
     "output_dir": "output",
@@ -205,7 +209,7 @@ CHOICES: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_NO_CONTROL = "tpusd makes images from text and from a picture (image=FILE strength=0.6); it takes no control image"
+_CONTROL = "a ControlNet is one of a list: model.controlnets=[{path: DIR, scale: 0.8}] control_image=FILE"
 _ALL_DEVICES = (
     "a run uses all devices that JAX sees; choose them with the variable JAX_PLATFORMS or CUDA_VISIBLE_DEVICES"
 )
@@ -214,7 +218,8 @@ _LORA = "a LoRA is one of a list: loras=[{path: FILE.safetensors, scale: 0.8}]"
 _CLIP_SKIP = "write model.clip_skip=1 for A1111's Clip skip: 2; it counts as diffusers does, from 0"
 # Name elsewhere -> why there is no such field.
 ABSENT: Mapping[str, str] = {
-    "controlnet": _NO_CONTROL,
+    "controlnet": _CONTROL,
+    "controlnets": _CONTROL,
     "device": _ALL_DEVICES,
     "devices": _ALL_DEVICES,
     "num_devices": _ALL_DEVICES,

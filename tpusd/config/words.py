@@ -25,6 +25,7 @@ SOURCES = (
     "prompts.lora_dir",
     "image",
     "mask",
+    "control_image",
 )
 PATHS = (*SOURCES, "output")
 OF_ANY_SET = (  # fields that go with prompt= too
@@ -35,8 +36,9 @@ OF_ANY_SET = (  # fields that go with prompt= too
     "prompts.wildcards_dir=",
     "prompts.lora_dir=",
 )
-LISTS_OF_FILES = ("loras=", "embeddings=")
-_PATH_IN_LIST = re.compile(r"(?:loras|embeddings)\.\d+\.path")
+GROUPS_OF_FILES = ("loras=", "embeddings=", "model.controlnets=")  # lists of groups, each of which may have a path
+LISTS_OF_FILES = ("control_images=",)
+_PATH_IN_LIST = re.compile(r"(?:loras|embeddings|model\.controlnets)\.\d+\.path")
 
 
 def expanded(words: Sequence[str], *, multirun: bool = False) -> list[str]:
@@ -74,7 +76,7 @@ def with_whole_paths(words: Sequence[str]) -> list[str]:
         return str(Path.cwd() / expanded_path(path, field))
 
     def changed(word: str) -> str:
-        if word.startswith(LISTS_OF_FILES):
+        if word.startswith((*GROUPS_OF_FILES, *LISTS_OF_FILES)):
             return _list_with_paths(word, whole)
         return _with_paths(word, whole) if word.startswith(SOURCES) or _PATH_IN_LIST.match(word) else word
 
@@ -120,21 +122,28 @@ def _is_path(key: str) -> bool:
 
 
 def _list_with_paths(word: str, change: Callable[[str, str], str]) -> str:
-    """`loras=[{path: FILE}]` with each path changed by `change(field, path)`; where it is no such list, as it is."""
-    field, override = word.partition("=")[0], read_override(word)
+    """`loras=[{path: FILE}]`, `control_images=[FILE]`: each path changed by `change(field, path)`.
+
+    Where it is no such list, it stays as it is.
+    """
+    override = read_override(word)
     if override is None or override.is_choice_sweep():
         return word
-    given = override.value()
-    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+    key, given = word.partition("=")[0], override.value()
+    if not isinstance(given, list):
+        return word
+    if all(isinstance(item, str) for item in given):
+        return f"{key}={hydra_value([change(key, unescaped(item)) for item in given])}"
+    if not all(isinstance(item, dict) for item in given):
         return word
     made = [
         {
-            name: change(f"{field}.path", value) if name == "path" and isinstance(value, str) else value
+            name: change(f"{key}.path", value) if name == "path" and isinstance(value, str) else value
             for name, value in own
         }
-        for own in ([(unescaped(str(name)), value) for name, value in item.items()] for item in given)
+        for own in ([(unescaped(str(name)), value) for name, value in group.items()] for group in given)
     ]
-    return f"{field}={hydra_value(made)}"
+    return f"{key}={hydra_value(made)}"
 
 
 def _unquoted(item: str) -> str | None:

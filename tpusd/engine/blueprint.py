@@ -18,7 +18,7 @@ from tpusd.engine import programs
 from tpusd.engine.compiler_options import OptionsByTarget, decode_options, denoise_options
 from tpusd.engine.drawn_noise import ROWS_AT_ONCE
 from tpusd.engine.noise import GivenNoise
-from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
+from tpusd.families.base import CONTROLNET, ChunkTokens, Conditioning, Control, ProgramName, Tokens
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
 from tpusd.syntax.rules import TextShape
@@ -82,7 +82,7 @@ class Blueprint:
         self.state = jax.eval_shape(LoopState.start, jax.ShapeDtypeStruct(latents, jnp.float32))
         self._networks = {
             part: _Network(architecture.abstract(part, dtype=jnp.dtype(p.dtype), param_dtype=jnp.dtype(p.param_dtype)))
-            for part, p in self._family.precisions(precision).items()
+            for part, p in self._family.precisions(precision, architecture.parts).items()
         }
 
     @property
@@ -90,9 +90,13 @@ class Blueprint:
         """Whether the denoiser reads a mask and the rest of the picture."""
         return self._family.inpaints(self._configs)
 
-    def weights(self, program: ProgramName) -> tuple[Leaves, ...]:
-        """The parameters of a program's networks as shapes, each in the order of `leaves`."""
-        return tuple(self._networks[part].shapes for part in self._family.parts(program))
+    def parts(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[str, ...]:
+        """The networks that a program uses. controls: its ControlNets, by their places."""
+        return (*self._family.parts(program), *(f"{CONTROLNET}{place}" for place in controls))
+
+    def weights(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[Leaves, ...]:
+        """The parameters of `parts` as shapes, each in the order of `leaves`."""
+        return tuple(self._networks[part].shapes for part in self.parts(program, controls))
 
     def encode(self) -> ProgramSpec:
         """(weights), tokens -> conditioning, digest (b,2), finite (b,)."""
@@ -138,23 +142,39 @@ class Blueprint:
             function=encode_picture, shared=[self.weights("encode_picture")], split=[pixels, keys, *masked]
         )
 
+    def embed_control(self, place: int) -> ProgramSpec:
+        """(weights), pixels (b,H,W,3) uint8 -> what a ControlNet makes of them (b,h,w,c), digest (b,2), finite (b,)."""
+        family, networks = self._family, self._merge("embed_control", [place])
+
+        def embed_control(weights: tuple[Leaves, ...], pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            (network,) = networks(weights).values()
+            return programs.embed_control(family, network, pixels)
+
+        pixels = jax.ShapeDtypeStruct((self.per_device, *self._size, 3), jnp.uint8)
+        return ProgramSpec(function=embed_control, shared=[self.weights("embed_control", [place])], split=[pixels])
+
     def denoise(
         self,
         *,
         guided: bool,
         given_noise: bool = False,
         from_picture: bool = False,
+        controls: Sequence[int] = (),
+        sized: bool = False,
         text: TextShape | None = None,
         branch: int | None = None,
     ) -> ProgramSpec:
-        """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture -> LoopState, Trace.
+        """(weights, start, stop), state, conditioning, guidance_rescale, tables, keys, picture, control, sizes
+        -> LoopState, Trace.
 
         given_noise: the noise is an argument in the place of the keys.
+        controls: the ControlNets that have an effect, by their places.
+        sized: whether the size conditioning is an argument.
         text: of prompts in chunks; None: of plain ones.
         branch: of a cache; then the first shared argument says of each row whether it computes all, bool (MAX_ROWS,).
             None: every row does.
         """
-        family, networks = self._family, self._merge("denoise")
+        family, networks = self._family, self._merge("denoise", controls)
         height, width = self._size
 
         def denoise(weights: tuple[Leaves, ...], *arguments: Any) -> tuple[LoopState, programs.Trace]:
@@ -180,13 +200,17 @@ class Blueprint:
             cond,
             cond if guided else None,
             per_image,
-            jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS), jnp.float32),
+            jax.ShapeDtypeStruct((b, MAX_ROWS, COLUMNS + len(controls)), jnp.float32),
             per_image,
             given if given_noise else jax.ShapeDtypeStruct((b, 2), jnp.uint32),
-            *([self._picture] if from_picture else []),
+            *further_arguments(
+                self._picture if from_picture else None,
+                self._control(controls),
+                jax.ShapeDtypeStruct((b, 2, 6), jnp.float32) if sized else None,
+            ),
         )
         bound = jax.ShapeDtypeStruct((), jnp.int32)
-        shared = (self.weights("denoise"), bound, bound)
+        shared = (self.weights("denoise", controls), bound, bound)
         return ProgramSpec(
             function=denoise if branch is None else denoise_cached,
             shared=shared if branch is None else (jax.ShapeDtypeStruct((MAX_ROWS,), jnp.bool_), *shared),
@@ -225,9 +249,16 @@ class Blueprint:
             unmasked=self.state.x if self.inpaints else None,
         )
 
-    def _merge(self, program: ProgramName) -> Callable[[tuple[Leaves, ...]], Mapping[str, nnx.Module]]:
+    def _control(self, controls: Sequence[int]) -> Control | None:
+        specs = [self.embed_control(place) for place in controls]
+        pictures = tuple(jax.eval_shape(spec.function, *spec.shared, *spec.split)[0] for spec in specs)
+        return Control(pictures, jax.ShapeDtypeStruct((self.per_device,), jnp.bool_)) if controls else None
+
+    def _merge(
+        self, program: ProgramName, controls: Sequence[int] = ()
+    ) -> Callable[[tuple[Leaves, ...]], Mapping[str, nnx.Module]]:
         """A function from a program's weights to its networks."""
-        networks = {part: self._networks[part] for part in self._family.parts(program)}
+        networks = {part: self._networks[part] for part in self.parts(program, controls)}
 
         def merge(weights: tuple[Leaves, ...]) -> Mapping[str, nnx.Module]:
             return {part: net.model(own) for (part, net), own in zip(networks.items(), weights, strict=True)}
@@ -238,6 +269,14 @@ class Blueprint:
     def _conditioning(self, text: TextShape | None) -> Conditioning:
         encode = self.encode() if text is None else self.encode_chunks(text)
         return jax.eval_shape(encode.function, *encode.shared, *encode.split)[0]
+
+
+def further_arguments(picture: programs.Picture | None, control: Control | None, sizes: Any) -> tuple[Any, ...]:
+    """The last arguments of `denoise`, as arrays or as shapes; without those that no image of a batch has."""
+    given = [picture, control, sizes]
+    while given and given[-1] is None:
+        given.pop()
+    return tuple(given)
 
 
 def leaves(state: nnx.State[Any, Any]) -> Leaves:

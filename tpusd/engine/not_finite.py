@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # it imports JAX
 _RESULTS: "dict[ProgramName, str]" = {
     "encode": "text embedding",
     "encode_picture": "latents of its picture",
+    "embed_control": "features of its control image",
     "denoise": "latents",
     "decode": "pixels",
 }

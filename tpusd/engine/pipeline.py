@@ -20,9 +20,10 @@ import numpy as np
 from tpusd.checkpoints import Checkpoint, fill, match_weights
 from tpusd.checkpoints.tokenizer import Tokenizer
 from tpusd.config.schema import PrecisionConfig
+from tpusd.config.sizes import Sizes
 from tpusd.engine import programs
 from tpusd.engine.adapters import MergedWeights, ScaledLora
-from tpusd.engine.blueprint import Blueprint, ProgramSpec, leaves
+from tpusd.engine.blueprint import Blueprint, ProgramSpec, further_arguments, leaves
 from tpusd.engine.devices import Devices, Program, gather
 from tpusd.engine.drawn_noise import ROWS_AT_ONCE, DrawnNoise
 from tpusd.engine.jax_settings import with_usual_settings
@@ -30,7 +31,7 @@ from tpusd.engine.noise import image_key
 from tpusd.engine.not_finite import NotFinite
 from tpusd.engine.programs import TRACE_ROWS, traced_rows
 from tpusd.engine.texts import TextsByCall
-from tpusd.families.base import ChunkTokens, Conditioning, ProgramName, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, Control, ProgramName, Tokens
 from tpusd.inputs.arrays import Input
 from tpusd.plan.batches import Kind, full_calls, guided_pieces, kind_of
 from tpusd.plan.specs import ImageSpec
@@ -85,6 +86,14 @@ class _EncodedPicture(NamedTuple):
     """picture: on the devices. digests (b,2), finite (b,): on the host."""
 
     picture: programs.Picture
+    digests: np.ndarray
+    finite: np.ndarray
+
+
+class _EmbeddedControls(NamedTuple):
+    """control: on the devices. digests (n,b,2), finite (b,): on the host."""
+
+    control: Control
     digests: np.ndarray
     finite: np.ndarray
 
@@ -158,6 +167,7 @@ class Pipeline:
         tables: Sequence[Table],
         *,
         inputs: Sequence[Input] | None = None,
+        controls: Sequence[Sequence[np.ndarray]] | None = None,
         loras: Sequence[ScaledLora] = (),
         tokenizers: Sequence[Tokenizer] | None = None,
         on_step: Callable[[int, int], None] | None = None,
@@ -167,6 +177,7 @@ class Pipeline:
         specs: all of one `kind_of`.
         tables: one for each spec.
         inputs: one for each spec, where they start from pictures.
+        controls: for each spec the pictures (H,W,3) uint8 of its active ControlNets, where they have some.
         loras: merged into the weights in this order; those of all specs.
         tokenizers: the checkpoint's own with the embeddings of all specs; None: they have no embedding.
         on_step: on_step(done, total) reports rows of the longest table.
@@ -178,6 +189,7 @@ class Pipeline:
             for spec, table in zip(specs, tables, strict=True)
         }
         assert kind.from_picture == (inputs is not None)
+        assert bool(kind.controls) == (controls is not None)
         pieces = guided_pieces(kind.guided, max(map(len, tables)))
         denoisers = {has_it: denoiser(has_it, kind) for _, has_it in pieces}
         compiled = self._compiled(denoisers, kind)
@@ -195,6 +207,10 @@ class Pipeline:
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
             start = self._encode_picture(compiled["encode_picture"], padded, padded_inputs, padded_tables)
+        embedded = None
+        if controls is not None:
+            padded_controls = [*controls, *[controls[-1]] * padding]
+            embedded = self._embed_controls(compiled, kind.controls, padded, padded_controls)
         calls = [
             _Calls(
                 rows,
@@ -207,8 +223,13 @@ class Pipeline:
             for own, has_it in pieces
             for rows, now in texts.pieces(own)
         ]
-        picture = None if start is None else start.picture
-        latents, trace = self._denoise(calls, padded, padded_tables, picture, _full_rows(kind, tables), on_step)
+        more = further_arguments(
+            None if start is None else start.picture,
+            None if embedded is None else embedded.control,
+            self._devices.put_split(size_numbers(padded)) if kind.sized else None,
+        )
+        full_rows = _full_rows(kind, tables)
+        latents, trace = self._denoise(calls, kind.controls, padded, padded_tables, more, full_rows, on_step)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
         text_digests = {now: gather(one.digests) for now, one in encoded.items()}
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded.values()])
@@ -219,6 +240,7 @@ class Pipeline:
                     "tokens": _text_digest(encoded[now].ids[i] for now in texts.of_image(i)),
                     "text_embedding": _joined(_hex(text_digests[now][i]) for now in texts.of_image(i)),
                     **({} if start is None else {"picture": _hex(start.digests[i])}),
+                    **({} if embedded is None else {"control": "".join(map(_hex, embedded.digests[:, i]))}),
                     "initial_noise": _hex(trace.noise[i]),
                     "latents": {
                         str(row): _hex(trace.rows[i, row // TRACE_ROWS] if row < len(table) else trace.latents[i])
@@ -229,6 +251,7 @@ class Pipeline:
                     table,
                     bool(finite_texts[i]),
                     start is None or bool(start.finite[i]),
+                    embedded is None or bool(embedded.finite[i]),
                     int(trace.num_finite[i]),
                     bool(finite_pixels[i]),
                 ),
@@ -287,20 +310,40 @@ class Pipeline:
         picture = programs.Picture(latents=latents, scale=scale, masked=masked, levels=levels, unmasked=unmasked)
         return _EncodedPicture(picture, gather(digests), gather(finite))
 
+    def _embed_controls(
+        self,
+        compiled: Mapping[str, Program],
+        places: Sequence[int],
+        specs: Sequence[ImageSpec],
+        pictures: Sequence[Sequence[np.ndarray]],
+    ) -> _EmbeddedControls:
+        """What the ControlNets at these places read. specs, pictures: of a full batch, padding included."""
+        made = []
+        for number, place in enumerate(places):
+            pixels = self._devices.put_split(np.stack([own[number] for own in pictures]))
+            made.append(compiled[embedder(place)].call(self._weights_of("embed_control", [place]), pixels))
+        embedded, digests, finite = zip(*made, strict=True)
+        guess = self._devices.put_split(np.array([spec.active_controls[0].guess_mode for spec in specs]))
+        return _EmbeddedControls(
+            Control(embedded, guess), np.stack(gather(digests)), np.logical_and.reduce(gather(finite))
+        )
+
     def _denoise(
         self,
         pieces: "Sequence[_Calls]",
+        controls: Sequence[int],
         specs: Sequence[ImageSpec],
         tables: Sequence[Table],
-        picture: programs.Picture | None,
+        more: tuple[Any, ...],
         full_rows: np.ndarray | None,
         on_step: Callable[[int, int], None] | None,
     ) -> tuple[jax.Array, programs.Trace]:
         """Runs the sampler: the latents on the devices, and the host's Trace.
 
         pieces: all model calls, in order.
+        controls: the ControlNets, by their places.
         specs, tables: of a full batch, padding included.
-        picture: on the devices; None: the images start from noise alone.
+        more: the last arguments of the program, on the devices.
         full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
         on_step: as in `generate`; None: one call makes all rows of a piece.
         """
@@ -312,12 +355,16 @@ class Pipeline:
             (
                 np.array([spec.guidance_rescale for spec in specs], np.float32),
                 np.stack(
-                    [table.padded(spec.guidance_scales(len(table))) for spec, table in zip(specs, tables, strict=True)]
+                    [
+                        table.padded(
+                            spec.guidance_scales(len(table)), [one.scales(len(table)) for one in spec.active_controls]
+                        )
+                        for spec, table in zip(specs, tables, strict=True)
+                    ]
                 ),
                 np.array([noise_scale(*one) for one in zip(specs, tables, strict=True)], np.float32),
             )
         )
-        more = () if picture is None else (picture,)
         full = () if full_rows is None else (self._devices.put_shared(full_rows),)
         state = put(jax.tree.map(lambda s: np.zeros((len(specs), *s.shape[1:]), s.dtype), self._blueprint.state))
         total, stops = pieces[-1].rows.stop, [0]
@@ -334,7 +381,15 @@ class Pipeline:
                 keys = put(drawn.given(stops[-1], stop))
             bounds = self._devices.put_shared((np.int32(stops[-1]), np.int32(stop)))
             state, trace = piece.program.call(
-                *full, self._weights_of("denoise"), *bounds, state, piece.cond, piece.uncond, *arguments, keys, *more
+                *full,
+                self._weights_of("denoise", controls),
+                *bounds,
+                state,
+                piece.cond,
+                piece.uncond,
+                *arguments,
+                keys,
+                *more,
             )
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
@@ -353,9 +408,9 @@ class Pipeline:
     def _deep_half(self, kind: Kind, *, guided: bool) -> jax.ShapeDtypeStruct | None:
         return None if kind.cache is None else self._blueprint.deep_half(kind.cache.branch, guided=guided)
 
-    def _weights_of(self, program: ProgramName) -> tuple[Weights, ...]:
-        """A program's weights, as soon as they are on the devices."""
-        return tuple(map(self._part, self._checkpoint.family.parts(program)))
+    def _weights_of(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[Weights, ...]:
+        """A program's weights, as soon as they are on the devices. controls: its ControlNets, by their places."""
+        return tuple(map(self._part, self._blueprint.parts(program, controls)))
 
     def _compiled(self, denoisers: Mapping[bool, str], kind: Kind) -> Mapping[str, Program]:
         """The programs by name, compiled side by side where they are not there yet.
@@ -371,6 +426,8 @@ class Pipeline:
                     guided=has_it,
                     given_noise=kind.given_noise,
                     from_picture=kind.from_picture,
+                    controls=kind.controls,
+                    sized=kind.sized,
                     text=text,
                     branch=None if kind.cache is None else kind.cache.branch,
                 )
@@ -379,6 +436,7 @@ class Pipeline:
             encoder(text): blueprint.encode if text is None else functools.partial(blueprint.encode_chunks, text),
             "decode": blueprint.decode,
             **({"encode_picture": blueprint.encode_picture} if kind.from_picture else {}),
+            **{embedder(place): functools.partial(blueprint.embed_control, place) for place in kind.controls},
         }
         missing = [name for name in sources if name not in self._programs]
         if missing:
@@ -418,7 +476,8 @@ class _WeightsInReading:
 
     @with_usual_settings
     def _read(self) -> None:
-        dtypes = {p: jnp.dtype(of.param_dtype) for p, of in self._checkpoint.family.precisions(self._precision).items()}
+        precisions = self._checkpoint.family.precisions(self._precision, self._checkpoint.parts)
+        dtypes = {part: jnp.dtype(of.param_dtype) for part, of in precisions.items()}
         try:
             matched = {part: match_weights(self._checkpoint, part, param_dtype=dtype) for part, dtype in dtypes.items()}
         except BaseException as error:
@@ -440,7 +499,13 @@ def denoiser(guided: bool, kind: Kind) -> str:
     endings = ("" if guided else "_unguided", "_given_noise" * kind.given_noise, "_picture" * kind.from_picture)
     cache = "" if kind.cache is None else f"_cached_{kind.cache.branch}"
     chunks = "" if kind.text is None or kind.text.chunks == 1 else f"_{kind.text.chunks}"
-    return f"denoise{''.join(endings)}{cache}{chunks}"
+    controls = f"_control{'_'.join(map(str, kind.controls))}" if kind.controls else ""
+    return f"denoise{''.join(endings)}{controls}{'_sizes' * kind.sized}{cache}{chunks}"
+
+
+def embedder(place: int) -> str:
+    """The name of the program that embeds the pictures of the ControlNet at this place."""
+    return f"embed_control_{place}"
 
 
 def encoder(text: TextShape | None) -> str:
@@ -453,6 +518,12 @@ def encoder(text: TextShape | None) -> str:
 def image_keys(specs: Sequence[ImageSpec]) -> np.ndarray:
     """uint32 (b,2)."""
     return np.stack([image_key(spec.seed, spec.row, spec.copy, spec.row_seed) for spec in specs])
+
+
+def size_numbers(specs: Sequence[ImageSpec]) -> np.ndarray:
+    """float32 (b,2,6): the size conditioning of the prompts and of the negative prompts."""
+    sizes = [(spec.sizes or Sizes()).numbers(spec.height, spec.width) for spec in specs]
+    return np.array(sizes, np.float32)
 
 
 def picture_scale(spec: ImageSpec, table: Table) -> float:
@@ -480,13 +551,20 @@ def _full_rows(kind: Kind, tables: Sequence[Table]) -> np.ndarray | None:
 
 
 def _not_finite(
-    table: Table, finite_texts: bool, finite_picture: bool, num_finite: int, finite_pixels: bool
+    table: Table,
+    finite_texts: bool,
+    finite_picture: bool,
+    finite_control: bool,
+    num_finite: int,
+    finite_pixels: bool,
 ) -> NotFinite | None:
     """Where an image is not finite first. num_finite: rows of its table after which its latents were finite."""
     if not finite_texts:
         return NotFinite(program="encode")
     if not finite_picture:
         return NotFinite(program="encode_picture")
+    if not finite_control:
+        return NotFinite(program="embed_control")
     if num_finite < len(table):
         timestep = float(table.timesteps[num_finite])
         return NotFinite(program="denoise", call=num_finite + 1, num_calls=len(table), timestep=timestep)

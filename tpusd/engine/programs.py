@@ -1,4 +1,4 @@
-"""The programs as pure functions of one device's share: encode, denoise, decode, and encode_picture.
+"""The programs as pure functions of one device's share: encode, denoise, decode; encode_picture, embed_control.
 
 Weights, keys, sampler tables, guidance and step bounds are arguments, so none of them compiles anything again. What a
 network computes is the family's. Knows nothing of devices, files or prompts as text.
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from tpusd.config.schema import Weighting
 from tpusd.engine import noise as image_keys
-from tpusd.families.base import ChunkTokens, Conditioning, Family, Guidance, Networks, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, Control, Family, Guidance, Networks, Tokens
 from tpusd.networks.reuse import Reuse
 from tpusd.samplers.loop import Kept, LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
@@ -120,6 +121,13 @@ def encode_picture(
     return whole, unmasked, digest(together), is_finite(together)
 
 
+def embed_control(family: Family, network: nnx.Module, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What a ControlNet makes of its pictures (b,H,W,3) uint8, one by one: (b,h,w,c), digest (b,2), is finite (b,)."""
+    images = pixels.astype(jnp.float32) / 255
+    embedded: jax.Array = jax.lax.map(lambda image: family.embed_control(network, image[None])[0], images)
+    return embedded, digest(embedded), is_finite(embedded)
+
+
 def denoise(
     family: Family,
     networks: Networks,
@@ -133,6 +141,8 @@ def denoise(
     init_scale: jax.Array,
     keys: image_keys.Keys,
     picture: Picture | None = None,
+    control: Control | None = None,
+    sizes: jax.Array | None = None,
     *,
     height: int,
     width: int,
@@ -151,6 +161,8 @@ def denoise(
     init_scale: (b,) float32.
     keys: (b,2) uint32, or the noise itself.
     picture: what the images start from; None: noise alone.
+    control: what the ControlNets among the networks get; the table has a further column for each, its scale.
+    sizes: size conditioning (b,2,6) float32, of the prompts and of the negative prompts; None: of the images' own size.
     height, width: pixels.
     cache: None: every row computes all.
     """
@@ -164,15 +176,18 @@ def denoise(
         return LoopState.start(x)._replace(kept=before.kept), digest(noise)
 
     state, drawn = jax.lax.cond(start == 0, begin, lambda state: (state, jnp.zeros((b, 2), jnp.uint32)), state)
-    conditioning = family.prepare(cond, uncond, height=height, width=width)
+    conditioning = family.prepare(cond, uncond, height=height, width=width, sizes=sizes)
 
     further = [] if picture is None else picture.further()
 
-    def predict(k: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, deep: Kept) -> tuple[jax.Array, Kept]:
+    def predict(
+        k: jax.Array, x: jax.Array, t: jax.Array, scale: jax.Array, deep: Kept, control_scale: jax.Array | None = None
+    ) -> tuple[jax.Array, Kept]:
         x = jnp.concatenate([x, *further], axis=-1)
         guidance = None if uncond is None else Guidance(scale, rescale)
         if cache is None or deep is None:
-            return family.predict(networks, x, t, conditioning, guidance), None
+            step = None if control is None else control._replace(scale=control_scale)
+            return family.predict(networks, x, t, conditioning, guidance, step), None
         return family.predict_reusing(networks, x, t, conditioning, guidance, Reuse(cache.branch, cache.full[k], deep))
 
     def record(k: jax.Array, x: jax.Array, log: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

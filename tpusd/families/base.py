@@ -26,7 +26,8 @@ from tpusd.syntax.embeddings import TokenVectors
 from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
-ProgramName = Literal["encode", "encode_picture", "denoise", "decode"]
+ProgramName = Literal["encode", "encode_picture", "embed_control", "denoise", "decode"]
+CONTROLNET = "controlnet_"  # what the name of a ControlNet among the parts begins with; its place follows
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 ChunkTokens: TypeAlias = Any  # a pytree of arrays or shapes, of prompts in chunks; the family's own
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
@@ -71,7 +72,7 @@ class OriginalNames(NamedTuple):
     """A network in a single file of the original code. prefix: of its tensors. naming: how it names the layers."""
 
     prefix: str
-    naming: Literal["unet", "vae", "clip", "open_clip"]
+    naming: Literal["unet", "controlnet", "vae", "clip", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +162,27 @@ class Guidance(NamedTuple):
     rescale: "Vector"
 
 
+class Control(NamedTuple):
+    """What ControlNets get for a batch, each in its place.
+
+    pictures: of each, an image's picture as `embed_control` gives it, (b,h,w,c).
+    guess_mode: bool (b,), whether they guide the half of the prompt alone.
+    scale: float32 (b,n), of each at this step; None outside of steps.
+    """
+
+    pictures: tuple[Any, ...]  # arrays of JAX, or shapes, as all of them
+    guess_mode: Any
+    scale: Any = None
+
+
 class Family(abc.ABC):
     """One model family. Sizes in pixels. `encode`, `prepare`, `predict` and `decode` are pure and are traced by JAX."""
 
     name: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]  # `_class_name` of model_index.json, without a leading `Flax`
     components: ClassVar[Mapping[str, Component]]  # part -> component, in the order in which weights are read
+    controlnet: ClassVar[Component | None] = None  # of the ControlNets that a checkpoint may have beside these parts
+    reads_sizes: ClassVar[bool] = False  # whether the model has size conditioning
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterable[str]:
         """A line for each thing in the scheduler's file that makes the images differ from the reference's."""
@@ -181,14 +197,21 @@ class Family(abc.ABC):
         own = "decode" if program == "encode_picture" else program
         return tuple(part for part, component in self.components.items() if component.program == own)
 
+    def component(self, part: str) -> Component:
+        """Of a part of a checkpoint, which may be a ControlNet."""
+        if not part.startswith(CONTROLNET):
+            return self.components[part]
+        assert self.controlnet is not None, part
+        return self.controlnet
+
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """The folders of the tokenizers, in the order of their networks."""
         return tuple(c.tokenizer for c in self.components.values() if c.tokenizer is not None)
 
-    def precisions(self, precision: PrecisionConfig) -> dict[str, PartPrecision]:
-        """Part -> its precision."""
-        return {part: getattr(precision, component.precision) for part, component in self.components.items()}
+    def precisions(self, precision: PrecisionConfig, parts: Iterable[str] | None = None) -> dict[str, PartPrecision]:
+        """Part -> its precision. parts: of a checkpoint; None: without ControlNets."""
+        return {part: getattr(precision, self.component(part).precision) for part in parts or self.components}
 
     # What a checkpoint and a run must satisfy.
 
@@ -290,16 +313,29 @@ class Family(abc.ABC):
 
     @abc.abstractmethod
     def prepare(
-        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+        self,
+        prompt: Conditioning,
+        negative_prompt: Conditioning | None,
+        *,
+        height: int,
+        width: int,
+        sizes: jax.Array | None = None,
     ) -> Conditioning:
         """What `predict` needs and is the same at every step. prompt, negative_prompt: results of `encode`.
 
         negative_prompt: None where no image of the batch uses classifier-free guidance.
+        sizes: size conditioning (b,2,6) float32, of prompts and negative prompts; None: that of the image's own size.
         """
 
     @abc.abstractmethod
     def predict(
-        self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        control: Control | None = None,
     ) -> jax.Array:
         """The denoiser's output after guidance, (b,h,w,c) float32.
 
@@ -307,7 +343,16 @@ class Family(abc.ABC):
         t: timesteps (b,) float32.
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
+        control: of the ControlNets among the networks, in their order; None: there are none.
         """
+
+    def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
+        """Refuses a ControlNet of another base model. where: it, as the error begins. Raises UserError."""
+        raise UserError(f"{where}: there are no ControlNets for {self.name}; leave it out")
+
+    def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
+        """Control images (b,H,W,3) float32 in 0..1 -> what a ControlNet makes of them once for all steps, (b,h,w,c)."""
+        raise NotImplementedError
 
     def predict_reusing(
         self,

@@ -13,20 +13,23 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tpusd.config.cache import CacheConfig
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PrecisionConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
-from tpusd.families import chunks
+from tpusd.families import chunks, controls
 from tpusd.families.base import (
     Agreement,
     Component,
     Conditioning,
     Configs,
+    Control,
     Family,
     Guidance,
     Ignored,
+    NetworkConfig,
     Networks,
     OriginalNames,
     Rename,
@@ -36,6 +39,7 @@ from tpusd.families.base import (
     entry,
 )
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
+from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
 from tpusd.networks.reuse import Reuse
 from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
@@ -178,6 +182,8 @@ def _predict(
 
 class LatentDiffusion(Family):
     """What is the same in all of these families."""
+
+    controlnet = controls.CONTROLNET_COMPONENT
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """Text encoders, UNet and autoencoder must be of one checkpoint."""
@@ -329,25 +335,53 @@ class LatentDiffusion(Family):
         """The text encoders' outputs -> what the UNet gets of them."""
 
     def prepare(
-        self, prompt: Conditioning, negative_prompt: Conditioning | None, *, height: int, width: int
+        self,
+        prompt: Conditioning,
+        negative_prompt: Conditioning | None,
+        *,
+        height: int,
+        width: int,
+        sizes: jax.Array | None = None,
     ) -> UNetConditioning:
         """Both prompts as one batch."""
         assert isinstance(prompt, TextConditioning)
         both = prompt
         if negative_prompt is not None:
             both = jax.tree.map(lambda u, c: jnp.concatenate([u, c]), negative_prompt, prompt)
-        return UNetConditioning(*both, time_ids=self.time_ids(both.hidden.shape[0], height, width))
+        if sizes is None:
+            return UNetConditioning(*both, time_ids=self.time_ids(both.hidden.shape[0], height, width))
+        own = sizes[:, 0] if negative_prompt is None else jnp.concatenate([sizes[:, 1], sizes[:, 0]])
+        return UNetConditioning(*both, time_ids=own)
 
     def time_ids(self, b: int, height: int, width: int) -> jax.Array | None:
         """SDXL's sizes (b,6)."""
         return None
 
     def predict(
-        self, networks: Networks, x: jax.Array, t: jax.Array, conditioning: Conditioning, guidance: Guidance | None
+        self,
+        networks: Networks,
+        x: jax.Array,
+        t: jax.Array,
+        conditioning: Conditioning,
+        guidance: Guidance | None,
+        control: Control | None = None,
     ) -> jax.Array:
         """One call of the UNet, with guidance for a batch of 2b; a UNet that reads the guidance has a batch of b."""
-        unet = entry(networks, UNET, UNet2DConditionModel)
-        return _predict(lambda *inputs: (unet(*inputs), None), unet.config, x, t, conditioning, guidance)[0]
+        unet, b = entry(networks, UNET, UNet2DConditionModel), x.shape[0]
+
+        def call(
+            x: jax.Array,
+            t: jax.Array,
+            hidden: jax.Array,
+            pooled: jax.Array | None,
+            time_ids: jax.Array | None,
+            scale: jax.Array | None = None,
+        ) -> tuple[jax.Array, None]:
+            text = (hidden, pooled, time_ids)
+            added = controls.residuals(networks, control, x, t, text, halves=x.shape[0] // b)
+            return unet(x, t, *text, guidance_scale=scale, residuals=added), None
+
+        return _predict(call, unet.config, x, t, conditioning, guidance)[0]
 
     def predict_reusing(
         self,
@@ -378,6 +412,16 @@ class LatentDiffusion(Family):
         h, w, _ = self.latent_shape(configs, height, width)
         b = images * (2 if guided and unet.time_cond_proj_dim is None else 1)
         return jax.ShapeDtypeStruct((b, *unet.deep_shape(branch, h, w)), jnp.dtype(precision.unet.dtype))
+
+    def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
+        """It must be made for a UNet of these shapes."""
+        assert isinstance(config, ControlNetConfig)
+        controls.check_fits(config, entry(configs, UNET, UNetConfig), self.size_multiple(configs), where)
+
+    def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
+        """The ControlNet's own convolutions."""
+        assert isinstance(network, ControlNetModel)
+        return network.embed(images)
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The autoencoder's encoder, scaled as the UNet has latents."""

@@ -33,6 +33,7 @@ class SDXL(LatentDiffusion):
 
     name = "sdxl"
     pipeline_classes = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+    reads_sizes = True
     components = {
         TEXT_ENCODER: dataclasses.replace(
             CLIP_TEXT_COMPONENT, original=(OriginalNames("conditioner.embedders.0.transformer.", "clip"),)

@@ -18,6 +18,7 @@ from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
 from tpusd.gallery.prompt_labels import prompt_labels
 from tpusd.gallery.thumbnails import SIZE
+from tpusd.inputs.row_files import has_control
 from tpusd.recipes.command import config_overrides, image_overrides, shell_command
 from tpusd.recipes.files import SUFFIXES
 from tpusd.recipes.shell import quoted
@@ -216,6 +217,7 @@ def _settings(config: SavedConfig) -> dict[str, Any]:
         "sampler_text": _sampler_text(config),
         "num_inference_steps": config.sampler.num_inference_steps,
         **({"strength": config.strength} if any(row.image is not None for row in config.prompts.rows) else {}),
+        **({"control_scale": config.control_scale} if any(map(has_control, config.prompts.rows)) else {}),
     }
 
 

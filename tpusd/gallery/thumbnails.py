@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpusd import storage
+from tpusd.config.rows import CONTROL_IMAGE
 from tpusd.inputs.pictures import read_as_it_was
 from tpusd.records.layout import THUMBNAILS
 from tpusd.records.manifest import ImageRecord
@@ -39,16 +40,16 @@ def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
 
 
 def write_input_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
-    """Makes those of the pictures and masks that images start from. One that is gone or changed is left out.
+    """Makes those of the pictures, masks and control images of images. One that is gone or changed is left out.
 
     Raises OSError.
     """
     inputs: dict[str, tuple[str, str]] = {}  # sha256 -> the file, and what it is
     for record in records:
-        for file, sha256, column in (
-            (record.image, record.image_sha256, "image"),
-            (record.mask, record.mask_sha256, "mask"),
-        ):
+        own = [(record.image, record.image_sha256, "image"), (record.mask, record.mask_sha256, "mask")]
+        controls = zip(record.control_images or (), record.control_images_sha256 or (), strict=False)
+        own += [(file, sha256, CONTROL_IMAGE) for file, sha256 in controls]
+        for file, sha256, column in own:
             if file is not None and sha256 is not None:
                 inputs.setdefault(sha256, (file, column))
     if not inputs:

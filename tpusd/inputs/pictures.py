@@ -1,7 +1,7 @@
 """A picture's file -> pixels of an image's size. What a file must be, and how it is resized.
 
-Raises UserError, whose line begins with `image=FILE` or `mask=FILE`. Every picture may come from a stranger: its size
-is bounded before its pixels are decoded.
+Raises UserError, whose line begins with the column and the file: `image`, `mask` or `control_image`. Every picture may
+come from a stranger: its size is bounded before its pixels are decoded.
 """
 
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from tpusd import storage
+from tpusd.config.rows import CONTROL_IMAGE
 from tpusd.config.schema import Resize
 from tpusd.errors import UserError, show_path
 from tpusd.inputs.arrays import Input
-from tpusd.plan.specs import ImageSize, PictureInput
+from tpusd.plan.specs import ControlInput, ImageSize, PictureInput
 from tpusd.storage.pictures import PictureError, open_picture
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _ANIMATED = ("PNG", "WEBP")  # a JPEG of several frames is a photo and its previ
 
 
 def check_picture(path: str, column: str) -> ImageSize:
-    """Decodes the picture; returns height and width as it is shown. column: `image` or `mask`, for the error."""
+    """Decodes the picture; returns height and width as it is shown. column: for the error."""
     image = _decoded(path, column)
     return image.height, image.width
 
@@ -62,6 +63,13 @@ def read_input(picture: PictureInput, size: ImageSize) -> Input:
     masked = np.asarray(_resized(mask, size, picture.resize)) >= 128
     paste = _paste(masked, picture.mask_feather) if picture.paste_back else None
     return Input(pixels, masked, paste)
+
+
+def read_control(control: ControlInput, size: ImageSize) -> np.ndarray:
+    """The control image (H,W,3) uint8 for an image of this size (height, width). Otherwise as `read_input`."""
+    image = _decoded(control.image, CONTROL_IMAGE)
+    _check_sha256(control.image, CONTROL_IMAGE, control.image_sha256)
+    return np.asarray(_resized(image, size, control.resize))
 
 
 def fitted_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
@@ -111,14 +119,14 @@ def _eight_bits(image: "Image.Image") -> "Image.Image":
 
 
 def _opaque(image: "Image.Image", column: str) -> "Image.Image":
-    """A picture on white, a mask on black: what is transparent in a mask is kept."""
+    """A picture on white; a mask and a control image on black, which is nothing in both."""
     from PIL import Image
 
     mode = "L" if column == "mask" else "RGB"
     if not image.has_transparency_data:
         return image.convert(mode)
     image = image.convert("RGBA")
-    ground = Image.new("RGBA", image.size, "black" if column == "mask" else "white")
+    ground = Image.new("RGBA", image.size, "white" if column == "image" else "black")
     return Image.alpha_composite(ground, image).convert(mode)
 
 

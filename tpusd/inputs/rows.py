@@ -8,37 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config.rows import Row
+from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import ChangedFile, UserError, show, show_path
 from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
+from tpusd.inputs.row_files import (
+    CONTROL_FIELDS,
+    CONTROLS,
+    PICTURES,
+    PINS,
+    check_controls,
+    files_of,
+    has_control,
+    is_of_run,
+    shared_controls,
+)
 from tpusd.plan.specs import ImageSize
 
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
 _ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashes
-PICTURES = (("image", "image_sha256"), ("mask", "mask_sha256"))
 
 
 def located(row: Row, directory: Path) -> Row:
     """The row with whole paths; those that it has are relative to `directory`."""
-    if row.image is None and row.mask is None:
+    if row.image is None and row.mask is None and row.control_images is None:
         return row
-    own = {name: getattr(row, name) for name, _ in PICTURES}
-    whole: dict[str, Any] = {name: str(directory.absolute() / path) for name, path in own.items() if path is not None}
+    folder, own = directory.absolute(), {name: getattr(row, name) for name, _ in PICTURES}
+    whole: dict[str, Any] = {name: str(folder / path) for name, path in own.items() if path is not None}
+    if row.control_images is not None:
+        whole[CONTROLS[0]] = tuple(None if path is None else str(folder / path) for path in row.control_images)
     return replace(row, **whole)
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
-    """The rows with the run's own picture and mask where they have none. Raises UserError for what lacks one."""
-    shared = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
-    shared = {name: str(Path(path).absolute()) for name, path in shared.items()}
+    """The rows with the run's own pictures where they have none. Raises UserError for what lacks one."""
+    own = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
+    shared: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in own.items()}
+    if controls := shared_controls(config):
+        shared[CONTROLS[0]] = tuple(str(Path(path).absolute()) for path in controls)
     filled = tuple(
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
         for row in rows
     )
+    check_controls(filled, config)
     if all(row.image is None for row in filled):
-        for name in ("strength", "resize"):
+        names = ("strength",) if any(map(has_control, filled)) else ("strength", "resize")
+        for name in names:
             if (value := getattr(config, name)) != getattr(RunConfig, name):
                 raise UserError(f"{name}={show(value)}: there is no image to start from; add image=FILE")
     if config.mask_feather and all(row.mask is None for row in filled):
@@ -64,28 +80,25 @@ def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
     if "resize" in fields and saved.resize == "fit":
         raise UserError("resize: the run was made with resize=fit, which decided its sizes; start a new run for others")
     shared = [name for name, _ in PICTURES if name in fields and getattr(saved, name) is not None]
+    if CONTROL_FIELDS & set(fields) and shared_controls(saved):
+        shared.append(CONTROLS[0])
     rows = tuple(_released(row, saved, shared) for row in saved.prompts.rows)
     return replace(saved, prompts=replace(saved.prompts, rows=rows)) if shared else saved
 
 
 def _released(row: Row, saved: SavedConfig, names: Sequence[str]) -> Row:
-    of_run = {name for name in names if _is_of_run(row, saved, name)}
-    gone: dict[str, Any] = {field: None for pair in PICTURES if pair[0] in of_run for field in pair}
+    of_run = {name for name in names if is_of_run(row, saved, name)}
+    gone: dict[str, Any] = {field: None for pair in (*PICTURES, CONTROLS) if pair[0] in of_run for field in pair}
     return replace(row, **gone)
-
-
-def _is_of_run(row: Row, saved: SavedConfig, name: str) -> bool:
-    """Whether a row's picture is the run's. The row has its whole path, and the run the path as it was given."""
-    path, given = getattr(row, name), Path(getattr(saved, name)).parts
-    return path is not None and Path(path).parts[-len(given) :] == given
 
 
 def same_rows(before: Row, after: Row) -> bool:
     """Whether a row that was read again is the row of a run, which also says what its files were."""
-    found = {name: getattr(before, name) for _, name in PICTURES if getattr(after, name) is None}
-    if before.image is not None and after.height is None and after.width is None:
+    found = {name: getattr(before, name) for name in PINS if getattr(after, name) is None}
+    has_files = next(files_of(before), None) is not None
+    if has_files and after.height is None and after.width is None:
         found |= {"height": before.height, "width": before.width}  # by resize=fit
-    if before.image is not None:
+    if has_files:
         after = replace(after, **found)
     if before.loras is not None and after.loras is not None and len(before.loras) == len(after.loras):
         pairs = zip(before.loras, after.loras, strict=True)
@@ -122,10 +135,8 @@ def pinned(
     """
     wanted: dict[tuple[str, str], int] = {}  # (column, path) -> the first row that has it
     for number, row in enumerate(rows, config.first_row):
-        for name, _ in PICTURES:
-            path = getattr(row, name)
-            if path is not None and used(number):
-                wanted.setdefault((name, path), number)
+        for file in files_of(row) if used(number) else ():
+            wanted.setdefault((file.column, file.path), number)
     if not wanted:
         return tuple(rows)
     with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="inputs") as pool:
@@ -147,13 +158,14 @@ def pinned(
 
 def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
     digests: dict[str, Any] = {}
+    for file in files_of(row):
+        _refuse_other(file.column, file.path, files[file.column, file.path].sha256, file.sha256)
     for name, pin in PICTURES:
-        path, wanted = getattr(row, name), getattr(row, pin)
-        if path is None:
-            continue
-        found = files[name, path].sha256
-        _refuse_other(name, path, found, wanted)
-        digests[pin] = found
+        if (path := getattr(row, name)) is not None:
+            digests[pin] = files[name, path].sha256
+    if row.control_images is not None:
+        own = (None if path is None else files[CONTROL_IMAGE, path].sha256 for path in row.control_images)
+        digests[CONTROLS[1]] = tuple(own)
     if row.image is not None and row.mask is not None:
         (height, width), (own_height, own_width) = files["mask", row.mask].size, files["image", row.image].size
         if (height, width) != (own_height, own_width):
@@ -181,11 +193,10 @@ def refuse_other_pictures(rows: Sequence[Row], wanted: Callable[[str], str | Non
     """
     faults: list[UserError] = []
     for number, row in enumerate(rows, first_row):
-        for name, pin in PICTURES:
-            path, found = getattr(row, name), getattr(row, pin)
-            if path is not None and found is not None:
+        for file in files_of(row):
+            if file.sha256 is not None:
                 try:
-                    _refuse_other(name, path, found, wanted(path))
+                    _refuse_other(file.column, file.path, file.sha256, wanted(file.path))
                 except ChangedFile as error:
                     faults.append(_of_row(number, error))
     _refuse(faults)
@@ -197,7 +208,8 @@ def _of_row(number: int, error: UserError) -> UserError:
 
 def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, multiple: int) -> Row:
     """With the size of its picture's shape, unless it has a height and a width of its own."""
-    found = None if row.image is None else files.get(("image", row.image))
+    first = next((file for file in files_of(row) if file.column != "mask"), None)
+    found = None if first is None else files.get((first.column, first.path))
     if found is None or (row.height is not None and row.width is not None):
         return row
     own = (box[0] if row.height is None else row.height, box[1] if row.width is None else row.width)

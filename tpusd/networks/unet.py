@@ -5,7 +5,7 @@ One call is one prediction. Guidance, schedules and sampling are not done here.
 
 import math
 from functools import partial
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -305,7 +305,53 @@ def _added_embedding(config: UNetConfig, **kw: Unpack[LayerArgs]) -> TimestepEmb
     return TimestepEmbedding(config.projection_class_embeddings_input_dim, 4 * config.block_out_channels[0], **kw)
 
 
-class UNet2DConditionModel(nnx.Module):
+class Residuals(NamedTuple):
+    """What a ControlNet adds to a UNet: down, to each skip connection, (b,h,w,c) of its shape; mid, to the mid block.
+
+    Height and width may be 1: then the same is added everywhere.
+    """
+
+    down: tuple[jax.Array, ...]
+    mid: jax.Array
+
+
+class TimeEmbedded(nnx.Module):
+    """A network that reads the timestep, and for SDXL the pooled text and the sizes. config: of the UNet."""
+
+    def __init__(self, config: UNetConfig, **kw: Unpack[LayerArgs]) -> None:
+        channels = config.block_out_channels[0]
+        self.time_config, self.dtype = config, kw["dtype"]
+        self.time_embedding = TimestepEmbedding(channels, 4 * channels, config.time_cond_proj_dim, **kw)
+        self.add_embedding = (
+            _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
+        )  # fmt: skip
+
+    def embed_time(
+        self,
+        timesteps: jax.Array,
+        text_embeds: jax.Array | None,
+        time_ids: jax.Array | None,
+        guidance_scale: jax.Array | None = None,
+    ) -> jax.Array:
+        """Time embedding (b,e), plus SDXL's embedding of pooled text and sizes (Podell et al. 2023, section 2.2)."""
+        config = self.time_config
+        sinusoids = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
+        cond = None
+        if config.time_cond_proj_dim is not None:
+            scale = jnp.ones_like(timesteps) if guidance_scale is None else guidance_scale
+            cond = guidance_embedding(scale, config.time_cond_proj_dim).astype(self.dtype)
+        emb = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(self.dtype), cond)
+        if self.add_embedding is None:
+            return emb
+        assert text_embeds is not None and time_ids is not None and config.addition_time_embed_dim is not None
+        b, n = time_ids.shape
+        sizes = sinusoids(time_ids.reshape(b * n), config.addition_time_embed_dim).reshape(b, -1)
+        return emb + self.add_embedding(
+            jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
+        )
+
+
+class UNet2DConditionModel(TimeEmbedded):
     """Noisy latents, timesteps and text embeddings -> epsilon, v or x0: the checkpoint's config says which."""
 
     def __init__(
@@ -318,12 +364,9 @@ class UNet2DConditionModel(nnx.Module):
     ) -> None:
         kw = LayerArgs(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         channels = config.block_out_channels
-        self.config, self.dtype = config, dtype
+        self.config = config
         self.conv_in = conv3x3(config.in_channels, channels[0], **kw)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], config.time_cond_proj_dim, **kw)
-        self.add_embedding = (
-            _added_embedding(config, **kw) if config.addition_embed_type == "text_time" else None
-        )  # fmt: skip
+        super().__init__(config, **kw)
         self.down_blocks = nnx.List([DownBlock2D(config, level, **kw) for level in range(len(channels))])
         self.mid_block = MidBlock2D(config, **kw) if config.mid_block_type is not None else None
         self.up_blocks = nnx.List([UpBlock2D(config, index, **kw) for index in range(len(channels))])
@@ -338,6 +381,7 @@ class UNet2DConditionModel(nnx.Module):
         text_embeds: jax.Array | None = None,
         time_ids: jax.Array | None = None,
         guidance_scale: jax.Array | None = None,
+        residuals: Residuals | None = None,
     ) -> jax.Array:
         """One prediction: (b,h,w,c) float32.
 
@@ -348,8 +392,11 @@ class UNet2DConditionModel(nnx.Module):
         time_ids: (b,6), for SDXL only: original height and width, crop top and left, target height and width, in
             pixels.
         guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
+        residuals: what ControlNets add; None: there are none.
         """
-        return self._predict(sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, None)[0]
+        return self._predict(
+            sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, None, residuals
+        )[0]
 
     def reusing(
         self,
@@ -376,11 +423,12 @@ class UNet2DConditionModel(nnx.Module):
         time_ids: jax.Array | None,
         guidance_scale: jax.Array | None,
         reuse: Reuse | None,
+        residuals: Residuals | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The prediction, and what enters the layer that takes the skip connection `reuse.branch`."""
         sample = sample.astype(self.dtype)
         context = encoder_hidden_states.astype(self.dtype)
-        emb = self._embed(timesteps, text_embeds, time_ids, guidance_scale)
+        emb = self.embed_time(timesteps, text_embeds, time_ids, guidance_scale)
         down = [partial(block.layer, i) for block in self.down_blocks for i in range(block.num_layers)]
         up = [partial(block.layer, i) for block in self.up_blocks for i in range(block.num_layers)]
         branch = 0 if reuse is None else reuse.branch
@@ -389,13 +437,21 @@ class UNet2DConditionModel(nnx.Module):
         for layer in down[:branch]:
             skips.append(layer(skips[-1], emb, context))
 
+        def controlled(skips: list[jax.Array]) -> list[jax.Array]:
+            if residuals is None:
+                return skips
+            return [skip + more.astype(self.dtype) for skip, more in zip(skips, residuals.down, strict=False)]
+
         def compute_deep() -> jax.Array:
             x, all_skips = skips[-1], list(skips)
             for layer in down[branch:]:
                 x = layer(x, emb, context)
                 all_skips.append(x)
+            all_skips = controlled(all_skips)
             if self.mid_block is not None:
                 x = self.mid_block(x, emb, context)
+            if residuals is not None:
+                x = x + residuals.mid.astype(self.dtype)
             for up_layer in up[: len(down) - branch]:
                 x = up_layer(x, all_skips, emb, context)
             return x
@@ -405,31 +461,7 @@ class UNet2DConditionModel(nnx.Module):
         else:
             with jax.named_scope(REUSED):
                 deep = jax.lax.cond(reuse.full, compute_deep, lambda: reuse.deep)
-        x = deep
+        x, skips = deep, controlled(skips)
         for up_layer in up[len(down) - branch :]:
             x = up_layer(x, skips, emb, context)
         return self.conv_out(nnx.silu(self.conv_norm_out(x))).astype(jnp.float32), deep
-
-    def _embed(
-        self,
-        timesteps: jax.Array,
-        text_embeds: jax.Array | None,
-        time_ids: jax.Array | None,
-        guidance_scale: jax.Array | None,
-    ) -> jax.Array:
-        """Time embedding (b,e), plus SDXL's embedding of pooled text and sizes (Podell et al. 2023, section 2.2)."""
-        config = self.config
-        sinusoids = partial(timestep_embedding, flip_sin_to_cos=config.flip_sin_to_cos, freq_shift=config.freq_shift)
-        cond = None
-        if config.time_cond_proj_dim is not None:
-            scale = jnp.ones_like(timesteps) if guidance_scale is None else guidance_scale
-            cond = guidance_embedding(scale, config.time_cond_proj_dim).astype(self.dtype)
-        emb = self.time_embedding(sinusoids(timesteps, config.block_out_channels[0]).astype(self.dtype), cond)
-        if self.add_embedding is None:
-            return emb
-        assert text_embeds is not None and time_ids is not None and config.addition_time_embed_dim is not None
-        b, n = time_ids.shape
-        sizes = sinusoids(time_ids.reshape(b * n), config.addition_time_embed_dim).reshape(b, -1)
-        return emb + self.add_embedding(
-            jnp.concatenate([text_embeds.astype(self.dtype), sizes.astype(self.dtype)], axis=-1)
-        )

@@ -33,7 +33,7 @@ LayersOfLevel = NumberOfLayers | Annotated[tuple[NumberOfLayers, ...], Len(1, 33
 LayersPerLevel = Annotated[tuple[LayersOfLevel, ...], Len(1, MAX_LEVELS)]
 
 # diffusers writes these fields into config.json. Only these values of them are implemented.
-_ONLY = {
+ONLY = {
     "act_fn": ("silu", "swish"),  # two names of one function
     "center_input_sample": (False,),
     "downsample_padding": (1,),
@@ -48,9 +48,9 @@ _ONLY = {
     "attention_type": ("default",),
 }
 # dropout is of training; addition_embed_type_num_heads is of addition embeddings other than text_time.
-_HARMLESS = EMA_FIELDS | {"addition_embed_type_num_heads", "dropout"}
+HARMLESS = EMA_FIELDS | {"addition_embed_type_num_heads", "dropout"}
 # A list with an entry for each level may say these numbers, where all entries are equal.
-_UNIFORM = frozenset({"cross_attention_dim", "layers_per_block"})
+UNIFORM = frozenset({"cross_attention_dim", "layers_per_block"})
 
 
 def _each(value: T | tuple[T, ...], number: int) -> tuple[T, ...]:
@@ -142,8 +142,8 @@ class UNetConfig:
         channels = values.get("block_out_channels", (320,))
         first = channels[0] if isinstance(channels, list | tuple) and channels else None
         usual = 4 * first if isinstance(first, int) else None  # of the timestep's embedding, where the file says None
-        only = {**_ONLY, "time_embedding_dim": (None, usual)}
-        return read_config(cls, values, only=only, harmless=_HARMLESS, name="unet/config.json", uniform=_UNIFORM)
+        only = {**ONLY, "time_embedding_dim": (None, usual)}
+        return read_config(cls, values, only=only, harmless=HARMLESS, name="unet/config.json", uniform=UNIFORM)
 
     @property
     def num_blocks(self) -> int:

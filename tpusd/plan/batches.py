@@ -49,6 +49,8 @@ class Kind:
     given_noise: whether the host draws their noise.
     from_picture: whether they start from pictures.
     text: the shape of their prompts; None where they are plain.
+    controls: the ControlNets that have an effect on them, by their places in `model.controlnets`.
+    sized: whether they have size conditioning of their own.
     cache: None where every model call computes the whole denoiser.
     """
 
@@ -57,6 +59,8 @@ class Kind:
     from_picture: bool
     loras: tuple[AppliedLora, ...]
     text: TextShape | None = None
+    controls: tuple[int, ...] = ()
+    sized: bool = False
     embeddings: tuple[AppliedEmbedding, ...] = ()
     cache: CacheConfig | None = None
 
@@ -89,6 +93,8 @@ def kind_of(spec: ImageSpec, num_calls: int, text: TextShape | None = None) -> K
         from_picture=spec.picture is not None,
         loras=spec.loras,
         text=text,
+        controls=tuple(control.net for control in spec.active_controls),
+        sized=spec.sizes is not None,
         embeddings=spec.embeddings,
         cache=None if all(full_calls(spec.cache, guided, num_calls)) else spec.cache,
     )
@@ -122,7 +128,9 @@ def full_calls(cache: CacheConfig, guided: Guided, num_calls: int) -> tuple[bool
 
 
 def weights_key(config: SavedConfig) -> WeightsKey:
-    return WeightsKey(model=dataclasses.replace(config.model, sha256=None), precision=config.precision)
+    nets = tuple(net.alone() for net in config.model.controlnets)
+    model = dataclasses.replace(config.model, sha256=None, controlnets=nets)
+    return WeightsKey(model=model, precision=config.precision)
 
 
 def program_key(config: SavedConfig, size: ImageSize | None = None) -> ProgramKey:
@@ -183,7 +191,8 @@ def num_programs(kinds: Iterable[Kind]) -> int:
     """How many programs are compiled.
 
     encode, by the shape of prompts; decode; denoise with guidance, without it, or both, by noise, by whether images
-    start from pictures, by chunks of prompts and by the branch of a cache; and what encodes pictures.
+    start from pictures, by their ControlNets, by sizes of their own, by chunks of prompts and by the branch of a cache;
+    what encodes pictures, and what embeds those of each ControlNet.
     """
     every = set(kinds)
     needed = {
@@ -191,6 +200,8 @@ def num_programs(kinds: Iterable[Kind]) -> int:
             has_it,
             kind.given_noise,
             kind.from_picture,
+            kind.controls,
+            kind.sized,
             1 if kind.text is None else kind.text.chunks,
             None if kind.cache is None else kind.cache.branch,
         )
@@ -198,7 +209,8 @@ def num_programs(kinds: Iterable[Kind]) -> int:
         for has_it in ((kind.guided,) if isinstance(kind.guided, bool) else (True, False))
     }
     encoders = max(1, len({kind.text for kind in every}))
-    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every)
+    nets = {net for kind in every for net in kind.controls}
+    return encoders + 1 + len(needed) + any(kind.from_picture for kind in every) + len(nets)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

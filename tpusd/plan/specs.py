@@ -1,6 +1,7 @@
 """A run's config -> the images to make, in order. Pure Python; knows nothing of devices and of how an image is made."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,12 +9,14 @@ from typing import Any
 
 from tpusd.config.adapters import AppliedLora, applied
 from tpusd.config.cache import NO_CACHE, CacheConfig
+from tpusd.config.controls import ControlNet
 from tpusd.config.embeddings import AppliedEmbedding, applied_embeddings
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
 from tpusd.config.schema import Noise, Resize, RunConfig, SavedConfig
 from tpusd.config.shards import Shard, parse_rows
+from tpusd.config.sizes import SIZE_FIELDS, Sizes
 from tpusd.errors import UserError, show
 from tpusd.families.guidance import guided_calls, scale_at
 from tpusd.syntax.rules import TextRules
@@ -66,6 +69,34 @@ class PictureInput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlInput:
+    """The picture that a ControlNet reads for an image. Two are equal if they lead to the same pixels.
+
+    net: the place of the ControlNet in `model.controlnets`.
+    image: the file.
+    image_sha256: of its bytes.
+    scale: how strong the ControlNet is; 0: it has no effect.
+    start, end: fractions of the steps between which it has an effect.
+    guess_mode: whether it guides the half of the prompt alone.
+    resize: how the picture gets the image's size.
+    """
+
+    net: int
+    image: str = field(compare=False)
+    image_sha256: str | None
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    guess_mode: bool = False
+    resize: Resize = "fill"
+
+    def scales(self, num_calls: int) -> list[float]:
+        """The scale at each model call, of `num_calls`."""
+        steps = ControlNet(start=self.start, end=self.end).steps(num_calls)
+        return [self.scale if has_effect else 0.0 for has_effect in steps]
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseSource:
     """What draws an image's noise. batch_size, threads: as `noise_batch_size` and `noise_threads` of a run."""
 
@@ -106,11 +137,19 @@ class ImageSpec:
     negative_prompt_template: str | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns: to the manifest, not to the pixels
     picture: PictureInput | None = None  # None: starts from noise alone
+    controls: tuple[ControlInput, ...] = ()  # in the order of the ControlNets
+    control_scale: float = 1.0  # the factor that is in theirs
+    sizes: Sizes | None = None  # size conditioning, where it is not that of the image's own size
 
     @property
     def strength(self) -> float:
         """The share of the steps, the last ones, that the image makes."""
         return 1.0 if self.picture is None else self.picture.strength
+
+    @property
+    def active_controls(self) -> tuple[ControlInput, ...]:
+        """The ControlNets that have an effect."""
+        return tuple(control for control in self.controls if control.scale)
 
     def guided_calls(self, num_calls: int) -> range:
         """The model calls that need classifier-free guidance, of `num_calls`."""
@@ -264,6 +303,9 @@ def make_spec(config: SavedConfig, number: int, copy: int) -> ImageSpec:
         negative_prompt_template=row.negative_prompt_template,
         extra=row.extra,
         picture=_picture_of(config, row),
+        controls=tuple(_controls_of(config, row)),
+        control_scale=config.control_scale if row.control_scale is None else row.control_scale,
+        sizes=Sizes.of({name: _first_set(getattr(row, name), getattr(config, name)) for name in SIZE_FIELDS}),
     )
 
 
@@ -323,6 +365,27 @@ def _picture_of(config: SavedConfig, row: Row) -> PictureInput | None:
         paste_back=config.paste_back,
         mask_feather=config.mask_feather,
     )
+
+
+def _first_set(own: tuple[int, ...] | None, of_run: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return of_run if own is None else own
+
+
+def _controls_of(config: SavedConfig, row: Row) -> Iterator[ControlInput]:
+    factor = config.control_scale if row.control_scale is None else row.control_scale
+    paths, sums = row.control_images or (), row.control_images_sha256 or itertools.repeat(None)
+    for number, (net, path, sha256) in enumerate(zip(config.model.controlnets, paths, sums, strict=False)):
+        if path is not None:
+            yield ControlInput(
+                net=number,
+                image=path,
+                image_sha256=sha256,
+                scale=net.scale * factor,
+                start=net.start,
+                end=net.end,
+                guess_mode=config.guess_mode,
+                resize=config.resize,
+            )
 
 
 def _sampler_of(config: SavedConfig, row: Row) -> SamplerSettings:

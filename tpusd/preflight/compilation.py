@@ -3,6 +3,7 @@
 Needs configs alone, no weights.
 """
 
+import functools
 import itertools
 import math
 import time
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import jax
 
     from tpusd.checkpoints.architecture import Architecture
-    from tpusd.engine.blueprint import ProgramSpec
+    from tpusd.engine.blueprint import Blueprint, ProgramSpec
     from tpusd.engine.devices import Devices
     from tpusd.preflight.hlo_cost import Part
 
@@ -93,6 +94,7 @@ class Compiler:
     reused: the calls that reuse the deep half, with guidance and without it.
     hlo: directory for the programs' text.
     tell: gets a line before each program, because compiling takes minutes.
+    controls: the ControlNets that have an effect, by their places.
     """
 
     architecture: "Architecture"
@@ -106,11 +108,13 @@ class Compiler:
     reused: tuple[int, int]
     hlo: str | None
     tell: Callable[[str], None]
+    controls: tuple[int, ...] = ()
 
     def compile(self, batch: int, names: Sequence[str] | None = None) -> Compilation:
-        """batch: images per device. names: which of encode, denoise and decode; None: all."""
+        """batch: images per device. names: which of the programs; None: all."""
         from tpusd.engine.blueprint import Blueprint
         from tpusd.engine.devices import Devices
+        from tpusd.engine.pipeline import embedder
 
         blueprint = Blueprint(
             self.architecture, self.precision, height=self.height, width=self.width, batch_size_per_device=batch
@@ -119,21 +123,25 @@ class Compiler:
             "encode": lambda: Task(name="encode", spec=blueprint.encode(), calls=1 + (self.guided_calls > 0), trips=0),
             "denoise": lambda: Task(
                 name="denoise",
-                spec=blueprint.denoise(guided=self.guided_calls > 0, branch=self.branch),
+                spec=blueprint.denoise(guided=self.guided_calls > 0, controls=self.controls, branch=self.branch),
                 calls=None,
                 trips=self.guided_calls or self.model_calls,
                 reused=self.reused[0] if self.guided_calls else self.reused[1],
             ),
             "denoise_unguided": lambda: Task(
                 name="denoise_unguided",
-                spec=blueprint.denoise(guided=False, branch=self.branch),
+                spec=blueprint.denoise(guided=False, controls=self.controls, branch=self.branch),
                 calls=None,
                 trips=self.model_calls - self.guided_calls,
                 reused=self.reused[1],
             ),
             "decode": lambda: Task(name="decode", spec=blueprint.decode(), calls=1, trips=0),
         }
-        weights = _bytes((blueprint.weights("encode"), blueprint.weights("denoise"), blueprint.weights("decode")))
+        for place in self.controls:
+            name = embedder(place)
+            tasks[name] = functools.partial(_embedding_task, name, blueprint, place)
+        own = [blueprint.weights(name) for name in ("encode", "denoise", "decode")]
+        weights = _bytes((own, blueprint.weights("embed_control", range(self.architecture.num_controlnets))))
         devices, programs = Devices(self.topology.devices), {}
         if self.guided_calls in (0, self.model_calls):
             del tasks["denoise_unguided"]
@@ -146,6 +154,10 @@ class Compiler:
                     raise
                 return Compilation(programs=programs, weights=weights, reason=f"{name}: {_first_sentence(str(error))}")
         return Compilation(programs=programs, weights=weights, reason=None)
+
+
+def _embedding_task(name: str, blueprint: "Blueprint", place: int) -> Task:
+    return Task(name=name, spec=blueprint.embed_control(place), calls=1, trips=0)
 
 
 def compile_program(

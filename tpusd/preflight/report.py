@@ -135,6 +135,8 @@ def preflight(
     sizes = {size: [own for (other, own), _ in kinds if other == size] for size in image_sizes(saved)}
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
+    controls = max((kind.controls for kind in sizes[height, width]), key=len)
+    controls = controls or tuple(range(architecture.num_controlnets))
     kind = max(sizes[height, width], key=lambda kind: _num_calls(kind, model_calls, guided=True))
     guided_calls = _num_calls(kind, model_calls, guided=True)
     reused = tuple(_num_calls(kind, model_calls, guided=guided, reused=True) for guided in (True, False))
@@ -142,7 +144,7 @@ def preflight(
     compiler = Compiler(
         architecture=architecture, precision=config.precision, topology=topology, height=height, width=width,
         guided_calls=guided_calls, model_calls=model_calls, branch=branch, reused=(reused[0], reused[1]), hlo=hlo,
-        tell=tell,
+        tell=tell, controls=controls,
     )  # fmt: skip
     batch = config.batch_size_per_device
     result = compiler.compile(batch)

@@ -12,6 +12,7 @@ from tpusd.config.cache import NO_CACHE
 from tpusd.config.grammar import hydra_value
 from tpusd.config.rows import MAX_PROMPT_CHARS, Row
 from tpusd.config.schema import RunConfig
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.config.typed import plain, read
 from tpusd.recipes.shell import MAX_WORD_BYTES, UTF8_ARGUMENTS, quoted
 
@@ -35,6 +36,9 @@ PIXEL_FIELDS = (
     "resize",
     "paste_back",
     "mask_feather",
+    "control_scale",
+    "guess_mode",
+    *SIZE_FIELDS,
     "image_format",
     "image_quality",
 )

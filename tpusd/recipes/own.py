@@ -7,6 +7,7 @@ from typing import Any
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, make_config
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.errors import UserError, show
 from tpusd.recipes import xmp
 from tpusd.recipes.base import OWN, PictureTexts, Recipe
@@ -24,6 +25,7 @@ OPTIONAL = (
     "paste_back",
     "mask_feather",
     "on_truncate",
+    "guess_mode",
 )
 OPTIONAL_OF_ROW = (
     "image",
@@ -33,6 +35,10 @@ OPTIONAL_OF_ROW = (
     "strength",
     "prompt_template",
     "negative_prompt_template",
+    "control_images",
+    "control_images_sha256",
+    "control_scale",
+    *SIZE_FIELDS,
 )
 OF_CACHE = {"cache": "name", "cache_interval": "interval", "cache_branch": "branch", "cache_steps": "steps"}
 COPIED = ("seed", "guidance_scale", "guidance_rescale", "height", "width", "image_format", "image_quality")

@@ -138,7 +138,7 @@ def first_difference(before: object, after: object) -> str | None:
     """
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return None
-    for stage in ("tokens", "text_embedding", "picture", "initial_noise"):
+    for stage in ("tokens", "text_embedding", "picture", "control", "initial_noise"):
         if before.get(stage) != after.get(stage):
             return stage.replace("_", " ")
     old, new = before.get("latents"), after.get("latents")

@@ -16,6 +16,7 @@ from tpusd.config.cache import CacheConfig
 from tpusd.config.json_values import JsonError, parse_json
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
+from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import ImageSpec, PictureInput, image_name, planned
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
@@ -92,6 +93,19 @@ class ImageRecord:
     mask_sha256: str | None = _only_where_set(decided_by_config=True)
     paste_back: bool | None = _only_where_set(decided_by_config=True)
     mask_feather: int | None = _only_where_set(decided_by_config=True)
+    # The pictures that ControlNets read, with an entry for each ControlNet, and how strong these are.
+    control_images: list[str | None] | None = _only_where_set(decided_by_config=True)
+    control_images_sha256: list[str | None] | None = _only_where_set(decided_by_config=True)
+    control_scale: float | None = _only_where_set(decided_by_config=True)
+    control_settings: list[dict[str, Any] | None] | None = _only_where_set(decided_by_config=True)
+    guess_mode: bool | None = _only_where_set(decided_by_config=True)  # where it is set
+    # Size conditioning.
+    original_size: list[int] | None = _only_where_set(decided_by_config=True)
+    crop: list[int] | None = _only_where_set(decided_by_config=True)
+    target_size: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_original_size: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_crop: list[int] | None = _only_where_set(decided_by_config=True)
+    negative_target_size: list[int] | None = _only_where_set(decided_by_config=True)
     safety: Mapping[str, Any] | None = _only_where_set()  # what the safety checker says, where there is one
     not_finite: str | None = _only_where_set()  # where NaN or infinity first appeared, with on_nan=record
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -181,8 +195,33 @@ def recipe_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     picture = {} if spec.picture is None else dataclasses.asdict(spec.picture)
     without = _OF_MASK if spec.picture is not None and spec.picture.mask is None else ()
     values |= {name: None if name in without else picture.get(name) for name in _OF_PICTURE}
+    values |= _control_values(config, spec)
+    own_sizes = {} if spec.sizes is None else dataclasses.asdict(spec.sizes)
+    values |= {name: None if own_sizes.get(name) is None else list(own_sizes[name]) for name in SIZE_FIELDS}
+    if values["resize"] is None and spec.controls:
+        values["resize"] = spec.controls[0].resize
     assert tuple(values) == DECIDED_BY_CONFIG
     return values
+
+
+def _control_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
+    """The lists have an entry for each ControlNet: None for one that reads no picture."""
+    names = ("control_images", "control_images_sha256", "control_scale", "control_settings", "guess_mode")
+    if not spec.controls:
+        return dict.fromkeys(names)
+    own = {control.net: control for control in spec.controls}
+    each = [own.get(place) for place in range(len(config.model.controlnets))]
+    settings = [
+        None if one is None else {"scale": one.scale, "start": one.start, "end": one.end} for one in each
+    ]  # the scale with the factor of `control_scale`
+    values = (
+        [None if one is None else one.image for one in each],
+        [None if one is None else one.image_sha256 for one in each],
+        spec.control_scale,
+        settings,
+        True if spec.controls[0].guess_mode else None,
+    )
+    return dict(zip(names, values, strict=True))
 
 
 def _cache_values(cache: CacheConfig) -> dict[str, Any]:

@@ -104,6 +104,8 @@ def override(saved: SavedConfig, argv: Sequence[str]) -> RunConfig:
     for name in LISTS:
         if getattr(saved, name) and any(field.startswith(f"{name}.") for field in given):
             chosen.append(f"{name}={hydra_value(config_values(saved)[name])}")
+    if saved.model.controlnets and any(name.startswith("model.controlnets.") for name in given):
+        chosen.append(f"model.controlnets={hydra_value(config_values(saved)['model']['controlnets'])}")
     jobs = compose_jobs([*chosen, *argv])
     assert jobs is not None, argv
     (job,) = jobs
@@ -118,6 +120,8 @@ def _set(values: dict[str, Any], composed: dict[str, Any], key: str) -> None:
     parts = key.lstrip("+").split(".")
     if parts[0] in ("prompts", *LISTS):
         parts = parts[:1]
+    elif parts[:2] == ["model", "controlnets"]:
+        parts = parts[:2]
     target, source = values, composed
     for part in parts[:-1]:
         target, source = target.setdefault(part, {}), source[part]  # a group that is saved only if it is set

@@ -17,6 +17,7 @@ LISTED = 10  # images that the line names; run.log has all of them
 _PARTS: "dict[ProgramName, str]" = {
     "encode": "text_encoder",
     "encode_picture": "vae",
+    "embed_control": "unet",
     "denoise": "unet",
     "decode": "vae",
 }

@@ -32,7 +32,7 @@ def picture_file(config: RunConfig, described: Mapping[str, Any], spec: ImageSpe
 def picture_values(config: RunConfig, spec: ImageSpec) -> dict[str, Any]:
     """What a picture's own `tpusd` text says besides its manifest fields: enough to make it again from it alone."""
     rows = config.prompts.rows
-    of_row = None if rows is None else rows[spec.row - config.first_row].loras
+    of_row = rows[spec.row - config.first_row].loras if rows else None  # a worker has rows where they have LoRAs
     lists = {"lora_settings": plain((*config.loras, *(of_row or ()))), "embedding_settings": plain(config.embeddings)}
     return {name: own for name, own in lists.items() if own} | {
         "sampler_settings": plain(spec.sampler),

@@ -8,12 +8,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from tpusd.config.controls import ControlNet
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
 from tpusd.errors import UserError, show
+from tpusd.inputs.row_files import control_notes, files_of
 from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
@@ -151,7 +153,7 @@ def prepare_run(
     else:
         texts_of = _texts_over_steps(saved, lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength))
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers, texts_of)
-    notes = [*file_notes, *_size_notes(saved), *column_notes(rows)]
+    notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
@@ -193,7 +195,7 @@ def _tables(checkpoint: "Checkpoint") -> Callable[[SamplerSettings, int, int, fl
 
 
 def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig:
-    """The config with the sha256 of every picture that the run starts from. Raises UserError for a broken one."""
+    """The config with the sha256 of every picture of its rows. Raises UserError for a broken one."""
     images = planned(config)
     if checkpoint.family.inpaints(checkpoint.configs):
         bare = next((number for number in images.rows if row_of(config, number).mask is None), None)
@@ -202,9 +204,9 @@ def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig
                 f"model={show(config.model.name)}: makes the masked part of a picture, and row {bare} has no mask; add "
                 "image=FILE mask=FILE, or choose a model that makes whole pictures"
             )
-    if all(row.image is None for row in config.prompts.rows):
+    if not any(next(files_of(row), None) for row in config.prompts.rows):
         return config
-    with waiting("reading the pictures to start from"):
+    with waiting("reading pictures"):
         rows = pinned(
             config.prompts.rows,
             config,
@@ -229,6 +231,7 @@ def _check_rows(
         checks: dict[object, Callable[[], object]] = {
             (spec.height, spec.width): functools.partial(check_image_size, config, checkpoint, spec.height, spec.width),
             (spec.sampler, spec.strength): functools.partial(table, spec.sampler, spec.strength),
+            spec.sizes: functools.partial(_check_sizes, spec, checkpoint),
         }
         for value, check in checks.items():
             if value in seen:
@@ -243,6 +246,16 @@ def _check_rows(
         raise UserError("prompts: " + "; ".join(faults[:MAX_LISTED]) + more)
 
 
+def _check_sizes(spec: ImageSpec, checkpoint: "Checkpoint") -> None:
+    """Raises UserError for size conditioning of a model that has none, and for negative sizes that lack another."""
+    if spec.sizes is None:
+        return
+    if not checkpoint.family.reads_sizes:
+        name, value = next((name, value) for name, value in vars(spec.sizes).items() if value is not None)
+        raise UserError(f"{name}={show(list(value))}: is for SDXL, which reads sizes; leave it out")
+    spec.sizes.check()
+
+
 def _size_notes(config: SavedConfig) -> tuple[str, ...]:
     sizes = image_sizes(config)
     if len(sizes) == 1:
@@ -252,7 +265,10 @@ def _size_notes(config: SavedConfig) -> tuple[str, ...]:
     return (f"prompts: images of {len(sizes)} sizes, and programs are compiled for each: {listed}{more}",)
 
 
-def _part_to_save(part: OtherPart, checkpoint: "Checkpoint", name: str) -> OtherPart:
+Part = TypeVar("Part", OtherPart, ControlNet)
+
+
+def _part_to_save(part: Part, checkpoint: "Checkpoint", name: str) -> Part:
     if part.path is not None:
         return replace(part, path=str(Path(part.path).resolve()))
     return part if part.repo is None else replace(part, revision=checkpoint.identity.part_commits[name])
@@ -283,7 +299,12 @@ def config_to_save(
     if model.config is not None and Path(model.config).is_dir():
         model = replace(model, config=str(Path(model.config).resolve()))
     model = replace(
-        model, unet=_part_to_save(model.unet, checkpoint, "unet"), vae=_part_to_save(model.vae, checkpoint, "vae")
+        model,
+        unet=_part_to_save(model.unet, checkpoint, "unet"),
+        vae=_part_to_save(model.vae, checkpoint, "vae"),
+        controlnets=tuple(
+            _part_to_save(net, checkpoint, f"controlnet_{place}") for place, net in enumerate(model.controlnets)
+        ),
     )
     rows = rows_to_save(config, rows, loras)
     name = None if config.prompts.path is None else Path(config.prompts.path).stem

@@ -1,4 +1,5 @@
-"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, embeddings and pictures.
+"""What the runs of a sweep were made from binds the runs that join them: checkpoint, LoRAs, embeddings, pictures, and
+the safety checker.
 
 A sweep's command line names files; the saved configs of its runs say which bytes they were.
 """
@@ -11,18 +12,22 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.adapters import LoraConfig
 from tpusd.config.embeddings import EmbeddingConfig
+from tpusd.config.safety import OFF, SafetyConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
-from tpusd.inputs.rows import PICTURES, refuse_other_pictures
+from tpusd.inputs.row_files import files_of
+from tpusd.inputs.rows import refuse_other_pictures
 from tpusd.records.layout import CONFIG
 from tpusd.records.provenance import hash_checkpoint
 from tpusd.records.saved import read_saved
 from tpusd.runs.embeddings import changed_embeddings
 from tpusd.runs.loras import changed_loras, loras_of
 from tpusd.runs.prepare import PreparedRun
+from tpusd.runs.safety import check_checker
 from tpusd.runs.session import check_weights
 
-Source = ModelConfig | LoraConfig | EmbeddingConfig | str  # of one or of several files; a picture's path
+# Of one or of several files; a picture's path; a safety checker, which may be the model's own.
+Source = ModelConfig | LoraConfig | EmbeddingConfig | str | tuple[SafetyConfig, ModelConfig]
 JoinRuns = Callable[[PreparedRun], PreparedRun]
 
 
@@ -57,8 +62,13 @@ def joining(runs: Sequence[Path]) -> JoinRuns:
         )
         words = tuple(dataclasses.replace(one, sha256=sha256_of(_embedding(one))) for one in config.embeddings)
         model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
-        bound = dataclasses.replace(config, loras=loras, embeddings=words, model=model)
-        changed = (*changed_loras(bound, rows, prepared.loras), *changed_embeddings(bound, prepared.embeddings))
+        safety = dataclasses.replace(config.safety, sha256=sha256_of(_safety(config))) if prepared.safety else OFF
+        bound = dataclasses.replace(config, loras=loras, embeddings=words, model=model, safety=safety)
+        changed = (
+            *changed_loras(bound, rows, prepared.loras),
+            *changed_embeddings(bound, prepared.embeddings),
+            *check_checker(bound, prepared.safety),
+        )
         if model.sha256 is not None:
             from tpusd.checkpoints import weights_digest
 
@@ -84,16 +94,23 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
     for one in config.embeddings:
         if one.sha256 is not None:
             yield _embedding(one), one.sha256
+    if config.safety.sha256 is not None:
+        yield _safety(config), config.safety.sha256
     for row in config.prompts.rows:
-        for name, pin in PICTURES:
-            path, sha256 = getattr(row, name), getattr(row, pin)
-            if path is not None and sha256 is not None:
-                yield path, sha256
+        for file in files_of(row):
+            if file.sha256 is not None:
+                yield file.path, file.sha256
 
 
 def _model(model: ModelConfig) -> ModelConfig:
     """Which files it is, whatever runs do with it."""
-    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=())
+    nets = tuple(net.alone() for net in model.controlnets)
+    return dataclasses.replace(model, name="", sha256=None, guidance_scale=1.0, clip_skip=0, loras=(), controlnets=nets)
+
+
+def _safety(config: SavedConfig) -> tuple[SafetyConfig, ModelConfig]:
+    """Which checker it is, whatever becomes of the pictures that it finds."""
+    return dataclasses.replace(config.safety, name="record", sha256=None), _model(config.model)
 
 
 def _bound(lora: LoraConfig, sha256_of: Callable[[Source], str | None]) -> LoraConfig:

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from tpusd.samplers.rows import C_IN, GUIDANCE, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
+from tpusd.samplers.rows import C_IN, COLUMNS, GUIDANCE, HISTORY, NOISE, P_OUT, P_X, PUSH, TERMS, X, Y
 from tpusd.samplers.rows import T as TIMESTEP
 
 LANES = 128  # of a TPU's vector unit; the four channels of a sample alone would fill 4 of them
@@ -40,7 +40,7 @@ class LoopState(NamedTuple):
 
 
 def run_steps(
-    predict: Callable[[jax.Array, jax.Array, jax.Array, jax.Array, Kept], tuple[jax.Array, Kept]],
+    predict: Callable[..., tuple[jax.Array, Kept]],
     state: LoopState,
     table: jax.Array,
     start: jax.Array | int,
@@ -56,8 +56,9 @@ def run_steps(
     Args:
         predict: k, x (b,h,w,c), t (b,) and guidance scale (b,), float32, and what the model kept -> the model's output
             after guidance, (b,h,w,c), and what it keeps now.
+            Where the table has further columns, it gets those of the row too, (b, columns).
         state: the state before row `start`.
-        table: (b, rows, COLUMNS) float32. A padding row leaves the state of its image exactly as it is.
+        table: (b, rows, COLUMNS or more) float32. A padding row leaves the state of its image exactly as it is.
         start: the first row, a whole number, which may be traced.
         stop: the row after the last one, a whole number, which may be traced.
         noise: k -> standard normal (b,h,w,c) of row k; called only if some image's row k uses noise.
@@ -77,10 +78,11 @@ def run_steps(
 
     def step(k: jax.Array, carry: tuple[LoopState, Log]) -> tuple[LoopState, Log]:
         state, log = carry
-        row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS)
+        row = jax.lax.dynamic_index_in_dim(table, k, axis=1, keepdims=False)  # (b, COLUMNS or more)
         column = row[:, :, None, None]
+        further = [row[:, COLUMNS:]] if row.shape[1] > COLUMNS else []
         x = (column[:, C_IN] * state.x).reshape(b, *shape)
-        out, kept = predict(k, x, row[:, TIMESTEP], row[:, GUIDANCE], state.kept)
+        out, kept = predict(k, x, row[:, TIMESTEP], row[:, GUIDANCE], state.kept, *further)
         out = flat(out)
         pred = column[:, P_X] * state.x + column[:, P_OUT] * out
         fresh = jax.lax.cond(jnp.any(row[:, NOISE] != 0), lambda: flat(noise(k)), lambda: jnp.zeros_like(out))

@@ -54,13 +54,16 @@ class Table:
         """The timestep of each model call, (n,)."""
         return self.rows[:, T]
 
-    def padded(self, guidance: Sequence[float] | None = None) -> np.ndarray:
-        """float32 (MAX_ROWS, COLUMNS). The rows of zeros at the end do not change an image.
+    def padded(self, guidance: Sequence[float] | None = None, controls: Sequence[Sequence[float]] = ()) -> np.ndarray:
+        """float32 (MAX_ROWS, COLUMNS + controls). The rows of zeros at the end do not change an image.
 
         guidance: the guidance scale of each row; None: rows as they are, for a model without guidance.
+        controls: of each ControlNet, its scale at each row.
         """
-        padded = np.zeros((MAX_ROWS, COLUMNS), np.float32)
-        padded[: len(self.rows)] = self.rows
+        padded = np.zeros((MAX_ROWS, COLUMNS + len(controls)), np.float32)
+        padded[: len(self.rows), :COLUMNS] = self.rows
+        for place, scales in enumerate(controls, COLUMNS):
+            padded[: len(self.rows), place] = scales
         if guidance is not None:
             padded[: len(self.rows), GUIDANCE] = guidance
         return padded

@@ -13,7 +13,13 @@ import numpy as np
 
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorInfo
 from tpusd.checkpoints.formats.scaled import find_scales, is_about_scales, scaled
-from tpusd.checkpoints.ldm_names import OPEN_CLIP_PROJECTIONS, ldm_unet_names, ldm_vae_names, open_clip_names
+from tpusd.checkpoints.ldm_names import (
+    OPEN_CLIP_PROJECTIONS,
+    ldm_controlnet_names,
+    ldm_unet_names,
+    ldm_vae_names,
+    open_clip_names,
+)
 from tpusd.families.base import OriginalNames
 
 EMA_PREFIX = "model_ema."
@@ -21,6 +27,7 @@ _EMA_NETWORK = "diffusion_model."  # the averaged network's own name, which stay
 # What the original code keeps beside the weights of a network, and no network here has.
 _WITHOUT_USE = {
     "unet": re.compile(r"(?!)"),
+    "controlnet": re.compile(r"(?!)"),
     "vae": re.compile(r"^(loss\.|logvar$|model_ema\.)"),
     "clip": re.compile(r"(?!)"),  # the component itself says what it ignores
     "open_clip": re.compile(r"^attn_mask$"),
@@ -112,7 +119,12 @@ def open_original(
 
 def _by_original(original: OriginalNames, names: list[str]) -> dict[str, list[str]]:
     """The original name -> our names: one of them, or OpenCLIP's three in their order."""
-    tables = {"unet": ldm_unet_names, "vae": ldm_vae_names, "open_clip": open_clip_names}
+    tables = {
+        "unet": ldm_unet_names,
+        "controlnet": ldm_controlnet_names,
+        "vae": ldm_vae_names,
+        "open_clip": open_clip_names,
+    }
     if original.naming == "clip":
         return {name: [name] for name in names}
     ours: dict[str, list[str]] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tpusd.config.executor import LOCAL
+from tpusd.config.rows import Row
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
 from tpusd.plan.batches import Batch, WeightsKey, weights_key
@@ -351,7 +352,7 @@ class ClusterExecutor:
     def _config(self, run: Run) -> SavedConfig:
         if run not in self._configs:
             config = run.prepared.config
-            prompts = dataclasses.replace(config.prompts, rows=())
+            prompts = dataclasses.replace(config.prompts, rows=_loras_alone(config.prompts.rows))
             self._configs[run] = dataclasses.replace(config, prompts=prompts, executor=LOCAL)
             key = weights_key(config)
             if key not in self._hashes:  # beside all other work
@@ -377,6 +378,11 @@ def refusal(hello: Hello, own: Mapping[str, str | None] | None = None) -> str | 
             there = hello.versions.get(name) or "none"
             return f"has {name} {there}, and the driver has {own.get(name)}; install the same version on every host"
     return None
+
+
+def _loras_alone(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """What a worker needs of the prompt rows beside the specs of its images: LoRAs of their own, where any row has."""
+    return tuple(Row(prompt="", loras=row.loras) for row in rows) if any(row.loras for row in rows) else ()
 
 
 def _once(result: RemoteResult) -> float:

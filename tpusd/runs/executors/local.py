@@ -27,6 +27,7 @@ from tpusd.vision.verdict import Verdict
 
 if TYPE_CHECKING:
     import jax
+    import numpy as np
 
     from tpusd.checkpoints.tokenizer import Tokenizer
     from tpusd.engine.adapters import ScaledLora
@@ -55,6 +56,7 @@ class PipelineLike(Protocol):
         tables: Sequence[Any],
         *,
         inputs: Sequence[Input] | None = None,
+        controls: "Sequence[Sequence[np.ndarray]] | None" = None,
         loras: "Sequence[ScaledLora]" = (),
         tokenizers: "Sequence[Tokenizer] | None" = None,
         on_step: OnStep | None = None,
@@ -165,8 +167,8 @@ class LocalExecutor:
             self._watcher.prepare(PREPARING)
         tables = [run.prepared.table(spec) for run, spec in batch.entries]
         loras = scaled(spec.loras, prepared.loras)
-        inputs = self._inputs.of(batch.specs)
-        more: dict[str, Any] = {} if inputs is None else {"inputs": inputs}
+        files = {"inputs": self._inputs.of(batch.specs), "controls": self._inputs.controls_of(batch.specs)}
+        more: dict[str, Any] = {name: own for name, own in files.items() if own is not None}
         if prepared.embeddings:
             more["tokenizers"] = prepared.checkpoint.tokenizers
         images = pipeline.generate(list(batch.specs), tables, loras=loras, on_step=self._watcher.step, **more)

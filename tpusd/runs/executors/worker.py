@@ -53,7 +53,7 @@ class RemoteBatch:
     """A batch to make, as it travels to a worker.
 
     number: by which driver and worker know it.
-    configs: of the runs in the batch, without their rows.
+    configs: of the runs in the batch, without their rows, or with the LoRAs of the rows alone.
     entries: (index into configs, spec).
     tokens: text -> (number of tokens before truncation, whether it was truncated), of the texts of the batch.
     """

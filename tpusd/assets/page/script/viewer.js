@@ -36,12 +36,14 @@ function picture(id, image) {
   img.alt = row(image).prompt.slice(0, 300);
 }
 
-// The picture that the image starts from, and its mask. A page that holds its pictures has no file beside it.
+// The picture that the image starts from, its mask and its control images. A page that holds its pictures has no file beside it.
 function inputs(image) {
-  const own = isAlone ? [] : ["image", "mask"].filter((name) => row(image)[`${name}_sha256`]);
-  return own.map((name) => {
-    const thumbnail = `${job(image).directory}.thumbs/input-${row(image)[`${name}_sha256`].slice(0, 16)}.webp`;
-    const made = element("img", {src: encodeURI(thumbnail), title: row(image)[name], alt: name === "mask" ? "The mask" : "The picture that it starts from"});
+  const {control_images: controls = [], control_images_sha256: sums = [], ...own} = row(image);
+  const files = [["The picture that it starts from", own.image, own.image_sha256], ["The mask", own.mask, own.mask_sha256],
+    ...controls.map((file, place) => ["The control image", file, sums[place]])];
+  return (isAlone ? [] : files.filter(([, , sha256]) => sha256)).map(([alt, title, sha256]) => {
+    const thumbnail = `${job(image).directory}.thumbs/input-${sha256.slice(0, 16)}.webp`;
+    const made = element("img", {src: encodeURI(thumbnail), title, alt});
     made.addEventListener("error", () => made.remove());  // its file was gone when the page was made
     return made;
   });
@@ -57,6 +59,8 @@ function recipe(image) {
     ["tokens", `${images.tokens[image]}${images.truncated[image] ? ", truncated" : ""}`], ["file", fileName(image)], ["sha256", images.sha256[image]]];
   if (row(image).image) parts.push(["image", row(image).image], ["strength", row(image).strength ?? settings.strength]);
   if (row(image).mask) parts.push(["mask", row(image).mask]);
+  for (const file of (row(image).control_images ?? []).filter(Boolean)) parts.push(["control image", file]);
+  if (row(image).control_images?.some(Boolean)) parts.push(["control scale", row(image).control_scale ?? settings.control_scale]);
   for (const name of scoreNames) parts.push([name, numberText(scoreOf(image, name))]);
   for (const [name, text] of Object.entries(row(image).extra ?? {})) parts.push([name, typeof text === "string" ? text : JSON.stringify(text)]);
   return parts.map(([name, text]) => [name, String(text)]);

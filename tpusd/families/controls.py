@@ -1,0 +1,127 @@
+"""ControlNets of the Stable Diffusion families (Zhang et al. 2023): whether one fits, and what several of them add."""
+
+import functools
+import re
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tpusd.errors import UserError
+from tpusd.families.base import CONTROLNET, Component, Control, Networks, OriginalNames, Rename, entry
+from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
+from tpusd.networks.unet import Residuals
+from tpusd.networks.unet_config import UNetConfig
+
+_LISTS = "down_blocks|attentions|resnets|transformer_blocks|downsamplers|to_out|net|controlnet_down_blocks|blocks"
+CONTROLNET_COMPONENT = Component(
+    program="embed_control",
+    library="diffusers",
+    classes=("ControlNetModel",),
+    network=ControlNetModel,
+    config=ControlNetConfig,
+    weights="diffusion_pytorch_model",
+    flax_weights="diffusion_flax_model",
+    precision="unet",
+    renames=(Rename("flax", re.compile(rf"(^|\.)({_LISTS})_(\d+)(?=\.)"), r"\1\2.\3"),),
+    original=(OriginalNames("control_model.", "controlnet"),),
+)
+_SAME = (  # what a ControlNet and the UNet beside it must have in common
+    "block_out_channels",
+    "resnets",
+    "cross_attention_dim",
+    "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+)
+
+
+def check_fits(config: ControlNetConfig, unet: UNetConfig, downscale: int, where: str) -> None:
+    """Raises UserError for a ControlNet of another base model.
+
+    downscale: pixels of a latent along one side.
+    where: the ControlNet, as the error begins.
+    """
+    pairs = [(name, getattr(config.half, name), getattr(unet, name)) for name in _SAME]
+    pairs += [
+        ("in_channels", config.in_channels, unet.out_channels),
+        ("pixels of a latent", config.downscale, downscale),
+    ]
+    for name, own, other in pairs:
+        if own != other:
+            raise UserError(
+                f"{where}: is a ControlNet of another base model: {name}={own}, and the checkpoint's UNet has {other}; "
+                "choose one of the same base model"
+            )
+
+
+def residuals(
+    networks: Networks,
+    control: Control | None,
+    x: jax.Array,
+    t: jax.Array,
+    text: tuple[jax.Array | None, ...],
+    halves: int,
+) -> Residuals | None:
+    """What the ControlNets among the networks add together; None: there are none.
+
+    control: of b images.
+    x, t, text: of halves * b, as the UNet gets them: latents, timesteps, and the conditioning. With two halves, the one
+        of the prompts comes second.
+    """
+    if control is None:
+        return None
+    parts = sorted((part for part in networks if part.startswith(CONTROLNET)), key=_place)
+    nets = [entry(networks, part, ControlNetModel) for part in parts]
+    added = [
+        _scaled(net, picture, control.scale[:, i], control.guess_mode, x, t, text, halves)
+        for i, (net, picture) in enumerate(zip(nets, control.pictures, strict=True))
+    ]
+    total: Residuals = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), added)
+    return total
+
+
+def _place(part: str) -> int:
+    return int(part.removeprefix(CONTROLNET))
+
+
+def _scaled(
+    net: ControlNetModel,
+    picture: jax.Array,
+    scale: jax.Array,
+    guess_mode: jax.Array,
+    x: jax.Array,
+    t: jax.Array,
+    text: tuple[jax.Array | None, ...],
+    halves: int,
+) -> Residuals:
+    """What one of them adds, float32. It is computed only if some image has a scale here.
+
+    picture: of b images, as `embed_control` gives it.
+    scale, guess_mode: (b,).
+    """
+    hidden, *added = text
+
+    def made() -> Residuals:
+        pictures = jnp.concatenate([picture] * halves)
+        return net(x[..., : net.config.in_channels], t, cast(jax.Array, hidden), *added, picture=pictures)
+
+    def nothing() -> Residuals:
+        shapes = jax.eval_shape(made)
+        zeros: Residuals = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return zeros
+
+    raw = jax.lax.cond(jnp.any(scale != 0), made, nothing)
+    leaves, structure = jax.tree.flatten(raw)
+    # Global pooling is for the half of the prompt alone, and its layers have equal weights, as in diffusers.
+    pools = net.config.global_pool_conditions
+    prompt_only = jnp.ones_like(guess_mode) if pools else guess_mode
+    weights = np.ones(len(leaves)) if pools else np.logspace(-1, 0, len(leaves))
+    scaled = []
+    for leaf, weight in zip(leaves, weights, strict=True):
+        of_prompt = scale * jnp.where(guess_mode, jnp.float32(weight), 1.0)
+        factors = of_prompt if halves == 1 else jnp.concatenate([jnp.where(prompt_only, 0.0, scale), of_prompt])
+        factors = factors[:, None, None, None]
+        scaled.append(jnp.where(factors == 0, 0.0, factors * leaf.astype(jnp.float32)))
+    result: Residuals = jax.tree.unflatten(structure, scaled)
+    return result
