@@ -13,7 +13,7 @@ import tpusd
 from tpusd.export import main as export_main
 from tpusd.process.signals import Interrupted
 from tpusd.records.manifest import read_manifest
-from tpusd.records.scores import PREFIX, read_scores
+from tpusd.records.scores import PREFIX, join_scores, read_scores
 from tpusd.results import main as results_main
 from tpusd.runs.resume import resume_run
 from tpusd.runs.start import start_run
@@ -215,6 +215,17 @@ def test_scores_are_in_metadata_export_and_frame(path, counting, tmp_path):
     assert isinstance(frame, pandas.DataFrame)
     assert dict(zip(frame["file_name"], frame["scores.counting"], strict=True)) == wanted
     assert export_main([str(path), str(tmp_path / "out"), "--format=webdataset"]) == 0
+
+
+def test_merged_runs_keep_the_scores_of_their_pictures(path, made, counting, tmp_path):
+    counting()
+    main([str(path), "metric=counting"])
+    out = shutil.copytree(made, tmp_path / "out")
+    lost = path / "scores" / "counting.jsonl"
+    lost.write_text("".join(lost.read_text().splitlines(keepends=True)[:4]))
+    for _ in range(2):  # what is there is not added again
+        join_scores(out, path, read_manifest(out))
+    assert lines(out) == lines(path) and len(lines(out)) == 4
 
 
 def test_a_finished_run_with_scores_is_whole_for_resume(path, counting, capsys):
