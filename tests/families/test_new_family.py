@@ -135,10 +135,10 @@ class Invented(Family):
     def encode(self, networks, tokens):
         return {"text": networks[WORDS](*tokens.input_ids)}
 
-    def prepare(self, prompt, negative_prompt, *, height, width):
+    def prepare(self, prompt, negative_prompt, *, height, width, sizes=None):
         return prompt
 
-    def predict(self, networks, x, t, conditioning, guidance):
+    def predict(self, networks, x, t, conditioning, guidance, control=None):
         scale = jnp.ones(len(x)) if guidance is None else guidance.scale
         return networks[MIXER](x, conditioning["text"], scale).astype(jnp.float32)
 
