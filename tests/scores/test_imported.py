@@ -73,8 +73,9 @@ REFUSED = {
     "row,a b\n0,1\n": "a b cannot be the name of a score",
     "row,v\n0,x\n": "has no column of numbers",
     "": "has no column of numbers",
-    "row,v\n0,nan\n": "has no column of numbers",
-    "row,v\n0,1e999\n": "has no column of numbers",
+    "row,v\n0,nan\n": "line 2: v=nan: is not a number",
+    "row,v\n0,1e999\n": "line 2: v=1e999: is not a number",
+    "row,v\n0,1\n1,x\n": "line 3: v=x: is not a number",
 }
 
 
@@ -84,6 +85,15 @@ def test_a_wrong_file_is_one_line(path, text, tmp_path, capsys):
     assert main([str(path), f"import={tmp_path / 's.csv'}"]) == 2
     error = capsys.readouterr().err
     assert REFUSED[text] in error and error.count("\n") == 1
+
+
+def test_a_column_with_a_number_and_something_else_is_named(path, tmp_path, capsys):
+    (tmp_path / "s.csv").write_text("row,bad,late,good,note\n0,1,x,3,fine\n1,abc,2,4,\n")
+    assert main([str(path), f"import={tmp_path / 's.csv'}"]) == 1
+    error = capsys.readouterr().err
+    assert "line 3: bad=abc: is not a number; the column is left out" in error and "line 2: late=x: " in error
+    assert "good" not in error and "note" not in error
+    assert values(path, "good") == {(0, 0): 3.0, (1, 0): 4.0} and not (path / "scores" / "bad.jsonl").exists()
 
 
 def test_columns_chooses_and_checks(path, tmp_path, capsys):

@@ -134,6 +134,9 @@ def test_a_torn_line_and_lines_that_are_no_scores_are_made_again(path, counting,
     assert main([str(path), "metric=counting"]) == 0 and len(scorer.calls) == 2
     assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
     assert validate_main([str(path)]) == 0
+    file.write_bytes(whole + b"[]\n")  # and no picture lacks a score
+    assert validate_main([str(path)]) == 1 and main([str(path), "metric=counting"]) == 0
+    assert sorted(file.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def test_other_weights_score_all_images_again(path, counting):

@@ -1,7 +1,10 @@
 """A run against a reference: files of features, folders, and what is wrong with them."""
 
 import dataclasses
+import io
 import json
+import resource
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from tpusd.runs.start import start_run
 from tpusd.score import main
 from tpusd.scores.distances import frechet_distance, gaussian, gaussian_distance, kernel_distance
 from tpusd.scores.sets import SET_METRICS
+from tpusd.validate import main as validate_main
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -28,6 +32,15 @@ def path(tmp_path):
 
 def save(path, **arrays):
     np.savez(path, **arrays)
+    return path
+
+
+def lie(path):
+    """A header that promises 16 TB."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 2048)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("features.npy", header.getvalue())
     return path
 
 
@@ -85,8 +98,11 @@ WRONG = {
     ("metric=fid",): "metric=fid: give reference=",
     ("metric=fid", "reference={b}"): "metric=fid: give features=FILE.npz",
     ("metric=fid", "features={few}", "reference={b}"): "has 3 rows, and the run has 6 images",
-    ("metric=fid", "features={a}", "reference={wide}"): "reference=: has 5 numbers for each picture",
-    ("metric=kid", "features={a}", "reference={statistics}"): "kid needs features",
+    ("metric=fid", "features={a}", "reference={wide}"): "mu is of 5 numbers for each picture",
+    ("metric=fid", "features={a}", "reference={negative}"): "sigma is not a covariance",
+    ("metric=fid", "features={a}", "reference={lie}"): "has more or fewer bytes than its header says",
+    ("metric=fid,kid", "features={a}", "reference={statistics}"): "kid needs `features`",
+    ("metric=kid", "features={a}", "reference={statistics}"): "kid needs `features`",
     ("metric=fid", "features={a}", "reference={objects}"): "is not a readable npz file",
     ("metric=fid", "features={a}", "reference={nan}"): "is not an array of finite floats",
     ("metric=fid", "features={a}", "reference={text}"): "is not a readable npz file",
@@ -104,6 +120,8 @@ def test_a_wrong_reference_is_one_line(path, tmp_path, words, capsys):
         "few": save(tmp_path / "few.npz", features=drawn(2, 3)),
         "wide": save(tmp_path / "wide.npz", mu=np.zeros(5), sigma=np.eye(5)),
         "statistics": save(tmp_path / "statistics.npz", mu=np.zeros(4), sigma=np.eye(4)),
+        "negative": save(tmp_path / "negative.npz", mu=np.zeros(4), sigma=-np.eye(4)),
+        "lie": lie(tmp_path / "lie.npz"),
         "objects": save(tmp_path / "objects.npz", features=np.array([[{}]], dtype=object)),
         "nan": save(tmp_path / "nan.npz", features=np.full((4, 4), np.nan)),
         "text": tmp_path / "text.npz",
@@ -112,3 +130,32 @@ def test_a_wrong_reference_is_one_line(path, tmp_path, words, capsys):
     assert main([str(path), *(word.format(**files) for word in words)]) == 2
     error = capsys.readouterr().err
     assert WRONG[words] in error and error.count("\n") == 1
+    assert read_set_scores(path) == []  # nothing is computed before all is checked
+
+
+@pytest.mark.slow
+def test_a_bomb_is_refused_by_its_header(path, tmp_path, capsys):
+    """A gigabyte of zeros in a megabyte, of another width than the run's features."""
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("features.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (90_000, 1500)})
+        for _ in range(90):
+            file.write(bytes(1000 * 1500 * 8))
+    mine = save(tmp_path / "a.npz", features=drawn(1, 6))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main([str(path), "metric=fid", f"features={mine}", f"reference={bomb}"]) == 2
+    assert "features is of 1500 numbers for each picture, and the run has 4" in capsys.readouterr().err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
+
+
+def test_a_broken_file_of_set_scores_is_named(path, tmp_path, capsys):
+    files = [
+        f"features={save(tmp_path / 'a.npz', features=drawn(1, 6))}",
+        f"reference={save(tmp_path / 'b.npz', features=drawn(2, 9))}",
+    ]
+    assert main([str(path), "metric=fid", *files]) == 0 and validate_main([str(path)]) == 0
+    for broken in (b"not json", b"{}", b'[{"metric": 1}]'):
+        (path / "scores" / "sets.json").write_bytes(broken)
+        assert validate_main([str(path)]) == 1
+        assert "scores/sets.json: holds something that is not a score" in capsys.readouterr().out
+    assert main([str(path), "metric=fid", *files]) == 0 and validate_main([str(path)]) == 0

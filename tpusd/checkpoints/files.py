@@ -26,16 +26,13 @@ class Directory:
 
     def __init__(self, root: str | Path, field: str = "model.path") -> None:
         path = Path(root).expanduser()
+        advice = "give the directory that has model_index.json" if field == "model.path" else "correct the path"
         try:
             self.root = path.resolve(strict=True)
         except (OSError, RuntimeError, ValueError):  # RuntimeError: a loop of links; ValueError: NUL in the name
-            raise UserError(
-                f"{field}={show_path(root)}: no such directory; give the directory that has model_index.json"
-            ) from None
+            raise UserError(f"{field}={show_path(root)}: no such directory; {advice}") from None
         if not self.root.is_dir():
-            raise UserError(
-                f"{field}={show_path(root)}: is not a directory; give the directory that has model_index.json"
-            )
+            raise UserError(f"{field}={show_path(root)}: is not a directory; {advice}")
         self._blobs: Path | None = None  # of the repository, in the Hugging Face cache
         snapshots = self.root.parent
         if snapshots.name == "snapshots" and _COMMIT.fullmatch(self.root.name):

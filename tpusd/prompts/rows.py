@@ -80,6 +80,8 @@ def _expanded(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
     directory = config.prompts.wildcards_dir
     if directory is None and not config.prompts.wildcards:
         return rows
+    if directory is not None and not Path(directory).is_dir():
+        raise UserError(f"prompts.wildcards_dir={show_path(directory)}: is not a directory; correct the path")
     files = Wildcards(root=None if directory is None else Path(directory))
     made, faults = list[Row](), list[str]()
     for number, row in enumerate(rows, config.first_row):

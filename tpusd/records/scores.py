@@ -145,6 +145,12 @@ def score_faults(path: Path) -> Iterator[str]:
                     yield f"{SCORES}/{name}{_SUFFIX} line {number}: is not a score; score again, which removes it"
 
 
+def has_broken_lines(path: Path, name: str) -> bool:
+    """Whether a line of a column is not a score. Raises UserError."""
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        return name in column_names(path) and any(score is None for _, score in _lines(path, name))
+
+
 class ScoreColumn:
     """A column of a run directory, open for writing. Opening it removes lines that do not count any more.
 

@@ -6,7 +6,7 @@ A score is of the pictures whose sha256 it was computed from. Knows nothing of h
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +48,18 @@ class SetScore:
 def digest_of(records: Iterable[ImageRecord]) -> str:
     """One sha256 of the sha256 of all pictures, in whatever order they come."""
     return hashlib.sha256("\n".join(sorted(record.sha256 for record in records)).encode()).hexdigest()
+
+
+def set_score_faults(path: Path) -> Iterator[str]:
+    """A line where the file is there and holds something else."""
+    if storage.exists(path / FILE):
+        try:
+            values: Any = parse_json(storage.read_file(path / FILE, MAX_BYTES))
+            whole = isinstance(values, list) and len(values) == len(read_set_scores(path))
+        except (OSError, JsonError):
+            whole = False
+        if not whole:
+            yield f"{FILE}: holds something that is not a score; score again, which removes it"
 
 
 def read_set_scores(path: Path) -> list[SetScore]:

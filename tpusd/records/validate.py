@@ -15,6 +15,7 @@ from tpusd.records.manifest import key_of, manifest_lines, parse_line, recipe_va
 from tpusd.records.run_json import read_run
 from tpusd.records.saved import read_saved
 from tpusd.records.scores import score_faults
+from tpusd.records.set_scores import set_score_faults
 from tpusd.storage import os_errors_as_user_errors
 from tpusd.storage.pictures import PictureError, open_picture
 
@@ -42,6 +43,7 @@ def faults(path: Path) -> Iterator[str]:
     yield from dropped_faults(path, config, frozenset(seen))
     yield from _other_files(path, set(seen.values()))
     yield from score_faults(path)
+    yield from set_score_faults(path)
 
 
 def _line_faults(

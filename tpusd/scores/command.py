@@ -12,14 +12,14 @@ from tpusd.process.report import report, say
 from tpusd.process.waiting import waiting
 from tpusd.records.directory import check_run_directory
 from tpusd.records.manifest import ImageRecord, read_manifest
-from tpusd.records.scores import check_column, read_scores
+from tpusd.records.scores import check_column, has_broken_lines, read_scores
 from tpusd.records.set_scores import write_set_score
 from tpusd.records.sweep import run_directories
 from tpusd.scores.base import Metric, Place
 from tpusd.scores.imported import IMPORT, read_scores_file
 from tpusd.scores.registry import metric_named, metrics
 from tpusd.scores.scoring import Column, records_to_score, score_run, write_values
-from tpusd.scores.sets import SET_METRICS, SetMetric, score_set
+from tpusd.scores.sets import SET_METRICS, SetMetric, check_reference, score_set
 
 MAX_FAULTS = 20  # that are listed
 MAX_RUNS = 40  # of a sweep, whose means are listed
@@ -93,6 +93,9 @@ def carry_out(path: Path, request: Request) -> tuple[str, ...]:
         check_run_directory(directory)
     faults: list[str] = []
     columns: list[str] = []
+    for set_metric in request.sets:
+        if request.reference is not None:
+            check_reference(request.reference, set_metric)
     if request.imported is not None:
         imported, unknown = _import(runs, request)
         columns += imported
@@ -117,11 +120,11 @@ def _score(runs: Sequence[tuple[str, Path]], name: str, metric: Metric, given: M
         scorer = metric.open({place: given.get(place, default) for place, default in metric.places.items()})
     column = Column(name=name, metric=metric.name, weights=scorer.weights)
     num_images = sum(len(_records(directory)) for _, directory in runs)
-    todo = [(name, directory, len(records_to_score(directory, column))) for name, directory in runs]
+    todo = [(run, directory, len(records_to_score(directory, column))) for run, directory in runs]
     faults: list[str] = []
     with _progress(num_images, num_images - sum(number for _, _, number in todo)) as progress:
         for run, directory, number in todo:
-            if number:
+            if number or has_broken_lines(directory, name):
                 faults += _faults(run, score_run(directory, column, metric, scorer, progress).faults)
     return faults
 
@@ -157,7 +160,7 @@ def _progress(total: int, done: int) -> Iterator[Progress]:
 
 
 def _import(runs: Sequence[tuple[str, Path]], request: Request) -> tuple[list[str], tuple[str, ...]]:
-    """(columns that were written, a line for each line of the file that names no image)."""
+    """(columns that were written, a line for each line or column of the file that is left out)."""
     assert request.imported is not None
     records = {name: _records(directory) for name, directory in runs}
     found = read_scores_file(request.imported, records, request.columns)
@@ -169,7 +172,7 @@ def _import(runs: Sequence[tuple[str, Path]], request: Request) -> tuple[list[st
             ]
             if own:
                 write_values(directory, column, own)
-    return list(found.values), found.unknown
+    return list(found.values), found.left_out
 
 
 def _summary(path: Path, runs: Sequence[tuple[str, Path]], column: str) -> Iterator[str]:

@@ -26,6 +26,14 @@ def gaussian(features: Features) -> Gaussian:
     return Gaussian(values.mean(axis=0), np.atleast_2d(np.cov(values, rowvar=False)))
 
 
+def is_covariance(matrix: NDArray[np.float64]) -> bool:
+    """Whether it is symmetric and has no negative eigenvalue, but for the rounding of float32."""
+    scale = float(np.abs(matrix).max(initial=0.0))
+    return bool(np.allclose(matrix, matrix.T, rtol=0, atol=1e-5 * scale)) and bool(
+        np.linalg.eigvalsh(matrix).min(initial=0.0) >= -1e-5 * scale * len(matrix)
+    )
+
+
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)): FID, where the features are InceptionV3's (Heusel et al. 2017)."""
     means = a.mean - b.mean

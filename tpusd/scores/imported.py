@@ -28,15 +28,19 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NOT_SCORES = frozenset((*FIELDS, *OPTIONAL_FIELDS, "run", "path", "overrides"))
 MAX_FILE_BYTES = 1 << 30
 _MAX_LINE_VALUES = 5000
+NOT_FINITE = "is not a number, or is over 1e15"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedFile:
-    """sha256: of the file. values: column -> (run, file name) -> value. unknown: a line for each line without image."""
+    """sha256: of the file. values: column -> (run, file name) -> value.
+
+    left_out: a line for each line without image, and for each column that has a number and something else.
+    """
 
     sha256: str
     values: Mapping[str, Mapping[tuple[str, str], float | None]]
-    unknown: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def read_scores_file(
@@ -53,7 +57,8 @@ def read_scores_file(
     values: dict[str, dict[tuple[str, str], float | None]] = {name: {} for name in columns or ()}
     for name in values:
         check_column(name, f"columns={name}")
-    texts: set[str] = set()  # columns that hold something else than numbers
+    texts: dict[str, str] = {}  # columns that hold something else than numbers -> where and what
+    mixed: set[str] = set()  # those of them that hold numbers too
     seen: set[tuple[str, str]] = set()
     unknown: list[str] = []
     for place, line in _records(path, where):
@@ -67,18 +72,26 @@ def read_scores_file(
         if image in seen:
             raise UserError(f"{place}: {image[0]}{'/' if image[0] else ''}{image[1]} has a line already; remove one")
         seen.add(image)
-        for name in columns if columns is not None else [name for name in line if name not in _NOT_SCORES | texts]:
+        for name in columns if columns is not None else [name for name in line if name not in _NOT_SCORES]:
             value = _number(line[name])
             if isinstance(value, str):
                 if columns is not None:
                     raise UserError(f"{place}: {name}={show(line[name])}: {value}; write a number, or leave it empty")
-                texts.add(name)
-                values.pop(name, None)
+                texts.setdefault(name, f"{place}: {name}={show(line[name])}: {value}")
+                if values.pop(name, None) or value == NOT_FINITE:
+                    mixed.add(name)
+                continue
+            if name in texts:
+                if value is not None:
+                    mixed.add(name)
                 continue
             values.setdefault(name, {})[image] = value
             if len(values) > MAX_COLUMNS:
                 raise UserError(f"{where}: has over {MAX_COLUMNS} columns of numbers; name some with columns=A,B")
-    return ImportedFile(sha256=_sha256(path, where), values=_named(values, where), unknown=tuple(unknown))
+    unknown += [f"{texts[name]}; the column is left out: write a number there, or nothing" for name in sorted(mixed)]
+    if not any(any(value is not None for value in own.values()) for own in values.values()) and mixed:
+        raise UserError(unknown[-1])
+    return ImportedFile(sha256=_sha256(path, where), values=_named(values, where), left_out=tuple(unknown))
 
 
 class _Images:
@@ -132,7 +145,7 @@ def _number(value: object) -> float | None | str:
         except ValueError:
             return "is not a number"
     if not is_number(value):
-        return "is not a number, or is over 1e15"
+        return NOT_FINITE if isinstance(value, int | float) else "is not a number"
     assert isinstance(value, int | float)
     return float(value)
 

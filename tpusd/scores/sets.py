@@ -1,8 +1,11 @@
 """Metrics of a whole set of pictures against a reference: a folder of pictures, another run, or a file of features."""
 
 import hashlib
+import math
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_FEATURE_BYTES = 8 << 30  # of an npz file, unpacked
+ARRAYS = ("features", "mu", "sigma")  # of an npz file
 MIN_PICTURES = 2
 CLIP_L_336 = Place(repo="openai/clip-vit-large-patch14-336", revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1")
 
@@ -53,6 +57,7 @@ class SetMetric:
     """As `Metric`, of a whole set.
 
     embed: the places of its weights -> its features; None: the user gives features.
+    needs_features: of the reference; else their mean and covariance do too.
     distance: the features of the set, and the reference -> a value.
     """
 
@@ -64,6 +69,7 @@ class SetMetric:
     paper: str
     places: Mapping[str, Place] = field(default_factory=dict)
     embed: Callable[[Mapping[str, Place]], Embed] | None = None
+    needs_features: bool = True
     distance: "Callable[[NDArray[np.floating[Any]], Reference], float]"
 
 
@@ -98,12 +104,7 @@ def score_set(
         own = _given_features(features, metric, len(records))
     else:
         own = _embedded(embed, _pictures_of(path, records, faults), path)
-    found = read_reference(reference, embed, metric)
-    if found.features is not None and found.features.shape[1] != own.shape[1]:
-        raise UserError(
-            f"reference={show_path(reference)}: has features of {found.features.shape[1]} numbers, and the run's have "
-            f"{own.shape[1]}; give features of the same network"
-        )
+    found = read_reference(reference, embed, metric, own.shape[1])
     score = SetScore(
         metric=metric.name,
         weights=None if embed is None else embed.weights,
@@ -117,10 +118,23 @@ def score_set(
     return score, faults
 
 
-def read_reference(path: Path, embed: Embed | None, metric: SetMetric) -> Reference:
-    """Raises UserError."""
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path, f"reference={show_path(path)}")
+def check_reference(path: Path, metric: SetMetric) -> None:
+    """What can be known of a reference before anything is computed. Raises UserError."""
+    if _is_npz(path) and metric.needs_features:
+        where = f"reference={show_path(path)}"
+        if "features" not in _shapes(path, where):
+            raise UserError(f"{where}: {metric.name} needs `features`, and the file has only their mean and covariance")
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
+
+
+def read_reference(path: Path, embed: Embed | None, metric: SetMetric, width: int) -> Reference:
+    """width: numbers that the run has for each picture. Raises UserError."""
+    check_reference(path, metric)
+    if _is_npz(path):
+        return _read_npz(path, f"reference={show_path(path)}", width)
     if embed is None:
         raise UserError(
             f"reference={show_path(path)}: {metric.name} takes an .npz file of features; tpusd has no InceptionV3"
@@ -187,22 +201,57 @@ def _given_features(path: Path | None, metric: SetMetric, num_images: int) -> An
     return found
 
 
-def _read_npz(path: Path, where: str) -> Reference:
-    import numpy as np
-
-    from tpusd.scores.distances import Gaussian
-
+@contextmanager
+def _npz_errors(where: str) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_FEATURE_BYTES:
-                raise UserError(f"{where}: is over {MAX_FEATURE_BYTES >> 30} GiB unpacked; give fewer features")
-        with np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ("features", "mu", "sigma") if name in arrays.files}
-        sha256 = storage.file_sha256(path)
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        yield
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{where}: is not a readable npz file of numbers ({show(str(error))})") from None
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror or error}") from None
+
+
+def _shapes(path: Path, where: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays, from their headers: nothing else is unpacked. Raises UserError."""
+    from numpy.lib import format as npy
+
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    found: dict[str, tuple[int, ...]] = {}
+    with _npz_errors(where), zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        for name in ARRAYS:
+            if (entry := entries.get(f"{name}.npy")) is None:
+                continue
+            with archive.open(entry) as file:
+                shape, _, dtype = readers.get(npy.read_magic(file), npy.read_array_header_2_0)(file)
+                if dtype.hasobject:
+                    raise ValueError(f"{name} holds objects")
+                promised = math.prod(shape) * dtype.itemsize
+                if promised != entry.file_size - file.tell():
+                    raise UserError(f"{where}: {name} has more or fewer bytes than its header says; write it again")
+            found[name] = shape
+        if sum(entries[f"{name}.npy"].file_size for name in found) > MAX_FEATURE_BYTES:
+            raise UserError(f"{where}: is over {MAX_FEATURE_BYTES >> 30} GiB unpacked; give fewer features")
+    return found
+
+
+def _read_npz(path: Path, where: str, width: int | None = None) -> Reference:
+    """width: numbers for each picture; None: any. Raises UserError."""
+    import numpy as np
+
+    from tpusd.scores.distances import Gaussian, is_covariance
+
+    shapes = _shapes(path, where)
+    for name, shape in shapes.items():
+        if width is not None and shape and shape[-1] != width:
+            raise UserError(
+                f"{where}: {name} is of {shape[-1]} numbers for each picture, and the run has {width}; give those of "
+                "the same network"
+            )
+    with _npz_errors(where):
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in shapes}
+        sha256 = storage.file_sha256(path)
     for name, array in found.items():
         if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
             raise UserError(f"{where}: {name} is not an array of finite floats; write it again")
@@ -211,35 +260,29 @@ def _read_npz(path: Path, where: str) -> Reference:
         return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=sha256)
     if mu is not None and sigma is not None and mu.ndim == 1 and sigma.shape == (len(mu), len(mu)):
         gaussian = Gaussian(mu.astype(np.float64), sigma.astype(np.float64))
+        if not is_covariance(gaussian.covariance):
+            raise UserError(f"{where}: sigma is not a covariance: it must be symmetric, without negative eigenvalues")
         return Reference(features=None, gaussian=gaussian, num_pictures=0, sha256=sha256)
     raise UserError(f"{where}: has neither `features` (pictures, numbers) nor `mu` and `sigma`; write one of them")
-
-
-def _features(reference: Reference, name: str) -> Any:
-    if reference.features is None:
-        raise UserError(f"reference=: {name} needs features, and the file has only their mean and covariance")
-    return reference.features
 
 
 def _fid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
     from tpusd.scores.distances import frechet_distance, gaussian
 
     other = gaussian(reference.features) if reference.gaussian is None else reference.gaussian
-    if len(other.mean) != own.shape[1]:
-        raise UserError(f"reference=: has {len(other.mean)} numbers for each picture, and the run has {own.shape[1]}")
     return frechet_distance(gaussian(own), other)
 
 
 def _kid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
     from tpusd.scores.distances import kernel_distance
 
-    return kernel_distance(own, _features(reference, "kid"))
+    return kernel_distance(own, reference.features)
 
 
 def _cmmd(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
     from tpusd.scores.distances import gaussian_distance
 
-    return gaussian_distance(own, _features(reference, "cmmd"))
+    return gaussian_distance(own, reference.features)
 
 
 SET_METRICS: Mapping[str, SetMetric] = {
@@ -261,6 +304,7 @@ SET_METRICS: Mapping[str, SetMetric] = {
             range="0 (alike) and more",
             needs="`features=FILE.npz` and `reference=FILE.npz`, features of another program; 10,000 pictures or more",
             paper="[Heusel et al. 2017](https://arxiv.org/abs/1706.08500)",
+            needs_features=False,
             distance=_fid,
         ),
         SetMetric(
