@@ -128,6 +128,12 @@ def test_two_files_of_one_name_need_their_folder(files):
     assert lora.file.path == files / "old/ink.safetensors"
 
 
+def test_a_directory_of_wildcards_that_is_not_there_is_one_line(tmp_path):
+    given = words(rows("a {red|blue} fox"), f"prompts.wildcards_dir={tmp_path / 'none'}")
+    with pytest.raises(UserError, match=r"^prompts.wildcards_dir=.*none: is not a directory; correct the path$"):
+        prepare_run(config(*given))
+
+
 def test_the_expansion_of_a_run_is_saved_and_stays(tmp_path):
     (tmp_path / "animal.txt").write_text("fox\nowl\ncat\n")
     given = words(rows("a {red|blue} __animal__", "a moose"), f"prompts.wildcards_dir={tmp_path}")
