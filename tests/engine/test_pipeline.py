@@ -91,7 +91,7 @@ def test_trace_of_the_noise_is_that_of_the_key():
 class Sine(StableDiffusion):
     """Predicts without a network."""
 
-    def predict(self, networks, x, t, conditioning, guidance):
+    def predict(self, networks, x, t, conditioning, guidance, control=None):
         return jnp.sin(x)
 
 
