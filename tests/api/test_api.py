@@ -41,6 +41,8 @@ def test_every_name_is_there():
         tpusd.no_such  # noqa: B018
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [

@@ -150,6 +150,7 @@ def test_a_part_without_the_variant_is_read_without_it(tmp_path, with_variant):
     assert files == expected | ({UNET, VAE, TEXT} - set(with_variant))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("with_variant", [(UNET,), (TEXT, VAE), (UNET, VAE, TEXT)])
 def test_the_only_variant_of_a_part_is_read_and_said_once(tmp_path, with_variant):

@@ -29,6 +29,7 @@ def bounded():
     tracemalloc.stop()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "part, changes",

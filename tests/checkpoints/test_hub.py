@@ -137,6 +137,8 @@ def refusal(**source) -> str:
     return line
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_only_what_is_read_is_downloaded_and_the_commit_is_logged(hub, caplog):
     with caplog.at_level(logging.INFO, logger="tpusd"):
         checkpoint = opened()

@@ -238,6 +238,7 @@ def test_parameters_go_where_the_sharding_says():
     assert all(x.sharding == sharding and x.dtype == jnp.bfloat16 for x in jax.tree.leaves(state))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_saving_and_loading_gives_the_same_again(tmp_path, layout):

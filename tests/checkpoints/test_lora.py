@@ -85,6 +85,7 @@ def test_every_naming_finds_the_layer(tmp_path, names, part, path):
         assert np.array_equal(read["up"], up) and np.array_equal(read["down"], down), naming
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "unet", "text"), [("sd15", 192, {"lora_te_": 72}), ("sdxl", 722, {"lora_te1_": 72, "lora_te2_": 192})]
 )
@@ -169,6 +170,7 @@ def test_a_file_of_peft_alone_says_that_its_alpha_is_elsewhere(tmp_path):
     assert not opened_lora(write(tmp_path / "b.safetensors", NAMES["kohya"])).notes
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_several_loras_add_up(tmp_path):
     first = opened_lora(write(tmp_path / "a.safetensors", NAMES["kohya"]))
@@ -240,6 +242,7 @@ def test_a_lora_of_another_base_is_a_short_line_that_names_three_tensors(tmp_pat
     assert len(line) < 800
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "said"),

@@ -35,6 +35,8 @@ def with_unet(path):
     return opened(tiny(), unet=OtherPart(path=str(path)))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "folder", "diffusers file", "file", "file with a prefix", "checkpoint"])
 def test_every_form_gives_the_same_weights(tmp_path, other, form):
     path = tmp_path / "unet.safetensors"

@@ -53,6 +53,8 @@ def infos(shapes):
     return {name: TensorInfo(shape=tuple(shape), dtype="float16", file=file) for name, shape in shapes.items()}
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "part"), COUNTS)
 def test_parameter_counts_are_the_published_ones(model, part):
     assert sum(math.prod(p.shape) for p in wanted(model, part).values()) == COUNTS[model, part]

@@ -39,6 +39,8 @@ def prompts(*words: str) -> list[str]:
     return [row["prompt"] for row in job.values["prompts"]["rows"]]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_prompt_is_taken_as_it_is(text):
     """As a shell hands it over: no quotes of Hydra's."""
@@ -199,6 +201,8 @@ NAMES = [
 ]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["model.path", "prompts.path", "output", "negative_prompt"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_needs_no_quotes_beside_those_of_the_shell(field, name):
@@ -265,6 +269,8 @@ def test_the_flags_that_a_message_gives_work():
             assert field in (text, None if text == "null" else text)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_every_meaning_is_a_field_or_a_choice():
     known = {*field_names(), *group_choices(), "prompt", "resume", "height and width", "--config-dir"}
     for meant in [*FIELDS.values(), *COMMAND_FIELDS.values()]:

@@ -40,6 +40,8 @@ def start(home, **more):
     return directory, events
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_second_process_compiles_nothing_and_a_cut_entry_is_mended(tmp_path):
     directory, events = start(tmp_path)
     assert set(events) == {"misses"} and directory.startswith(str(tmp_path / "tpusd"))

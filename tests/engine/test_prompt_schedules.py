@@ -19,6 +19,7 @@ def pixels(pipe, *overrides):
     return {key: image.pixels for key, image in generate(pipe, *overrides).items()}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_prompt_that_changes_compiles_nothing_and_changes_the_image():
     pipe = pipeline(per_device=2)
@@ -38,6 +39,7 @@ def test_a_prompt_that_changes_compiles_nothing_and_changes_the_image():
     assert all(np.abs(one - plain).max() > 1 for one in (first, second)) and np.abs(first - second).max() > 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", [(), ("cache=deepcache", "cache.interval=2")])
 def test_an_image_does_not_depend_on_what_changes_beside_it(cache):

@@ -27,6 +27,7 @@ def normed(x: np.ndarray, groups: int, epsilon: float) -> np.ndarray:
 
 
 # Mean over deviation, and what the output may be off by: its own rounding, with a little for the input's.
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "ratio", "bound"), [("float32", 1000, 2e-3), ("bfloat16", 30, 0.02), ("float16", 100, 0.01)]
@@ -94,6 +95,7 @@ def exact_attention(query, key, value) -> np.ndarray:
 
 # Heads of SD 1.x; lengths of one block and of several, in whole tiles, and which 1024 does not divide (SD 2.1 at 768
 # pixels); and a text's.
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("q", "k", "d"), [(256, 256, 40), (384, 1280, 160), (2304, 2304, 8), (1024, 77, 40)])
 def test_tpu_kernel_is_attention(q, k, d):
@@ -118,6 +120,7 @@ def test_cpu_attention_is_attention(q, k, d, dtype, bound):
         np.testing.assert_allclose(np.float64(attention(*inputs)), exact, atol=bound * np.abs(exact).max())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("platform", "kind"), [("gpu", "NVIDIA H100"), ("tpu", "TPU v2")])
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("bfloat16", 2 * 2**-8)])

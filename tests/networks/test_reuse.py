@@ -43,6 +43,7 @@ CASES = [pytest.param(layout, branch, marks=pytest.mark.long) for layout in LAYO
 CASES[1] = ("sd1", 1)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("layout", "branch"), CASES)
 def test_a_call_computes_all_or_depends_on_the_deep_half_and_on_its_own_input(layout, branch):

@@ -79,6 +79,7 @@ def test_flops_of_loops_and_branches():
     assert count_flops(conv, image, kernel).once == 2 * (2 * 11 * 13 * 6) * 2 * 9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_step_that_reuses_has_the_work_of_its_shallow_layers():
     """SD 1.5 at branch 0: three convolutions of 3x3 at full size on the way in and out, a shortcut, and embeddings."""

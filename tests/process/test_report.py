@@ -138,6 +138,8 @@ TEXTS = {
 }
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_value_on_the_command_line_is_shown_harmless(directory, text, capsys):
     capsys.readouterr()
@@ -170,6 +172,8 @@ HOSTILE_PARTS = {
 }
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("part", HOSTILE_PARTS)
 def test_a_hostile_run_directory_is_shown_harmless(directory, part, capsys):
     run = directory / "run"

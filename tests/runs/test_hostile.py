@@ -284,6 +284,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_prompts_are_only_text(tmp_path, name):

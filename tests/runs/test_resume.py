@@ -74,6 +74,7 @@ def test_finished_run_is_told_so_without_its_model(tmp_path, capsys):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "growth"),
@@ -104,6 +105,7 @@ def test_prompts_file_with_lines_at_its_end_grows_a_run(tmp_path):
     assert [(record["prompt"], record["id"]) for record in manifest(path)] == [("a red fox", "x"), ("an owl", "y")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "expected"),
@@ -240,6 +242,7 @@ def damage(path, what):
         (path / "contact_sheet.png").unlink()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "what",

@@ -140,6 +140,8 @@ def test_a_run_is_reproduced(old, archive, equal, tmp_path):
     assert_same_images(archive / "run", tmp_path / "again", equal)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_the_results_can_be_made_again(old, archive):
     made = ("metadata.jsonl", "contact_sheet.png")
     for name in (*made, "index.html"):

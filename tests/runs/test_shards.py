@@ -287,6 +287,7 @@ def whole_sweep(tmp_path_factory, one_device):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_shards_of_a_sweep_end_with_the_sweep_of_one_process(tmp_path, whole_sweep, capsys):
     path = tmp_path / "sweep"

@@ -255,6 +255,8 @@ def test_finished_sweep_makes_nothing_again_and_opens_no_model(whole):
     assert done.status == 0 and not done.loads.pipelines and contents(whole) == before
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_sweep_grows_by_new_values(tmp_path):
     path = tmp_path / "s"
     make("sampler=ddim,pndm", "guidance_scale=3,5", ROWS, f"output={path}")
@@ -298,6 +300,8 @@ class Stopping(StandInPipeline):
         return super().generate(specs, tables, **options)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_interrupted_sweep_goes_on_to_the_same_directory(tmp_path, whole, after):
     path = tmp_path / "sweep"
@@ -338,6 +342,8 @@ start_sweep(sys.argv[1:], prepare=prepare, load=lambda *a, **k: Slow())
 KILLS = int(os.environ.get("TPUSD_SWEEP_KILLS", "2"))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", range(KILLS))
 def test_killed_sweep_goes_on_to_the_same_directory(tmp_path, whole, kill):
     """SIGKILL to a real process, at a random moment of its work."""
@@ -375,6 +381,8 @@ def test_dry_run_says_what_would_be_made_and_makes_nothing(tmp_path, capsys, mon
     assert go_on(tmp_path / "s", "seed=0,1,2", "dry_run=true").status == 0 and contents(tmp_path / "s") == before
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_sweep_directory_is_new_or_gone_on_with(tmp_path, whole, capsys, monkeypatch):
     assert main(["-m", "seed=0,1", f"output={whole}"]) == 2
     assert f"holds a sweep; continue it with resume={whole}" in capsys.readouterr().err

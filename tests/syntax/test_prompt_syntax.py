@@ -103,6 +103,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 @pytest.mark.parametrize("syntax", ["a1111", "compel"])

@@ -89,6 +89,7 @@ def test_attributes_are_left_out_at_random():
     assert max(counts) == len(VALUES) and min(counts) < len(VALUES) - 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_attributes_are_read_from_pixels():
     rng = np.random.default_rng(13)
