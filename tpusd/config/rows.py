@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ ROW_FIELDS = (
     *_CONTROL,
     *SIZE_FIELDS,
 )
+_counted = operator.attrgetter(*(name for name in ROW_FIELDS if name != "loras"))
+_OWN_COLUMNS = frozenset((*ROW_FIELDS, CONTROL_IMAGE)) - {"prompt", "negative_prompt"}
 MAX_LORAS = 64
 MAX_PATH_CHARS = 4096
 MAX_PROMPT_CHARS = 200_000  # far beyond any text encoder's window, and short enough for a PNG text chunk
@@ -97,11 +100,7 @@ class Row:
 
         names: those of the rows before it, which count once. Those of this row are added.
         """
-        own = sum(
-            _num_values(plain(getattr(self, name)))
-            for name in ROW_FIELDS
-            if name != "loras" and getattr(self, name) is not None
-        )
+        own = sum(_num_values(value) for value in _counted(self) if value is not None)
         own += (self.loras is not None) + 20 * len(self.loras or ())
         before = len(names)
         names.update(self.extra)
@@ -138,6 +137,20 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
             "rename the column prompt"
         )
     negative_prompt = values.pop("negative_prompt", None)
+    own = {} if _OWN_COLUMNS.isdisjoint(values) else _own_fields(place, values)  # of a million rows, most have none
+    for name in values:
+        if not isinstance(name, str):
+            raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
+    return Row(
+        prompt=prompt,
+        negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
+        **own,
+        extra={name: _json_value(place, name, value) for name, value in values.items()},
+    )
+
+
+def _own_fields(place: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The row's own numbers, files, LoRAs and sizes, which are taken out of `values`. Raises UserError."""
     numbers = {
         name: _own_number(hint, kind, values.pop(name, None), f"{place}: {name}")
         for name, (hint, kind) in _NUMBERS.items()
@@ -149,21 +162,7 @@ def parse_row(place: str, record: Mapping[str, Any], *, column: str = "prompt", 
     loras = _loras(place, values.pop("loras", None))
     controls = _controls(place, values)
     sizes: dict[str, Any] = {name: _pair(values.pop(name, None), f"{place}: {name}") for name in SIZE_FIELDS}
-    for name in values:
-        if not isinstance(name, str):
-            raise UserError(f"{place}: column {show(name)} must have a name that is text; put it in quotes")
-    return Row(
-        prompt=prompt,
-        negative_prompt=None if negative_prompt is None else _text(place, "negative_prompt", negative_prompt),
-        **numbers,
-        **files,
-        **digests,
-        **texts,
-        loras=loras,
-        **controls,
-        **sizes,
-        extra={name: _json_value(place, name, value) for name, value in values.items()},
-    )
+    return {**numbers, **files, **digests, **texts, "loras": loras, **controls, **sizes}
 
 
 def _text(place: str, name: str, value: object) -> str:
