@@ -46,6 +46,7 @@ def archive_of_a1111(path, tensor=OWN):
     return write_archive(path, pickled, tensor.tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["emb_params", "*", "clip_l", "text_encoders_0"])
 def test_a_file_of_one_tensor_has_its_own_name_as_its_word(tmp_path, name):
     made = fitted(write(tmp_path / "ink-1.safetensors", {name: OWN}))
@@ -68,6 +69,7 @@ def test_halves_are_read_as_float32(tmp_path):
     np.testing.assert_array_equal(made.vectors[0], OWN.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_file_for_sdxl_has_vectors_for_both_text_encoders(tmp_path):
     first, second = (vectors(2, width, seed=i) for i, width in enumerate(widths("sdxl")))
     for names in (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")):
@@ -180,6 +182,7 @@ def test_a_hostile_pickle_is_refused_with_its_reason(tmp_path, monkeypatch, inst
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", ["not a zip", "cut off", "compressed", "many entries", "large", "no pickle", "deep", "big endian"]
 )

@@ -159,6 +159,7 @@ def test_suggestions_know_the_last_part_of_a_name():
     assert suggest("zzz", field_names()) == ""
 
 
+@pytest.mark.slow
 def test_a_leading_tilde_is_the_home_in_every_path(monkeypatch):
     """A shell does not expand it behind `field=`."""
     monkeypatch.setenv("HOME", "/home/somebody")

@@ -101,6 +101,7 @@ def test_pooled_text_of_another_width_is_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "index", "given"), [
     ("sd1", {}, [True, True, True]),
     ("sdxl", {}, [True, True, False]),

@@ -74,6 +74,7 @@ def prompts(*texts):
     return "prompts.rows=[" + ", ".join(f'{{prompt: "{text}"}}' for text in texts) + "]"
 
 
+@pytest.mark.slow
 def test_a_set_that_grows_leaves_its_rows_as_they_are():
     texts = ["{a|b|c} fox", "{a|b|c} owl", "{a|b|c} cat"]
     made = [rows(prompts(*texts[:n]), "prompts.wildcards=true") for n in (1, 2, 3)]

@@ -125,6 +125,7 @@ def test_images_with_other_embeddings_are_in_other_batches(made):
     assert batches == [["one", "one"], ["two", "two"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_files_is_a_field_of_the_command_line():
     given = ["embeddings=[{path: x.safetensors, token: ugly}]", "embeddings.0.path=a.safetensors,b.safetensors"]
     jobs = compose_jobs(["-m", *words(*given)])

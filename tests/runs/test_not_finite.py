@@ -99,6 +99,7 @@ def test_record_writes_it_and_marks_its_line(run, sound):
     assert {caption["row"]: "not_finite" in caption for caption in captions} == {0: False, 1: True, 2: False}
 
 
+@pytest.mark.slow
 def test_marked_line_is_read_as_it_was_written(tmp_path):
     path = start(tmp_path / "run", "on_nan=record", pipeline=Overflowing())
     for line in (path / "manifest.jsonl").read_bytes().splitlines():

@@ -53,6 +53,7 @@ def files(tmp_path):
     return tmp_path / "loras"
 
 
+@pytest.mark.slow
 def test_a_prompt_names_the_loras_of_its_own_images(files, tmp_path):
     pipeline = Pipeline()
     texts = ("a fox <lora:ink:0.5>", "an owl", "<lora:oil:0.2:0.8> a cat <lora:ink:0.5>", "a dog<lora:ink:0.5>")
@@ -78,6 +79,7 @@ def test_a_prompt_names_the_loras_of_its_own_images(files, tmp_path):
     assert again.prompts.rows[0].prompt == " a cat " and again.prompts.rows[0].prompt_template == texts[2]
 
 
+@pytest.mark.slow
 def test_loras_of_the_run_come_before_those_of_a_prompt(files, tmp_path):
     other = lora_file(tmp_path / "all.safetensors", seed=2)
     given = [f"loras=[{{path: {other}}}]", f"prompts.lora_dir={files}", "prompts.syntax=a1111"]
@@ -85,6 +87,7 @@ def test_loras_of_the_run_come_before_those_of_a_prompt(files, tmp_path):
     assert [lora.file.path.stem for lora in prepared.loras] == ["all", "oil"]
 
 
+@pytest.mark.slow
 def test_a_run_with_loras_in_its_prompts_continues(files, tmp_path):
     given = [f"prompts.lora_dir={files}", "prompts.syntax=a1111"]
     text = "a fox <lora:ink:0.5>"
@@ -119,6 +122,7 @@ def test_what_is_wrong_in_a_mark_is_one_line(files, text, more, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_two_files_of_one_name_need_their_folder(files):
     lora_file(files / "old/ink.safetensors", seed=3)
     given = words("prompts.syntax=a1111", f"prompts.lora_dir={files}")
@@ -134,6 +138,7 @@ def test_a_directory_of_wildcards_that_is_not_there_is_one_line(tmp_path):
         prepare_run(config(*given))
 
 
+@pytest.mark.slow
 def test_the_expansion_of_a_run_is_saved_and_stays(tmp_path):
     (tmp_path / "animal.txt").write_text("fox\nowl\ncat\n")
     given = words(rows("a {red|blue} __animal__", "a moose"), f"prompts.wildcards_dir={tmp_path}")
@@ -176,6 +181,7 @@ def test_a_prompt_that_changes_too_often_is_refused():
         prepare_run(config(*words("prompts.syntax=a1111", rows(text), "sampler.num_inference_steps=70")))
 
 
+@pytest.mark.slow
 def test_rows_of_other_loras_are_in_other_batches(files, tmp_path):
     given = [f"prompts.lora_dir={files}", "prompts.syntax=a1111", f"output={tmp_path / 'run'}"]
     texts = ("a <lora:ink:1>", "b", "c <lora:ink:1>", "d")

@@ -100,6 +100,7 @@ def test_image_does_not_depend_on_the_tables_of_its_batch(image):
     np.testing.assert_array_equal(mixed[image].view(np.uint32), alone[image].view(np.uint32))
 
 
+@pytest.mark.slow
 def test_stopping_and_going_on_changes_nothing():
     whole = finish(MIXED)
     part = finish(MIXED, 3, None, finish(MIXED, 0, 3))
