@@ -36,7 +36,8 @@ SET: Mapping[str, tuple[Callable[[Any], contextlib.AbstractContextManager[Any]],
     "jax_transfer_guard": (jax.transfer_guard, "allow"),
 }
 # Option -> the only value that is accepted: others change the noise of every image, or its pixels without a trace.
-REFUSED: Mapping[str, object] = {"jax_disable_most_optimizations": False}
+# JAX before 0.12 has no jax_accurate_erf_inv: jax.random.normal is an inverse of erf.
+REFUSED: Mapping[str, object] = {"jax_disable_most_optimizations": False, "jax_accurate_erf_inv": False}
 # Words of XLA_FLAGS that change the noise of every image -> the values that do not (docs/log.md).
 REFUSED_FLAGS: Mapping[str, str] = {
     "--xla_cpu_enable_fast_math": "false|0",
@@ -55,6 +56,7 @@ NOTED: Mapping[str, object] = {
     "jax_memory_fitting_level": "O2",
     "jax_optimization_level": "UNKNOWN",
     "jax_use_shardy_partitioner": True,
+    "jax_use_hlo_logistic_lowering": None,
     "jax_use_magma": "auto",
     "jax_xla_profile_version": 0,
     "jax_pallas_use_mosaic_gpu": True,
