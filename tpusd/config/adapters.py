@@ -5,7 +5,6 @@ from typing import Annotated
 
 from annotated_types import Interval
 
-from tpusd.config.paths import expanded_path
 from tpusd.config.typed import Advice, Help
 from tpusd.errors import UserError, show
 
@@ -50,11 +49,6 @@ def applied(loras: tuple[LoraConfig, ...]) -> tuple[AppliedLora, ...]:
 def same_file(lora: LoraConfig) -> LoraConfig:
     """Which file it is, however strong it is."""
     return replace(lora, scale=1.0, text_encoder_scale=None)
-
-
-def with_whole_path(lora: LoraConfig, field: str) -> LoraConfig:
-    """The LoRA with the home that a leading ~ of its path stands for. Raises UserError. field: such as `loras[0]`."""
-    return lora if lora.path is None else replace(lora, path=expanded_path(lora.path, f"{field}.path"))
 
 
 def check_lora(lora: LoraConfig, field: str) -> None:

@@ -1,11 +1,10 @@
 """The fields of a ControlNet: where its files are, how strong it is, and in which steps."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Interval
 
-from tpusd.config.paths import expanded_path
 from tpusd.config.typed import Advice, Help
 from tpusd.errors import UserError, show
 
@@ -35,11 +34,6 @@ class ControlNet:
     def alone(self) -> "ControlNet":
         """Which network it is, however strong."""
         return ControlNet(path=self.path, repo=self.repo, revision=self.revision, file=self.file)
-
-
-def control_with_whole_path(net: ControlNet, field: str) -> ControlNet:
-    """The ControlNet with the home that a leading ~ of its path stands for. Raises UserError."""
-    return net if net.path is None else replace(net, path=expanded_path(net.path, f"{field}.path"))
 
 
 def check_controlnet(net: ControlNet, field: str) -> None:

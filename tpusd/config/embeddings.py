@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
-from tpusd.config.paths import expanded_path
 from tpusd.config.typed import Help
 from tpusd.errors import UserError, show
 
@@ -38,13 +37,6 @@ class AppliedEmbedding:
 def applied_embeddings(embeddings: Sequence[EmbeddingConfig]) -> tuple[AppliedEmbedding, ...]:
     """The embeddings of a config whose sha256 and tokens are known."""
     return tuple(AppliedEmbedding(sha256=one.sha256 or "", token=one.token or "") for one in embeddings)
-
-
-def embedding_with_whole_path(embedding: EmbeddingConfig, field: str) -> EmbeddingConfig:
-    """With the home that a leading ~ of its path stands for. Raises UserError. field: such as `embeddings[0]`."""
-    if embedding.path is None:
-        return embedding
-    return replace(embedding, path=expanded_path(embedding.path, f"{field}.path"))
 
 
 def check_embedding(embedding: EmbeddingConfig, field: str) -> None:

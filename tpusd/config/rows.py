@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.adapters import LoraConfig, check_lora
 from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
-from tpusd.config.paths import expanded_path
+from tpusd.config.paths import expanded_path, with_whole_path
 from tpusd.config.sizes import SIZE_FIELDS, Pair
 from tpusd.config.typed import plain, read_value
 from tpusd.errors import UserError, show

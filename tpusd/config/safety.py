@@ -1,10 +1,9 @@
 """What a run does with pictures that a safety checker finds, and where that checker comes from."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tpusd.config.paths import expanded_path
 from tpusd.config.typed import Help
 from tpusd.errors import UserError, show
 
@@ -32,11 +31,6 @@ class SafetyConfig:
 
 
 OFF = SafetyConfig()
-
-
-def with_whole_path(config: SafetyConfig) -> SafetyConfig:
-    """The config with the home that a leading ~ of its path stands for. Raises UserError."""
-    return config if config.path is None else replace(config, path=expanded_path(config.path, "safety.path"))
 
 
 def check_safety(config: SafetyConfig) -> None:

@@ -13,17 +13,16 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, Len, MultipleOf
 
-from tpusd.config.adapters import LoraConfig, check_lora, with_whole_path
+from tpusd.config.adapters import LoraConfig, check_lora
 from tpusd.config.cache import NO_CACHE, CacheConfig, check_cache, with_interval
-from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet, control_with_whole_path
-from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embedding, embedding_with_whole_path
+from tpusd.config.controls import MAX_CONTROLNETS, ControlNet, ControlScale, check_controlnet
+from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embedding
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
-from tpusd.config.paths import expanded_path
+from tpusd.config.paths import expanded_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
-from tpusd.config.safety import with_whole_path as with_whole_safety_path
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.sizes import Pair
@@ -478,8 +477,8 @@ def _with_paths(config: RunConfig) -> RunConfig:
         model = dataclasses.replace(model, path=expanded_path(model.path, "model.path"))
     if model.config is not None:
         model = dataclasses.replace(model, config=expanded_path(model.config, "model.config"))
-    unet, vae = _with_path(model.unet, "model.unet.path"), _with_path(model.vae, "model.vae.path")
-    nets = tuple(control_with_whole_path(net, f"model.controlnets[{i}]") for i, net in enumerate(model.controlnets))
+    unet, vae = with_whole_path(model.unet, "model.unet"), with_whole_path(model.vae, "model.vae")
+    nets = tuple(with_whole_path(net, f"model.controlnets[{i}]") for i, net in enumerate(model.controlnets))
     model = dataclasses.replace(model, unet=unet, vae=vae, controlnets=nets)
     for name in ("path", "wildcards_dir", "lora_dir"):
         if (path := getattr(prompts, name)) is not None:
@@ -488,8 +487,8 @@ def _with_paths(config: RunConfig) -> RunConfig:
     if output is not None:
         output = expanded_path(output, "output")
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
-    safety = with_whole_safety_path(config.safety)
-    embeddings = tuple(embedding_with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
+    safety = with_whole_path(config.safety, "safety")
+    embeddings = tuple(with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
     control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
         config,
@@ -504,10 +503,6 @@ def _with_paths(config: RunConfig) -> RunConfig:
         control_images=control_images,
         safety=safety,
     )
-
-
-def _with_path(part: OtherPart, field: str) -> OtherPart:
-    return part if part.path is None else dataclasses.replace(part, path=expanded_path(part.path, field))
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:
