@@ -1,4 +1,4 @@
-"""Size conditioning (Podell et al. 2023, section 2.2): what a model is told of the sizes of its pictures."""
+"""Size conditioning (Podell et al. 2023, section 2.2): the sizes that a model takes for those of its pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
