@@ -62,7 +62,7 @@ def value_of(sha256):
 def counting(monkeypatch):
     """counting(...) -> the scorer that `metric=counting` has from now on."""
 
-    def install(batch_size=2, refuses=lambda picture: None, **options):
+    def install(batch_size=2, refuses_size=lambda width, height: None, check=lambda places: None, **options):
         scorer = Counting(**options)
         metric = Metric(
             name="counting",
@@ -70,7 +70,8 @@ def counting(monkeypatch):
             range="0 to 1",
             better="higher",
             open=lambda places: scorer,
-            refuses=refuses,
+            refuses_size=refuses_size,
+            check=check,
             batch_size=batch_size,
         )
         with_it = {**REGISTERED, "counting": metric}
