@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from support.checkpoints import tiny
 from support.cluster import FakeHosts
 from support.runs import StandInPipeline, config, manifest
 
+import tpusd
 from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import saved_config
 from tpusd.errors import UserError
@@ -251,6 +253,25 @@ def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
     write_results(run)
     assert [thumbnails[path].exists() for path in files] == [False, False, True]
     assert list(faults(run)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_rows", [False, True])
+def test_a_picture_of_the_package_is_known_by_its_name(tmp_path, in_rows):
+    names = {"image": "asset:portrait", "mask": "asset:eyes"}
+    rows = hydra_value([{"prompt": "glasses"} | (names if in_rows else {})])
+    given = [] if in_rows else [f"{name}={value}" for name, value in names.items()]
+    run = start_run(config(f"prompts.rows={rows}", f"output={tmp_path / 'run'}", *given), load=load)
+    (line,) = manifest(run)
+    assets = Path(tpusd.__file__).parent / "assets" / "pictures"
+    for name, file in {"image": assets / "portrait.png", "mask": assets / "eyes.png"}.items():
+        assert Path(line[name]) == file and line[f"{name}_sha256"] == sha256(file)
+
+
+@pytest.mark.parametrize("name", ["hat", "", "../tiny/unet/config", "portrait.png"])
+def test_another_name_is_one_line_that_lists_them(name):
+    line = line_of(config, f"prompts.rows={hydra_value([{'prompt': 'a', 'image': f'asset:{name}'}])}")
+    assert "the package holds no such picture; it holds eyes, outline, portrait" in line
 
 
 @pytest.mark.parametrize(("resize", "red"), [("fill", 1.0), ("pad", 0.125), ("stretch", 0.5)])

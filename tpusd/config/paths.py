@@ -1,6 +1,7 @@
 """Paths as users write them. A shell expands `~` where a word begins, and not behind `field=`."""
 
 from dataclasses import replace
+from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -17,6 +18,7 @@ class HasPath(DataclassInstance, Protocol):
 
 
 _HasPath = TypeVar("_HasPath", bound=HasPath)
+PACKAGED = "asset:"  # in front of the name of a picture that the package holds
 
 
 def expanded_path(given: str, field: str) -> str:
@@ -30,6 +32,18 @@ def expanded_path(given: str, field: str) -> str:
         return str(Path(given).expanduser())
     except RuntimeError:
         raise UserError(f"{field}={show(given)}: ~ stands for a home that is not known; write the whole path") from None
+
+
+def picture_path(given: str, field: str) -> str:
+    """`expanded_path` of a picture's file, or the file of one inside the package: `asset:NAME`. Raises UserError."""
+    if not given.startswith(PACKAGED):
+        return expanded_path(given, field)
+    folder = Path(str(resources.files("tpusd"))) / "assets" / "pictures"
+    files = {file.stem: file for file in sorted(folder.glob("*.png"))}
+    name = given.removeprefix(PACKAGED)
+    if name not in files:
+        raise UserError(f"{field}={show(given)}: the package holds no such picture; it holds {', '.join(files)}")
+    return str(files[name])
 
 
 def with_whole_path(group: _HasPath, field: str) -> _HasPath:

@@ -20,7 +20,7 @@ from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embed
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
-from tpusd.config.paths import expanded_path, with_whole_path
+from tpusd.config.paths import expanded_path, picture_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
@@ -470,7 +470,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
     image, mask, control_image = (
-        None if path is None else expanded_path(path, name)
+        None if path is None else picture_path(path, name)
         for name, path in (("image", config.image), ("mask", config.mask), ("control_image", config.control_image))
     )
     if model.path is not None:
@@ -489,7 +489,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     safety = with_whole_path(config.safety, "safety")
     embeddings = tuple(with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
-    control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
+    control_images = tuple(picture_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
         config,
         model=model,
