@@ -184,9 +184,29 @@ def test_a_run_is_made_again_from_another_picture_where_one_is_given(files, tmp_
 
 
 @pytest.mark.slow
-def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path):
-    run = start_run(config(*words(files, "resize=fit", f"output={tmp_path / 'run'}")), load=load)
+@pytest.mark.parametrize("resize", ["fit", "bucket"])
+def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path, resize):
+    run = start_run(config(*words(files, f"resize={resize}", f"output={tmp_path / 'run'}")), load=load)
     assert "decided its sizes" in line_of(reproduce, run, ["resize=pad"], load=load)
+
+
+@pytest.mark.slow
+def test_a_run_with_buckets_goes_on_and_is_made_again_at_the_same_sizes(tmp_path):
+    shapes = [(96, 24), (48, 48), (47, 50), (30, 70)]
+    files = [tmp_path / f"{i}.png" for i in range(len(shapes))]
+    for file, shape in zip(files, shapes, strict=True):
+        Image.new("RGB", shape[::-1], "teal").save(file)
+    rows = hydra_value([{"prompt": f"a {i}", "image": str(file)} for i, file in enumerate(files)])
+    size = [f"height={SIZE}", f"width={SIZE}", "resize=bucket"]
+    made = config(f"prompts.rows={rows}", f"output={tmp_path / 'run'}", *size)
+    run = start_run(made, load=load)
+    sizes = [(line["height"], line["width"]) for line in manifest(run)]
+    assert len(set(sizes)) == 3 and sizes[1] == sizes[2] == (SIZE, SIZE) and all(h * w <= SIZE**2 for h, w in sizes)
+    lines = (run / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "manifest.jsonl").write_bytes(b"".join(lines[:2]))
+    resume_run(run, [], load=load)
+    assert manifest(run) == [json.loads(line) for line in lines] and list(faults(run)) == []
+    assert reproduce(run, [f"output={tmp_path / 'again'}"], load=load)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
 Weighting = Literal["a1111", "a1111_no_norm", "comfy", "compel"]
-Resize = Literal["fill", "pad", "stretch", "fit"]
+Resize = Literal["fill", "pad", "stretch", "fit", "bucket"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +275,8 @@ class RunConfig:
         SavedIfSet(),
         Help(
             "how a picture gets the image's size: `fill` cuts off its edges, `pad` adds black ones, `stretch` changes "
-            "its shape, `fit` gives the image the picture's shape"
+            "its shape, `fit` gives the image the picture's shape, `bucket` one of some 20 shapes of as many pixels, "
+            "and cuts off the rest"
         ),
     ] = "fill"
     paste_back: Annotated[

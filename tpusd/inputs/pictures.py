@@ -4,6 +4,7 @@ Raises UserError, whose line begins with the column and the file: `image`, `mask
 come from a stranger: its size is bounded before its pixels are decoded.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 64 << 20  # as many as the largest image that tpusd makes; 256 MiB while they are decoded
+BUCKET_STEP = 64  # pixels between the sides of two buckets
+MAX_RATIO = 4  # of a bucket's sides
 # Modes of Pillow whose values are 8 bits of brightness, or of red, green and blue, after a palette or transparency.
 _MODES = ("1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -77,6 +80,19 @@ def fitted_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
     scale = min(own / most for own, most in zip(box, picture, strict=True))
     height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in picture)
     return height, width
+
+
+def bucket_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
+    """Of the sizes with about as many pixels as the box, the one whose shape is nearest to the picture's.
+
+    For a box of 1024x1024 they are sizes of SDXL's own training (Podell et al. 2023, appendix I): multiples of 64 with
+    at most that many pixels, and one side up to four times the other. Smaller boxes have smaller steps.
+    """
+    step = max(multiple, min(BUCKET_STEP, int(math.sqrt(box[0] * box[1]) / 16) // multiple * multiple))
+    sizes = [(height, box[0] * box[1] // height // step * step) for height in range(step, 2 * sum(box), step)]
+    sizes = [(height, width) for height, width in sizes if width and max(height / width, width / height) <= MAX_RATIO]
+    shape = math.log(picture[0] / picture[1])
+    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
 
 
 def _decoded(path: str, column: str) -> "Image.Image":
@@ -137,7 +153,7 @@ def resized(image: "Image.Image", size: ImageSize, resize: Resize) -> "Image.Ima
     height, width = size
     if image.size == (width, height):
         return image
-    if resize == "fill":
+    if resize in ("fill", "bucket"):
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     if resize == "pad":
         return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color="black")

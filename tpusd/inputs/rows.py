@@ -1,5 +1,6 @@
 """The pictures of a run's rows: found, checked and pinned by their sha256 before anything runs."""
 
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from tpusd import storage
 from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import ChangedFile, UserError, show, show_path
-from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
+from tpusd.inputs.pictures import MAX_FILE_BYTES, bucket_size, check_picture, fitted_size
 from tpusd.inputs.row_files import (
     CONTROL_FIELDS,
     CONTROLS,
@@ -25,6 +26,7 @@ from tpusd.inputs.row_files import (
 )
 from tpusd.plan.specs import ImageSize
 
+SIZING = {"fit": fitted_size, "bucket": bucket_size}  # where `resize` decides an image's size
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
 _ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashes
@@ -77,8 +79,10 @@ def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
 
     Rows with a picture of their own keep it. Raises UserError for sizes that the old `resize` decided.
     """
-    if "resize" in fields and saved.resize == "fit":
-        raise UserError("resize: the run was made with resize=fit, which decided its sizes; start a new run for others")
+    if "resize" in fields and saved.resize in SIZING:
+        raise UserError(
+            f"resize: the run was made with resize={saved.resize}, which decided its sizes; start a new run for others"
+        )
     shared = [name for name, _ in PICTURES if name in fields and getattr(saved, name) is not None]
     if CONTROL_FIELDS & set(fields) and shared_controls(saved):
         shared.append(CONTROLS[0])
@@ -97,7 +101,7 @@ def same_rows(before: Row, after: Row) -> bool:
     found = {name: getattr(before, name) for name in PINS if getattr(after, name) is None}
     has_files = next(files_of(before), None) is not None
     if has_files and after.height is None and after.width is None:
-        found |= {"height": before.height, "width": before.width}  # by resize=fit
+        found |= {"height": before.height, "width": before.width}  # by `resize`
     if has_files:
         after = replace(after, **found)
     if before.loras is not None and after.loras is not None and len(before.loras) == len(after.loras):
@@ -124,7 +128,7 @@ def pinned(
     multiple: int,
     used: Callable[[int], bool] = lambda number: True,
 ) -> tuple[Row, ...]:
-    """The rows with the sha256 of their files, each of which is read and decoded once; with resize=fit, their sizes.
+    """The rows with the sha256 of their files, each of which is read and decoded once, and the sizes of SIZING.
 
     rows: as `with_inputs` gives them.
     config: of the run.
@@ -151,9 +155,10 @@ def pinned(
         except UserError as error:
             faults.append(_of_row(number, error))
     _refuse(faults)
-    if config.resize != "fit":
+    if config.resize not in SIZING:
         return tuple(made)
-    return tuple(_sized(row, files, box, multiple) for row in made)
+    sized = functools.partial(SIZING[config.resize], multiple=multiple)
+    return tuple(_sized(row, files, box, sized) for row in made)
 
 
 def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
@@ -206,14 +211,19 @@ def _of_row(number: int, error: UserError) -> UserError:
     return type(error)(f"row {number}: {error}")
 
 
-def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, multiple: int) -> Row:
+def _sized(
+    row: Row,
+    files: Mapping[tuple[str, str], _Found],
+    box: ImageSize,
+    sized: Callable[[ImageSize, ImageSize], ImageSize],
+) -> Row:
     """With the size of its picture's shape, unless it has a height and a width of its own."""
     first = next((file for file in files_of(row) if file.column != "mask"), None)
     found = None if first is None else files.get((first.column, first.path))
     if found is None or (row.height is not None and row.width is not None):
         return row
     own = (box[0] if row.height is None else row.height, box[1] if row.width is None else row.width)
-    height, width = fitted_size(found.size, own, multiple)
+    height, width = sized(found.size, own)
     return replace(row, height=height, width=width)
 
 
