@@ -14,6 +14,7 @@ from tpusd import storage
 from tpusd.config.rows import CONTROL_IMAGE
 from tpusd.config.schema import Resize
 from tpusd.errors import UserError, show_path
+from tpusd.inputs.addresses import local_file, local_file_if_fetched, shown
 from tpusd.inputs.arrays import Input
 from tpusd.plan.specs import ControlInput, ImageSize, PictureInput
 from tpusd.storage.pictures import PictureError, open_picture
@@ -40,9 +41,9 @@ def check_picture(path: str, column: str) -> ImageSize:
 def read_as_it_was(path: str, column: str, sha256: str | None) -> "Image.Image | None":
     """The picture that has this sha256; None where its file is gone, broken or another one by now."""
     try:
-        file = Path(path).resolve()
-        size = storage.file_size(file)
-        if size is None or size > MAX_FILE_BYTES or storage.file_sha256(file) != sha256:
+        file = local_file_if_fetched(path)
+        size = None if file is None else storage.file_size(file)
+        if file is None or size is None or size > MAX_FILE_BYTES or storage.file_sha256(file) != sha256:
             return None
         return _decoded(path, column)
     except (UserError, OSError, ValueError, RuntimeError):  # a NUL in the name; a circle of links
@@ -100,7 +101,7 @@ def _decoded(path: str, column: str) -> "Image.Image":
     from PIL import ImageOps
 
     try:
-        with open_picture(Path(path).resolve()) as image:
+        with open_picture(local_file(path, column)) as image:
             if image.width * image.height > MAX_PIXELS:
                 _refuse(path, column, f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
             frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
@@ -112,16 +113,16 @@ def _decoded(path: str, column: str) -> "Image.Image":
             upright = ImageOps.exif_transpose(image)
             return _opaque(_eight_bits(upright), column)
     except PictureError as error:
-        raise UserError(f"{column}={show_path(Path(path))}: {error.reason}") from None
+        raise UserError(f"{column}={shown(path)}: {error.reason}") from None
 
 
 def _check_sha256(path: str, column: str, sha256: str | None) -> None:
-    if sha256 is not None and storage.file_sha256(Path(path).resolve()) != sha256:
+    if sha256 is not None and storage.file_sha256(local_file(path, column)) != sha256:
         _refuse(path, column, "has changed since the run began; restore it")
 
 
 def _refuse(path: str, column: str, rule: str) -> NoReturn:
-    raise UserError(f"{column}={show_path(Path(path))}: {rule}")
+    raise UserError(f"{column}={shown(path)}: {rule}")
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":

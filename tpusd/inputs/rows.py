@@ -1,7 +1,6 @@
 """The pictures of a run's rows: found, checked and pinned by their sha256 before anything runs."""
 
 import functools
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -9,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
+from tpusd.config.paths import is_address
 from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import ChangedFile, UserError, show, show_path
+from tpusd.inputs.addresses import local_file, shown
 from tpusd.inputs.pictures import MAX_FILE_BYTES, bucket_size, check_picture, fitted_size
 from tpusd.inputs.row_files import (
     CONTROL_FIELDS,
@@ -29,7 +30,6 @@ from tpusd.plan.specs import ImageSize
 SIZING = {"fit": fitted_size, "bucket": bucket_size}  # where `resize` decides an image's size
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
-_ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashes
 
 
 def located(row: Row, directory: Path) -> Row:
@@ -37,18 +37,23 @@ def located(row: Row, directory: Path) -> Row:
     if row.image is None and row.mask is None and row.control_images is None:
         return row
     folder, own = directory.absolute(), {name: getattr(row, name) for name, _ in PICTURES}
-    whole: dict[str, Any] = {name: str(folder / path) for name, path in own.items() if path is not None}
+    whole: dict[str, Any] = {name: _whole(path, folder) for name, path in own.items() if path is not None}
     if row.control_images is not None:
-        whole[CONTROLS[0]] = tuple(None if path is None else str(folder / path) for path in row.control_images)
+        whole[CONTROLS[0]] = tuple(None if path is None else _whole(path, folder) for path in row.control_images)
     return replace(row, **whole)
+
+
+def _whole(path: str, folder: Path) -> str:
+    """The whole path of one that is relative to a folder; an address stays as it is."""
+    return path if is_address(path) else str(folder / path)
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
     """The rows with the run's own pictures where they have none. Raises UserError for what lacks one."""
     own = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
-    shared: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in own.items()}
+    shared: dict[str, Any] = {name: _whole(path, Path.cwd()) for name, path in own.items()}
     if controls := shared_controls(config):
-        shared[CONTROLS[0]] = tuple(str(Path(path).absolute()) for path in controls)
+        shared[CONTROLS[0]] = tuple(_whole(path, Path.cwd()) for path in controls)
     filled = tuple(
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
         for row in rows
@@ -184,7 +189,7 @@ def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
 def _refuse_other(name: str, path: str, found: str, wanted: str | None) -> None:
     if wanted not in (None, found):
         raise ChangedFile(
-            f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
+            f"{name}={shown(path)}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
             "restore the old one, or start a new run with this one"
         )
 
@@ -237,19 +242,16 @@ def _refuse(faults: Sequence[UserError]) -> None:
 
 def _look_at(one: tuple[str, str]) -> _Found | UserError:
     column, path = one
-    where = f"{column}={show_path(Path(path))}"
-    address = _ADDRESS.search(path)
-    if address is not None:
-        return UserError(f"{column}={show(address[0])}: is an address; download the picture, and give its file")
+    where = f"{column}={shown(path)}"
     try:
-        file = Path(path).resolve()
+        file = local_file(path, column)
         size = storage.file_size(file)
         if size is None:
             return UserError(f"{where}: {'is not a file' if file.exists() else 'no such file'}")
         if size > MAX_FILE_BYTES:
             return UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; save it smaller")
-        shown = check_picture(path, column)
-        return _Found(sha256=storage.file_sha256(file), size=shown)
+        own_size = check_picture(path, column)
+        return _Found(sha256=storage.file_sha256(file), size=own_size)
     except UserError as error:
         return error
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a circle of links
