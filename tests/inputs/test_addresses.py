@@ -118,9 +118,9 @@ def test_threads_have_one_folder(bucket, monkeypatch):
     names = [put(f"{bucket}/{i}.png", png(i)) for i in range(16)]
     with ThreadPoolExecutor(16) as pool:
         files = list(pool.map(lambda name: local_file(name, "image"), names))
-    assert len({file.parent for file in files}) == 1 and [file.read_bytes() for file in files] == list(
-        map(png, range(16))
-    )
+    assert {str(file.parent) for file in files} == {addresses._folder().name}
+    assert [file.read_bytes() for file in files] == list(map(png, range(16)))
+    addresses._folder().cleanup()
 
 
 @pytest.mark.parametrize("address", ["memory://nowhere/a.png", "http://127.0.0.1:1/a.png", "s3://no-such-bucket/a.png"])
