@@ -1,6 +1,7 @@
 """A checkpoint as a pipeline of PyTorch diffusers, in float32, on the CPU.
 
-Nothing is downloaded, and no pickle is read. torch and diffusers are imported by name: they come with the extra `parity`, and are not typed here.
+Nothing is downloaded, and no pickle is read. torch and diffusers are imported by name: they come with the extra
+`parity`, and are not typed here.
 """
 
 import contextlib
@@ -108,6 +109,9 @@ def _called(read: Callable[..., Any], where: str, cls: Any, **more: Any) -> Any:
 
 def _finished(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
+    encoder = pipeline.text_encoder
+    if not hasattr(encoder, "text_model"):  # since transformers 5; diffusers 0.42 looks there for clip_skip's last norm
+        object.__setattr__(encoder, "text_model", encoder)  # not as a module, which would be a part of itself
     return pipeline.to("cpu", importlib.import_module("torch").float32)
 
 
