@@ -20,7 +20,7 @@ from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embed
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
-from tpusd.config.paths import expanded_path, with_whole_path
+from tpusd.config.paths import expanded_path, picture_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
@@ -33,7 +33,7 @@ DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
 Weighting = Literal["a1111", "a1111_no_norm", "comfy", "compel"]
-Resize = Literal["fill", "pad", "stretch", "fit"]
+Resize = Literal["fill", "pad", "stretch", "fit", "bucket"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +275,8 @@ class RunConfig:
         SavedIfSet(),
         Help(
             "how a picture gets the image's size: `fill` cuts off its edges, `pad` adds black ones, `stretch` changes "
-            "its shape, `fit` gives the image the picture's shape"
+            "its shape, `fit` gives the image the picture's shape, `bucket` one of some 20 shapes of as many pixels, "
+            "and cuts off the rest"
         ),
     ] = "fill"
     paste_back: Annotated[
@@ -470,7 +471,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
     image, mask, control_image = (
-        None if path is None else expanded_path(path, name)
+        None if path is None else picture_path(path, name)
         for name, path in (("image", config.image), ("mask", config.mask), ("control_image", config.control_image))
     )
     if model.path is not None:
@@ -489,7 +490,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     safety = with_whole_path(config.safety, "safety")
     embeddings = tuple(with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
-    control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
+    control_images = tuple(picture_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
         config,
         model=model,
