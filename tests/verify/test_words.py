@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 from support.runs import config, saved
 
-from tpusd.config.schema import ModelConfig, RunConfig
-from tpusd.plan.specs import make_spec
-from tpusd.verify import main
+from tpusd.config.adapters import AppliedLora
+from tpusd.config.schema import ModelConfig, PromptsConfig, RunConfig
+from tpusd.errors import UserError
+from tpusd.plan.specs import ControlInput, PictureInput, make_spec
+from tpusd.verify import covered, main
 from tpusd.verify.compare import EQUAL, LATENTS_BOUND, stage
-from tpusd.verify.covered import COVERED, IDLE, REFUSED, REFUSED_OF_MODEL, check_covered, compared, idle_fields
+from tpusd.verify.covered import check_covered, check_rows, compared, idle_fields
 from tpusd.verify.report import Compared, Report, text_of
 from tpusd.verify.weights import Weights
 
-COVERED_OF_MODEL = {
-    "name", "asset", "path", "repo", "revision", "variant", "sha256", "guidance_scale", "file", "config",
-    "prediction_type", "use_ema", "clip_skip", "loras",  # which a run has among its own
-}  # fmt: skip
 THREE = "prompts.rows=[{prompt: a}, {prompt: b}, {prompt: c}]"
 
 
@@ -30,13 +28,35 @@ def line_of(capsys, *argv):
     return error
 
 
-def names(cls):
-    return {field.name for field in dataclasses.fields(cls)}
+def test_a_field_that_nobody_has_placed_is_refused(monkeypatch):
+    """So a new one is not ignored."""
+    monkeypatch.setattr(covered, "COVERED", tuple(name for name in covered.COVERED if name != "seed"))
+    with pytest.raises(UserError, match="seed=3: verify does not compare this"):
+        check_covered(config("precision=fp32", "seed=3"))
 
 
-def test_every_field_is_compared_or_refused_or_said_to_be_without_effect():
-    assert sorted((*COVERED, *REFUSED, *IDLE)) == sorted(names(RunConfig))
-    assert {*COVERED_OF_MODEL, *REFUSED_OF_MODEL} == names(ModelConfig)
+def test_the_lists_name_fields_that_exist():
+    for cls, names in (
+        (RunConfig, (*covered.COVERED, *covered.IDLE)),
+        (ModelConfig, covered.COVERED_OF_MODEL),
+        (PromptsConfig, covered.COVERED_OF_PROMPTS),
+    ):
+        assert set(names) <= {field.name for field in dataclasses.fields(cls)} and len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"picture": PictureInput(image="x.png", image_sha256=None, strength=0.5, resize="fill")},
+        {"controls": (ControlInput(net=0, image="x.png", image_sha256=None),)},
+        {"loras": (AppliedLora(sha256="0" * 64, scale=1.0, text_encoder_scale=1.0),)},
+    ],
+)
+def test_a_row_with_what_is_not_compared_is_refused(fields):
+    spec = dataclasses.replace(make_spec(saved(THREE, "seed=3"), 2, 0), extra={"note": "x"})
+    check_rows([spec])
+    with pytest.raises(UserError, match="row 2: (image|control_image|loras): verify does not compare"):
+        check_rows([dataclasses.replace(spec, **fields)])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""Which fields of a run are compared with diffusers, which have no effect on that, and which are refused.
+"""Which fields of a run are compared with diffusers, and which have no effect on that. All others are refused.
 
-Every field of a config is in one of the three lists; a field that nobody has placed fails a test.
+So a field that is new is refused until somebody compares it, and no field is ignored without a word.
 """
 
-from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
-from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig
+from tpusd.config.schema import ModelConfig, PromptsConfig, RunConfig, SavedConfig
 from tpusd.config.typed import plain
 from tpusd.errors import UserError, show
 from tpusd.plan.specs import ImageSpec, make_spec, planned
@@ -18,27 +19,29 @@ COVERED = (
     "target_size", "negative_original_size", "negative_crop", "negative_target_size", "on_truncate",
     "on_changed_weights", "images", "rows", "limit",
 )  # fmt: skip
-# Set to another value than the default, they are refused: diffusers' pipelines have no such thing, or another one.
-REFUSED = (
-    "loras", "embeddings", "guidance_interval", "guidance_schedule", "cache", "image", "mask", "strength", "resize",
-    "paste_back", "mask_feather", "control_image", "control_images", "control_scale", "guess_mode", "safety", "dry_run",
-    "shard",
-)  # fmt: skip
 IDLE = (
     "num_images_per_prompt", "batch_size_per_device", "image_format", "image_quality", "on_nan", "on_error", "loggers",
     "executor", "output",
 )  # fmt: skip
-REFUSED_OF_MODEL = ("unet", "vae", "controlnets")
+COVERED_OF_MODEL = (
+    "name", "asset", "path", "repo", "revision", "variant", "sha256", "guidance_scale", "file", "config",
+    "prediction_type", "use_ema", "clip_skip",
+)  # fmt: skip
+COVERED_OF_PROMPTS = ("name", "rows", "path", "column", "on_empty", "replace", "wildcards", "wildcards_dir")
+_COVERED_OF_IMAGES = (
+    "row", "copy", "prompt", "negative_prompt", "seed", "row_seed", "guidance_scale", "guidance_rescale", "height",
+    "width", "sampler", "noise", "prompt_template", "negative_prompt_template", "extra", "sizes",
+)  # fmt: skip
+_FIELDS_OF_ROWS = {"picture": "image", "controls": "control_image"}  # what a prompt row calls them
 
 
 def check_covered(config: RunConfig) -> None:
     """Raises UserError for what verify does not compare."""
-    found = [f"{name}={show(_shown(config, name))}" for name in REFUSED if _is_set(config, name)]
-    found += [
-        f"model.{name}={show(_shown(config.model, name))}" for name in REFUSED_OF_MODEL if _is_set(config.model, name)
+    found = [
+        *_others(config, "", (*COVERED, *IDLE)),
+        *_others(config.model, "model.", COVERED_OF_MODEL),
+        *_others(config.prompts, "prompts.", COVERED_OF_PROMPTS),
     ]
-    if config.prompts.syntax != "plain":
-        found.append(f"prompts.syntax={config.prompts.syntax}")
     if config.on_truncate == "chunk":
         found.append("on_truncate=chunk")
     if found:
@@ -53,14 +56,15 @@ def check_covered(config: RunConfig) -> None:
 
 def idle_fields(config: RunConfig) -> list[str]:
     """The fields that are set and that have no effect: verify makes an image at a time, and writes no file."""
-    return [name for name in IDLE if _is_set(config, name)]
+    return [field.name for field in fields(config) if field.name in IDLE and _is_set(config, field)]
 
 
-def check_rows(specs: list[ImageSpec]) -> None:
+def check_rows(specs: Sequence[ImageSpec]) -> None:
     """Raises UserError for an image whose row has what verify does not compare."""
     for spec in specs:
-        for name, given in (("image", spec.picture), ("control_image", spec.controls), ("loras", spec.loras)):
-            if given:
+        for field in fields(spec):
+            if field.name not in _COVERED_OF_IMAGES and _is_set(spec, field):
+                name = _FIELDS_OF_ROWS.get(field.name, field.name)
                 raise UserError(
                     f"row {spec.row}: {name}: verify does not compare this with diffusers; choose other rows, as in "
                     "rows=0:1"
@@ -75,21 +79,22 @@ def compared(config: SavedConfig) -> list[ImageSpec]:
 def _first_of_each_row(config: SavedConfig) -> Iterator[ImageSpec]:
     seen: set[int] = set()
     for row, copy in planned(config):
-        if config.limit is None and len(seen) == MOST:
+        if config.limit is None and len(seen) == MOST and row not in seen:
             return
         if row not in seen:
             seen.add(row)
             yield make_spec(config, row, copy)
 
 
-def _is_set(config: RunConfig | ModelConfig, name: str) -> bool:
-    (field,) = (field for field in fields(config) if field.name == name)
-    assert field.default is not MISSING, name
-    return bool(getattr(config, name) != field.default)
+def _others(group: RunConfig | ModelConfig | PromptsConfig, prefix: str, covered: Sequence[str]) -> Iterator[str]:
+    """`field=value` for each field of the group that is set and that is not covered."""
+    for field in fields(group):
+        if field.name not in covered and _is_set(group, field):
+            value = getattr(group, field.name)
+            shown = getattr(value, "name", None) or getattr(value, "path", None) or plain(value)
+            yield f"{prefix}{field.name}={show(shown)}"
 
 
-def _shown(config: RunConfig | ModelConfig, name: str) -> object:
-    value = getattr(config, name)
-    if isinstance(value, OtherPart):
-        return value.path or value.repo
-    return getattr(value, "name", None) or plain(value)
+def _is_set(group: object, field: "Field[Any]") -> bool:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return bool(getattr(group, field.name) != default)
