@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tpusd import __version__
 from tpusd.checkpoints import Checkpoint, ModelSource, open_checkpoint, weights_digest
 from tpusd.config.schema import RunConfig
-from tpusd.engine.faults import local_devices
+from tpusd.engine.faults import local_devices, out_of_memory
 from tpusd.engine.jax_settings import check_settings
 from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import ImageSize, ImageSpec, planned
@@ -17,7 +17,7 @@ from tpusd.runs.executors.local import load_pipeline
 from tpusd.runs.prepare import PreparedRun, prepare_run
 from tpusd.runs.session import check_weights
 from tpusd.verify.covered import check_rows, compared
-from tpusd.verify.ours import make_ours, noise_of
+from tpusd.verify.ours import Made, make_ours, noise_of
 from tpusd.verify.reference import Reference
 from tpusd.verify.reference_files import check_installed, open_reference, versions
 from tpusd.verify.report import Compared, Report, compare
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import jax
 
     from tpusd.engine.pipeline import Pipeline
+    from tpusd.samplers.rows import Table
 
 
 def verify(config: RunConfig, reference_path: str | None) -> Report:
@@ -63,7 +64,7 @@ def verify(config: RunConfig, reference_path: str | None) -> Report:
         size = spec.height, spec.width
         if size not in pipelines:
             pipelines[size] = _load(prepared, size, devices, next(iter(pipelines.values()), None))
-        images.append(_compared(prepared, spec, pipelines[size], reference))
+        images.append(_compared(prepared, spec, pipelines[size], reference, devices))
     return Report(
         model=_named(config, checkpoint),
         reference=_named(config, checkpoint) if reference_path is None else str(reference_path),
@@ -81,10 +82,25 @@ def _load(
     return load_pipeline(prepared.of_size(*size), devices, weights_of=weights_of)
 
 
-def _compared(prepared: PreparedRun, spec: ImageSpec, pipeline: "Pipeline", reference: Reference) -> Compared:
+def _ours(pipeline: "Pipeline", spec: ImageSpec, table: "Table", devices: "list[jax.Device]") -> Made:
+    """Raises UserError where the device's memory is too small."""
+    try:
+        return make_ours(pipeline, spec, table)
+    except Exception as error:
+        if out_of_memory(error, devices, 1) is None:
+            raise
+        raise UserError(
+            f"height={spec.height} width={spec.width}: out of device memory, in float32; try smaller ones, or "
+            "JAX_PLATFORMS=cpu"
+        ) from error
+
+
+def _compared(
+    prepared: PreparedRun, spec: ImageSpec, pipeline: "Pipeline", reference: Reference, devices: "list[jax.Device]"
+) -> Compared:
     checkpoint, table = prepared.checkpoint, prepared.table(spec)
     with waiting(f"image {spec.name}, by tpusd"):
-        ours = make_ours(pipeline, spec, table)
+        ours = _ours(pipeline, spec, table, devices)
     h, w, c = checkpoint.family.latent_shape(checkpoint.configs, spec.height, spec.width)
     noise = noise_of(spec, table, (c, h, w))
     with waiting(f"image {spec.name}, by diffusers"):
