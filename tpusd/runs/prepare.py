@@ -303,7 +303,8 @@ def config_to_save(
         unet=_part_to_save(model.unet, checkpoint, "unet"),
         vae=_part_to_save(model.vae, checkpoint, "vae"),
         controlnets=tuple(
-            _part_to_save(net, checkpoint, f"controlnet_{place}") for place, net in enumerate(model.controlnets)
+            _part_to_save(net, checkpoint, part)
+            for net, part in zip(model.controlnets, checkpoint.controls, strict=True)
         ),
     )
     rows = rows_to_save(config, rows, loras)
