@@ -5,10 +5,10 @@
 
 Quality is the share of attributes that are drawn as prompted, on combinations that were never trained on
 (training/evaluate.py); cost is seconds an image without compiling, the median of batches. A setting is of use only
-where it beats fewer steps at equal time, so each one that is cheaper than all steps gets a line with as many steps as
-take its time. All settings make the same prompts from the same noise, a batch each in turn: what else the machine does
-falls on all alike. Differences are of pairs of pictures, with their standard error. Further arguments are those of
-`python -m tpusd.run`, such as sampler=ddim.
+where it beats fewer steps at equal time, so steps of three tenths to nine tenths are made too, and each setting is put
+beside the fewest of them that take as long as it or longer. All settings make the same prompts from the same noise, a
+batch each in turn: what else the machine does falls on all alike. Differences are of pairs of pictures, with their
+standard error. Further arguments are those of `python -m tpusd.run`, such as sampler=ddim.
 """
 
 import argparse
@@ -44,37 +44,23 @@ def main() -> None:
     settings = {steps_name(args.steps): list(args.overrides)} | settings
     settings = {name: [f"sampler.num_inference_steps={args.steps}", *words] for name, words in settings.items()}
     portraits, prompts = held_out_prompts(args.count)
-    equal = equal_steps(prompts[:BATCH_SIZE], settings, args.steps)
-    for steps in sorted(set(equal.values()), reverse=True):
+    ladder = sorted({max(1, args.steps * tenth // 10) for tenth in range(3, 10)} - {args.steps}, reverse=True)
+    for steps in ladder:
         settings[steps_name(steps)] = [f"sampler.num_inference_steps={steps}", *args.overrides]
+    for name, words in settings.items():
+        say(f"compiling for {name}")
+        generate_timed(prompts[:BATCH_SIZE], *words)
     images, seconds = made_in_turn(prompts, settings)
     scores = {
         name: np.array([share(seen, wanted) for seen, wanted in zip(of, portraits, strict=True)])
         for name, pixels in images.items()
         for of in [read_portraits(pixels, processes=args.processes)]
     }
-    print(table(scores, seconds, {name: steps_name(steps) for name, steps in equal.items()}, steps_name(args.steps)))
+    print(table(scores, seconds, [steps_name(steps) for steps in (args.steps, *ladder)]))
 
 
 def steps_name(steps: int) -> str:
     return f"{steps} steps"
-
-
-def equal_steps(prompts: Sequence[str], settings: Mapping[str, Sequence[str]], steps: int) -> dict[str, int]:
-    """For each setting that is cheaper than all steps, how many steps take its time.
-
-    The time of steps is a line through all of them and a fifth of them: what is done once is not for free.
-    """
-    few = max(1, steps // 5)
-    whole = steps_name(steps)
-    tried = dict(settings) | {"few": [*settings[whole], f"sampler.num_inference_steps={few}"]}
-    for name, words in tried.items():
-        say(f"compiling for {name}")
-        generate_timed(prompts, *words)
-    seconds = {name: min(generate_timed(prompts, *words)[1] for _ in range(2)) for name, words in tried.items()}
-    a_step = max((seconds[whole] - seconds["few"]) / (steps - few), 1e-9)
-    found = {name: few + round((seconds[name] - seconds["few"]) / a_step) for name in settings if name != whole}
-    return {name: max(1, number) for name, number in found.items() if number < steps}
 
 
 def made_in_turn(
@@ -106,15 +92,19 @@ def share(seen: Portrait, wanted: Portrait) -> float:
     return float(np.mean(right))
 
 
-def table(scores: Mapping[str, np.ndarray], seconds: Mapping[str, float], equal: Mapping[str, str], whole: str) -> str:
-    """Markdown. equal: setting -> the steps that take its time. whole: all steps."""
+def table(scores: Mapping[str, np.ndarray], seconds: Mapping[str, float], steps: Sequence[str]) -> str:
+    """Markdown. steps: the settings that differ in their number alone, all steps first."""
+    whole, *_ = steps
     lines = [
         "| setting | s an image | times as fast | attributes as prompted | against all steps "
-        "| against as many steps as take its time |",
+        "| against the fewest steps that take as long |",
         "|---|---|---|---|---|---|",
     ]
     for name, own in scores.items():
-        fewer = f"{difference(own, scores[equal[name]])} ({equal[name]})" if name in equal else ""
+        fewer = ""
+        if name not in steps:
+            equal = min((one for one in steps if seconds[one] >= seconds[name]), key=seconds.__getitem__, default=whole)
+            fewer = f"{difference(own, scores[equal])} ({equal}, {seconds[equal]:.3f} s)"
         cells = [
             name,
             f"{seconds[name]:.3f}",

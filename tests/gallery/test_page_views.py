@@ -1,9 +1,11 @@
 """Views of a page in a real browser: addresses, zoom, captions, hidden values, favourites, names for screen readers."""
 
 import hashlib
+import io
 import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.browser import HOSTILE, MARKS, NARROW, ROWS, WIDE, shown_files, texts
@@ -393,7 +395,7 @@ def test_the_viewer_shows_what_an_image_starts_from(opened, tmp_path):
 
     row = {"prompt": "a hat"}
     for name, mode in (("image", "RGB"), ("mask", "L")):
-        Image.new(mode, (40, 24)).save(tmp_path / f"{name}.png")
+        Image.new(mode, (80, 48)).save(tmp_path / f"{name}.png")
         row |= {name: str(tmp_path / f"{name}.png")}
         row |= {f"{name}_sha256": hashlib.sha256((tmp_path / f"{name}.png").read_bytes()).hexdigest()}
     rows = f"prompts.rows={hydra_value([row, {'prompt': 'an owl'}])}"
@@ -404,10 +406,64 @@ def test_the_viewer_shows_what_an_image_starts_from(opened, tmp_path):
     page.wait_for_function(
         "() => [...document.querySelectorAll('#inputs img')].every((one) => one.naturalWidth === 40)"
     )
-    assert [inputs.nth(i).get_attribute("title") for i in range(2)] == [row["image"], row["mask"]]
+    titles = [page.locator("#inputs button").nth(i).get_attribute("title") for i in range(2)]
+    assert [title.removesuffix(": press to compare") for title in titles] == [row["image"], row["mask"]]
     recipe = page.locator("#recipe").inner_text().split("\n")
     assert recipe[recipe.index("strength") + 1] == "0.8" and row["mask"] in recipe
     page.keyboard.press("ArrowRight")
     sync_api.expect(page.locator("#prompt")).to_have_text("an owl")
     sync_api.expect(inputs).to_have_count(0)
     assert "strength" not in page.locator("#recipe").inner_text()
+
+
+def middle(page):
+    """The colour in the middle of the image that the viewer shows."""
+    box = page.locator("#image-b").bounding_box()
+    point = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2, "width": 1, "height": 1}
+    return np.asarray(Image.open(io.BytesIO(page.screenshot(clip=point))).convert("RGB"), int)[0, 0]
+
+
+def test_an_input_lies_over_its_image(opened, tmp_path):
+    """The colours of overlay and difference are computed here from those of the two files."""
+
+    class Pipeline(StandInPipeline):
+        def generate(self, specs, tables, *, inputs=None, **options):
+            made = super().generate(specs, tables, **options)
+            for one in made:
+                one.pixels = np.full((24, 40, 3), (200, 40, 90), np.uint8)
+            return made
+
+    rows = []
+    for number, colour in enumerate([(180, 60, 90), (20, 140, 250)]):
+        Image.new("RGB", (40, 24), colour).save(tmp_path / f"{number}.png")
+        sha256 = hashlib.sha256((tmp_path / f"{number}.png").read_bytes()).hexdigest()
+        rows.append({"prompt": f"hat {number}", "image": str(tmp_path / f"{number}.png"), "image_sha256": sha256})
+    rows.append({"prompt": "an owl"})
+    made = config(f"output={tmp_path / 'run'}", f"prompts.rows={hydra_value(rows)}")
+    path = start_run(made, prepare=prepare, load=lambda *_: Pipeline())
+    page = opened(path / "index.html", fragment="#image=00000-000")
+    button = page.locator("#inputs button")
+    button.click()
+    page.keyboard.press("e")
+    sync_api.expect(page).to_have_url(re.compile("input=0&mode=difference"))
+    assert texts(page, "#tag-a") + texts(page, "#tag-b") == ["The picture that it starts from", "The image"]
+    page.wait_for_timeout(200)
+    assert abs(middle(page) - (20, 20, 0)).max() <= 3
+    page.keyboard.press("ArrowRight")  # the next image, with its own picture
+    sync_api.expect(page).to_have_url(re.compile("image=00001-000.*input=0"))
+    page.wait_for_timeout(200)
+    assert abs(middle(page) - (180, 100, 160)).max() <= 3
+    page.keyboard.press("o")
+    page.wait_for_timeout(200)
+    assert abs(middle(page) - (110, 90, 170)).max() <= 3
+    again = opened(path / "index.html", fragment=fragment(page))
+    assert open_state(again) == open_state(page) and again.locator("#pane-a").is_visible()
+    page.keyboard.press("ArrowRight")  # an image without inputs stands alone
+    sync_api.expect(page.locator("#pane-a")).to_be_hidden()
+    assert "input=" not in fragment(page)
+    page.keyboard.press("ArrowLeft")
+    page.locator("#inputs button").focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#inputs button")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Enter")  # the focus is still there
+    sync_api.expect(page.locator("#pane-a")).to_be_hidden()

@@ -362,3 +362,18 @@ def test_wrong_executor_fields_are_one_line(word, line):
     with pytest.raises(UserError) as error:
         config(*kind, word)
     assert line in str(error.value)
+
+
+@pytest.mark.parametrize("head_first", [False, True])
+def test_hosts_without_what_is_asked_are_listed_by_kind_in_one_order(head_first):
+    head, host = {"node:10.0.0.1": 1.0, "memory": 1e9}, {"CPU": 1.0, "memory": 1e9}
+    nodes = [head, host, host] if head_first else [host, host, head]
+    nodes = [{"NodeID": str(number), "Alive": True, "Resources": has} for number, has in enumerate(nodes)]
+    asked = config("executor=ray", "executor.resources_per_worker={TPU: 4}").executor
+    hosts = ray.RayHosts(SimpleNamespace(nodes=lambda: nodes), asked, is_own=False, load=None)
+    with pytest.raises(UserError) as raised:
+        hosts.check()
+    assert str(raised.value) == (
+        "executor.resources_per_worker={TPU: 4}: no host of the cluster has that; "
+        "its hosts have {CPU: 1} (2 hosts), {} (1 host)"
+    )

@@ -175,7 +175,7 @@ def test_a_run_is_made_again_from_another_control_image_where_one_is_given(files
 def test_the_page_shows_the_control_image_beside_its_image(run, files):
     page = write_results(run).read_text()
     for file in files:
-        assert (run / ".thumbs" / f"input-{sha256(file)[:16]}.webp").is_file() and str(file) in page
+        assert (run / ".thumbs" / f"input-{sha256(file)[:16]}-{SIZE}x{SIZE}.webp").is_file() and str(file) in page
 
 
 def test_strengths_share_weights_and_programs_and_the_nets_count(files):

@@ -237,10 +237,10 @@ def test_an_inpainting_checkpoint_makes_images_with_masks_alone(files):
 
 
 def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
-    thumbnails = {path: run / ".thumbs" / f"input-{sha256(path)[:16]}.webp" for path in files}
-    for path, thumbnail in thumbnails.items():
-        with Image.open(thumbnail) as small, Image.open(path) as whole:
-            assert small.size == whole.size
+    thumbnails = {path: run / ".thumbs" / f"input-{sha256(path)[:16]}-{SIZE}x{SIZE}.webp" for path in files}
+    for thumbnail in thumbnails.values():
+        with Image.open(thumbnail) as small:
+            assert small.size == (SIZE, SIZE)
         thumbnail.unlink()
     (data,) = re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", (run / "index.html").read_text(), re.S)
     assert json.loads(data)["jobs"][0]["settings"]["strength"] == 0.8
@@ -251,6 +251,20 @@ def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
     write_results(run)
     assert [thumbnails[path].exists() for path in files] == [False, False, True]
     assert list(faults(run)) == []
+
+
+@pytest.mark.parametrize(("resize", "red"), [("fill", 1.0), ("pad", 0.125), ("stretch", 0.5)])
+def test_an_input_is_shown_as_its_image_got_it(tmp_path, resize, red):
+    """A picture four times as wide as high, red in the middle half: cut, padded or pressed together."""
+    pixels = np.zeros((SIZE, 4 * SIZE, 3), np.uint8)
+    pixels[:, SIZE:-SIZE, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    rows = hydra_value([{"prompt": "a fox", "image": str(tmp_path / "wide.png")}])
+    size = [f"height={SIZE}", f"width={SIZE}", f"resize={resize}"]
+    run = start_run(config(f"prompts.rows={rows}", f"output={tmp_path / 'run'}", *size), load=load)
+    with Image.open(run / ".thumbs" / f"input-{sha256(tmp_path / 'wide.png')[:16]}-{SIZE}x{SIZE}.webp") as shown:
+        share = (np.asarray(shown.convert("RGB"))[..., 0] > 128).mean()
+    assert share == pytest.approx(red, abs=0.03)
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_interrupted_run_stops_its_workers_and_says_how_to_continue(cluster, tmp
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["executor.resources_per_worker={TPU: 4}"], "no host of the cluster has that; its hosts have {CPU: 1}"),
+        (["executor.resources_per_worker={TPU: 4}"], "no host of the cluster has that; its hosts have {CPU: 1} ("),
         (["executor.address=127.0.0.1:1"], "cannot be reached (Connection refused)"),
     ],
 )

@@ -33,7 +33,7 @@ def write_results(path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     num_files = num_images - len(read_dropped(path, config))
     write_contact_sheet(path, records, num_files, len({record.row for record in records}))
     write_thumbnails(path, records)
-    write_input_thumbnails(path, records)
+    write_input_thumbnails(path, records, config.resize)
     return _write_page(path, config, records, facts)
 
 

@@ -57,7 +57,7 @@ def write_sweep_results(path: Path, sweep: Sweep) -> Path:
     runs = list(read_runs(path, sweep))
     for run in runs:
         write_thumbnails(run.directory, run.records)
-        write_input_thumbnails(run.directory, run.records)
+        write_input_thumbnails(run.directory, run.records, run.config.resize)
     page = _write_scored(path, sweep, runs)
     grid = draw_grid(sweep, runs)
     if grid is not None:

@@ -1,4 +1,7 @@
-"""The thumbnails of a run's page, WebP files in .thumbs/: of each image that is larger than one, and of each input."""
+"""The thumbnails of a run's page, WebP files in .thumbs/: of each image that is larger than one, and of each input.
+
+An input is shown as its image got it, cut and resized, so that the page can lay one over the other.
+"""
 
 import io
 from collections.abc import Iterable
@@ -8,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from tpusd import storage
 from tpusd.config.rows import CONTROL_IMAGE
-from tpusd.inputs.pictures import read_as_it_was
+from tpusd.config.schema import Resize
+from tpusd.inputs.pictures import read_as_it_was, resized
+from tpusd.plan.specs import ImageSize
 from tpusd.records.layout import THUMBNAILS
 from tpusd.records.manifest import ImageRecord
 from tpusd.storage.pictures import open_picture
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SIZE = 256  # pixels of the longer side; the page shows images up to this size themselves
+INPUT_SIZE = 512  # of an input, which the page lays over its image
 QUALITY = 80
 NUM_ENCODERS = 4
 
@@ -39,36 +45,35 @@ def write_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
             pass
 
 
-def write_input_thumbnails(path: Path, records: Iterable[ImageRecord]) -> None:
+def write_input_thumbnails(path: Path, records: Iterable[ImageRecord], resize: Resize) -> None:
     """Makes those of the pictures, masks and control images of images. One that is gone or changed is left out.
 
-    Raises OSError.
+    resize: how the run gave its inputs the sizes of their images. Raises OSError.
     """
-    inputs: dict[str, tuple[str, str]] = {}  # sha256 -> the file, and what it is
+    inputs: dict[tuple[str, ImageSize], tuple[str, str]] = {}  # (sha256, size of its image) -> the file, what it is
     for record in records:
         own = [(record.image, record.image_sha256, "image"), (record.mask, record.mask_sha256, "mask")]
         controls = zip(record.control_images or (), record.control_images_sha256 or (), strict=False)
         own += [(file, sha256, CONTROL_IMAGE) for file, sha256 in controls]
         for file, sha256, column in own:
             if file is not None and sha256 is not None:
-                inputs.setdefault(sha256, (file, column))
+                inputs.setdefault((sha256, (record.height, record.width)), (file, column))
     if not inputs:
         return
     directory = path / THUMBNAILS
     if not storage.exists(directory):
         storage.make_directory(directory)
+
+    def write(item: tuple[tuple[str, ImageSize], tuple[str, str]]) -> None:
+        (sha256, size), (file, column) = item
+        target = directory / f"input-{sha256[:16]}-{size[1]}x{size[0]}.webp"
+        image = None if storage.file_size(target) else read_as_it_was(file, column, sha256)
+        if image is not None:
+            _write(target, resized(image, size, resize).convert("RGB"), INPUT_SIZE)
+
     with ThreadPoolExecutor(NUM_ENCODERS, thread_name_prefix="thumbnails") as pool:
-        for _ in pool.map(lambda one: _write_input_thumbnail(directory, one[0], *one[1]), inputs.items()):
+        for _ in pool.map(write, inputs.items()):
             pass
-
-
-def _write_input_thumbnail(directory: Path, sha256: str, file: str, column: str) -> None:
-    target = directory / f"input-{sha256[:16]}.webp"
-    if storage.file_size(target):
-        return
-    image = read_as_it_was(file, column, sha256)
-    if image is not None:
-        _write(target, image.convert("RGB"))
 
 
 def _needs_one(record: ImageRecord) -> bool:
@@ -81,13 +86,13 @@ def _write_thumbnail(path: Path, file: Path) -> None:
         return
     with open_picture(file) as opened:
         image = opened.convert("RGB")
-    _write(target, image)
+    _write(target, image, SIZE)
 
 
-def _write(target: Path, image: "Image.Image") -> None:
+def _write(target: Path, image: "Image.Image", size: int) -> None:
     from PIL import Image
 
-    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY)
     storage.write_file(target, buffer.getvalue())

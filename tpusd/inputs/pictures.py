@@ -50,7 +50,7 @@ def read_input(picture: PictureInput, size: ImageSize) -> Input:
     """The arrays of an image of this size (height, width). Raises UserError where a file is not that of its sha256."""
     image = _decoded(picture.image, "image")
     _check_sha256(picture.image, "image", picture.image_sha256)
-    pixels = np.asarray(_resized(image, size, picture.resize))
+    pixels = np.asarray(resized(image, size, picture.resize))
     if picture.mask is None:
         return Input(pixels)
     mask = _decoded(picture.mask, "mask")
@@ -60,7 +60,7 @@ def read_input(picture: PictureInput, size: ImageSize) -> Input:
             f"mask={show_path(Path(picture.mask))}: has {mask.width}x{mask.height} pixels and its image has "
             f"{image.width}x{image.height}; both must be of one size"
         )
-    masked = np.asarray(_resized(mask, size, picture.resize)) >= 128
+    masked = np.asarray(resized(mask, size, picture.resize)) >= 128
     paste = _paste(masked, picture.mask_feather) if picture.paste_back else None
     return Input(pixels, masked, paste)
 
@@ -69,7 +69,7 @@ def read_control(control: ControlInput, size: ImageSize) -> np.ndarray:
     """The control image (H,W,3) uint8 for an image of this size (height, width). Otherwise as `read_input`."""
     image = _decoded(control.image, CONTROL_IMAGE)
     _check_sha256(control.image, CONTROL_IMAGE, control.image_sha256)
-    return np.asarray(_resized(image, size, control.resize))
+    return np.asarray(resized(image, size, control.resize))
 
 
 def fitted_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
@@ -130,8 +130,8 @@ def _opaque(image: "Image.Image", column: str) -> "Image.Image":
     return Image.alpha_composite(ground, image).convert(mode)
 
 
-def _resized(image: "Image.Image", size: ImageSize, resize: Resize) -> "Image.Image":
-    """The image at this height and width. An image of that size stays as it is."""
+def resized(image: "Image.Image", size: ImageSize, resize: Resize) -> "Image.Image":
+    """The image at this height and width, as `resize` says. An image of that size stays as it is."""
     from PIL import Image, ImageOps
 
     height, width = size

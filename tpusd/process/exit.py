@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from tpusd.errors import IncompleteRun, UserError, show_path
 from tpusd.process import signals
+from tpusd.process.collector import fewer_collections
 from tpusd.process.report import report
 
 EXIT_INCOMPLETE = 1
@@ -27,7 +28,7 @@ def exit_status() -> Iterator[list[int]]:
     status = [0]
     _make_streams_usable()
     try:
-        with signals.handled():
+        with signals.handled(), fewer_collections():
             try:
                 yield status
             finally:

@@ -8,7 +8,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,7 @@ CALLS = 4  # that an actor answers at a time: one waits for finished batches
 REACH_SECONDS = 5.0
 STOP_SECONDS = 6.0
 STORE_BYTES = 512 << 20  # of a cluster of this machine alone: some finished batches
-LISTED = 5  # hosts that a message names
+LISTED = 5  # kinds of hosts that a message names
 INTERNAL = re.compile(r"node:|memory$|object_store_memory$|accelerator_type:|.*_group_")
 
 
@@ -96,15 +97,12 @@ class RayHosts:
         nodes = self._nodes()
         if any(self._suits(has) for has in nodes.values()):
             return
-        listed = ", ".join(str(_shown(has)) for has in list(nodes.values())[:LISTED])
-        more = f" and {len(nodes) - LISTED} more hosts" if len(nodes) > LISTED else ""
+        listed = _kinds_of_hosts(nodes.values())
         asked = self._config.resources_per_worker
         if asked is None:
-            raise UserError(
-                f"executor=ray: no host of the cluster has a TPU, a GPU or a CPU; its hosts have {listed}{more}"
-            )
+            raise UserError(f"executor=ray: no host of the cluster has a TPU, a GPU or a CPU; its hosts have {listed}")
         raise UserError(
-            f"executor.resources_per_worker={asked}: no host of the cluster has that; its hosts have {listed}{more}"
+            f"executor.resources_per_worker={asked}: no host of the cluster has that; its hosts have {listed}"
         )
 
     def places(self) -> Sequence[str]:
@@ -303,6 +301,13 @@ def _accelerators(has: Mapping[str, float]) -> dict[str, float]:
 
 def _shown(has: Mapping[str, float]) -> Resources:
     return Resources(tuple((name, amount) for name, amount in has.items() if not INTERNAL.match(name)))
+
+
+def _kinds_of_hosts(hosts: Iterable[Mapping[str, float]]) -> str:
+    """What hosts have, the most frequent kind first: a head that works for nobody is not the first to be named."""
+    kinds = Counter(str(_shown(has)) for has in hosts).most_common()
+    listed = ", ".join(f"{kind} ({count} {'host' if count == 1 else 'hosts'})" for kind, count in kinds[:LISTED])
+    return listed + (f" and {len(kinds) - LISTED} more kinds" if len(kinds) > LISTED else "")
 
 
 def _actor_resources(amounts: Mapping[str, float]) -> dict[str, Any]:

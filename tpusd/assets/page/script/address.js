@@ -1,8 +1,8 @@
 // What is shown, kept in the address by value: a link opens the same view after the run has grown.
 //   view=grid|wall|heat|plot  x=FIELD  y=FIELD  at.FIELD=VALUE  hide.FIELD=VALUE  sort=FIELD  reverse=1  filter=WORDS  size=PIXELS
-//   score=NAME  least=NUMBER  most=NUMBER  favourites=1  image=NAME  with=NAME  mode=slider|blink|side
+//   score=NAME  least=NUMBER  most=NUMBER  favourites=1  image=NAME  with=NAME  input=NUMBER  mode=slider|blink|side|overlay|difference
 const state = {};
-const MODES = ["slider", "blink", "side"];
+const MODES = ["slider", "blink", "side", "overlay", "difference"];
 
 function startingState() {
   const long = offered.filter((dim) => dim < swept).sort((a, b) => dims[b].values.length - dims[a].values.length);
@@ -10,7 +10,8 @@ function startingState() {
   let y = second ?? (first === PROMPT ? COPY : PROMPT), x = first ?? COPY;
   if (x === PROMPT || y === COPY) [x, y] = [y, x];
   return {view: data.kind === "sweep" ? "grid" : "wall", x, y, fixed: dims.map(() => 0), hidden: dims.map(() => new Set()),
-    sort: "order", descending: false, filter: "", score: scoreNames[0] ?? null, least: null, most: null, size: null, favourites: false, image: null, pinned: null, mode: "slider"};
+    sort: "order", descending: false, filter: "", score: scoreNames[0] ?? null, least: null, most: null, size: null, favourites: false, image: null, pinned: null,
+    input: null, mode: "slider"};
 }
 
 function readAddress() {
@@ -37,6 +38,8 @@ function readAddress() {
   state.favourites = given.has("favourites");
   state.image = imageNamed(given.get("image"));
   state.pinned = state.image === null ? null : imageNamed(given.get("with"));
+  const input = parseInt(given.get("input"), 10);
+  state.input = state.image !== null && state.pinned === null && input in inputs(state.image) ? input : null;
   if (MODES.includes(given.get("mode"))) state.mode = given.get("mode");
 }
 
@@ -79,10 +82,9 @@ function writeAddress(isNew = false) {
   const now = boardAddress();
   if (state.image !== null) {
     now.set("image", imageName(state.image));
-    if (state.pinned !== null) {
-      now.set("with", imageName(state.pinned));
-      now.set("mode", state.mode);
-    }
+    if (state.pinned !== null) now.set("with", imageName(state.pinned));
+    if (state.input !== null) now.set("input", state.input);
+    if (isCompared()) now.set("mode", state.mode);
   }
   written.push(performance.now());
   try {

@@ -1,18 +1,24 @@
-// Two images: a (state.pinned), which stays, over b (state.image), which moves.
+// Two pictures, one over the other: b is the image (state.image), which moves. a is another image (state.pinned), which stays,
+// or an input of b (state.input, its number).
 let blinking;
 
+const isCompared = () => state.pinned !== null || state.input !== null;
+
 function drawComparison() {
-  const {pinned, mode} = state, on = pinned !== null;
+  const {pinned, mode} = state, on = isCompared();
   clearInterval(blinking);
   $("compare").textContent = on ? "Stop" : "Compare";
-  for (const id of ["modes", "swap", "tag-a", "tag-b", "pane-a"]) $(id).hidden = !on;
+  for (const id of ["modes", "tag-a", "tag-b", "pane-a"]) $(id).hidden = !on;
+  $("swap").hidden = pinned === null;
   $("handle").hidden = !on || mode !== "slider";
   $("frame").className = on ? `compared ${mode} ${mode === "side" ? "" : "layered"}` : "";
   const pane = $("pane-a");
   pane.style.clipPath = pane.style.visibility = "";
   if (!on) return;
-  picture("image-a", pinned);
-  const [left, right] = differences(pinned, state.image);
+  if (pinned !== null) picture("image-a", file(pinned), promptText(pinned));
+  const input = pinned === null ? inputs(state.image)[state.input] : null;
+  if (input) picture("image-a", input.src, input.what);
+  const [left, right] = input ? [input.what, "The image"] : differences(pinned, state.image);
   $("tag-a").textContent = left;
   $("tag-b").textContent = right;
   for (const input of document.getElementsByName("mode")) input.checked = input.value === mode;
@@ -38,7 +44,7 @@ function differences(a, b) {
 }
 
 function compare() {
-  if (state.pinned !== null) state.pinned = null;
+  if (isCompared()) state.pinned = state.input = null;
   else {
     state.pinned = state.image;
     for (const [right, down] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
@@ -55,8 +61,15 @@ function swap() {
   openImage(state.image);
 }
 
+// number: of the input; null for the image alone.
+function compareWithInput(number) {
+  state.pinned = null;
+  state.input = number;
+  openImage(state.image);
+}
+
 function setMode(name) {
-  if (state.pinned === null) compare();
+  if (!isCompared()) compare();
   state.mode = name;
   openImage(state.image);
 }

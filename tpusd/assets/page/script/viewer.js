@@ -1,4 +1,4 @@
-// The viewer: one image (b), or two to compare (compare.js). It is in the address, and the browser's Back button closes it.
+// The viewer: one image (b), alone or compared with another image or an input of its own (compare.js). It is in the address, and the browser's Back button closes it.
 const viewer = $("viewer");
 
 function openImage(image) {
@@ -14,7 +14,8 @@ function openImage(image) {
 function drawViewer() {
   const {image} = state, position = shown.indexOf(image);
   $("frame").style.setProperty("--ratio", ratio(image));
-  picture("image-b", image);
+  if (!(state.input in inputs(image))) state.input = null;
+  picture("image-b", file(image), promptText(image));
   $("name").textContent = position < 0 ? stem(image) : `${position + 1} / ${shown.length}`;
   $("spoken").textContent = described(image);
   $("prompt").textContent = row(image).prompt;
@@ -25,28 +26,44 @@ function drawViewer() {
   $("run-link").href = encodeURI(`${job(image).directory}index.html`);
   drawStar($("viewer-star"), image);
   drawSteppers();
-  $("inputs").replaceChildren(...inputs(image));
+  drawInputs(image);
   $("recipe").replaceChildren(...recipe(image).flatMap(([name, text]) => [element("dt", {}, name), element("dd", {dir: "auto"}, text)]));
   drawComparison();
 }
 
-function picture(id, image) {
+function picture(id, src, alt) {
   const img = $(id);
-  img.src = file(image);
-  img.alt = row(image).prompt.slice(0, 300);
+  img.src = src;
+  img.alt = alt;
 }
+
+const promptText = (image) => row(image).prompt.slice(0, 300);
 
 // The picture that the image starts from, its mask and its control images. A page that holds its pictures has no file beside it.
 function inputs(image) {
   const {control_images: controls = [], control_images_sha256: sums = [], ...own} = row(image);
   const files = [["The picture that it starts from", own.image, own.image_sha256], ["The mask", own.mask, own.mask_sha256],
     ...controls.map((file, place) => ["The control image", file, sums[place]])];
-  return (isAlone ? [] : files.filter(([, , sha256]) => sha256)).map(([alt, title, sha256]) => {
-    const thumbnail = `${job(image).directory}.thumbs/input-${sha256.slice(0, 16)}.webp`;
-    const made = element("img", {src: encodeURI(thumbnail), title, alt});
-    made.addEventListener("error", () => made.remove());  // its file was gone when the page was made
-    return made;
-  });
+  const size = `${value(image, "width")}x${value(image, "height")}`;
+  return (isAlone ? [] : files.filter(([, , sha256]) => sha256)).map(([what, title, sha256]) =>
+    ({what, title, src: encodeURI(`${job(image).directory}.thumbs/input-${sha256.slice(0, 16)}-${size}.webp`)}));
+}
+
+// The button that has the keyboard's focus is drawn again, and keeps it.
+function drawInputs(image) {
+  const held = [...$("inputs").children].indexOf(document.activeElement);
+  $("inputs").replaceChildren(...inputs(image).map(inputButton));
+  if (held >= 0) ($("inputs").children[held] ?? $("close")).focus();
+}
+
+// A press lays the input over the image.
+function inputButton({what, title, src}, number) {
+  const made = element("button", {type: "button", title: `${title}: press to compare`, "aria-pressed": String(state.input === number)});
+  const img = element("img", {src, alt: what});
+  img.addEventListener("error", () => made.remove());  // its file was gone when the page was made
+  made.append(img);
+  made.addEventListener("click", () => compareWithInput(state.input === number ? null : number));
+  return made;
 }
 
 function recipe(image) {
@@ -126,7 +143,7 @@ viewer.addEventListener("close", () => {
   const wasClosedByAddress = state.image === null, last = state.image ?? lastOpened;
   clearInterval(blinking);
   resetZoom();
-  state.image = state.pinned = null;
+  state.image = state.pinned = state.input = null;
   if (state.favourites) drawBoard();  // without what is no favourite any more
   focusTile(last);
   if (wasClosedByAddress) return;
@@ -138,7 +155,7 @@ viewer.addEventListener("keydown", (event) => {
   const pan = event.shiftKey && {ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
   const action = pan ? () => panBy(60 * pan[0], 60 * pan[1])
     : {ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1),
-      c: compare, s: () => setMode("slider"), b: () => setMode("blink"), d: () => setMode("side"), x: swap, f: () => toggleFavourite(state.image),
+      c: compare, s: () => setMode("slider"), b: () => setMode("blink"), d: () => setMode("side"), o: () => setMode("overlay"), e: () => setMode("difference"), x: swap, f: () => toggleFavourite(state.image),
       "+": () => zoomBy(1.25), "=": () => zoomBy(1.25), "-": () => zoomBy(.8), 0: resetZoom, 1: zoomToPixels}[event.key];
   if (!action) return;
   event.preventDefault();

@@ -48,7 +48,7 @@ function zoomTo(scale, x, y) {
 
 function fromMiddle(x, y) {
   const pinnedPane = $("pane-a").getBoundingClientRect();
-  const box = state.pinned !== null && state.mode === "side" && x < pinnedPane.right ? pinnedPane : pane();
+  const box = isCompared() && state.mode === "side" && x < pinnedPane.right ? pinnedPane : pane();
   return [x - box.left - box.width / 2, y - box.top - box.height / 2];
 }
 
@@ -83,7 +83,7 @@ const slideTo = (x) => {
 };
 
 function isOnSlider(x) {
-  if (state.pinned === null || state.mode !== "slider") return false;
+  if (!isCompared() || state.mode !== "slider") return false;
   const handle = $("handle").getBoundingClientRect().left;
   return !frame.classList.contains("pannable") || Math.abs(x - handle) < 24;
 }
