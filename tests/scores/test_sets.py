@@ -21,6 +21,11 @@ from tpusd.validate import main as validate_main
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def path(tmp_path):
     return start_run(
@@ -96,7 +101,7 @@ def test_cmmd_reads_folders_and_runs(path, tmp_path, monkeypatch, capsys):
 
 WRONG = {
     ("metric=fid",): "metric=fid: give reference=",
-    ("metric=fid", "reference={b}"): "metric=fid: give features=FILE.npz",
+    ("metric=fid", "reference={b}"): "give inception.path=FILE, the weights of InceptionV3",
     ("metric=fid", "features={few}", "reference={b}"): "has 3 rows, and the run has 6 images",
     ("metric=fid", "features={a}", "reference={wide}"): "mu is of 5 numbers for each picture",
     ("metric=fid", "features={a}", "reference={negative}"): "sigma is not a covariance",
@@ -106,7 +111,7 @@ WRONG = {
     ("metric=fid", "features={a}", "reference={objects}"): "is not a readable npz file",
     ("metric=fid", "features={a}", "reference={nan}"): "is not an array of finite floats",
     ("metric=fid", "features={a}", "reference={text}"): "is not a readable npz file",
-    ("metric=fid", "features={a}", "reference={folder}"): "takes an .npz file",
+    ("metric=fid", "features={a}", "reference={folder}"): "must be an .npz file where features= is given",
     ("metric=colorfulness", "reference={b}"): "reference: has no effect without metric=",
 }
 
