@@ -11,7 +11,8 @@ from tpusd.config.synonyms import ABSENT, CHOICES, COMMAND_FIELDS, FIELDS
 from tpusd.errors import show, suggest
 
 COMMANDS = (
-    "run", "preflight", "reproduce", "validate", "results", "score", "export", "merge", "status", "inspect", "recipe"
+    "run", "preflight", "verify", "reproduce", "validate", "results", "score", "export", "merge", "status", "inspect",
+    "recipe",
 )  # fmt: skip
 _PROMPT_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
