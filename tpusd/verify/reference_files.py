@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tpusd.checkpoints import Checkpoint, load_weights, save_checkpoint
+from tpusd.checkpoints import Checkpoint, load_weights, model_index, save_checkpoint
+from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.opened import FolderWeights, OriginalWeights
 from tpusd.checkpoints.save import save_configs
 from tpusd.errors import UserError, show, show_path
@@ -26,6 +27,7 @@ _LEFT_OUT = {
     "requires_safety_checker": False,
     "add_watermarker": False,
 }
+_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")  # the last is diffusers' own safety checker
 OWN, CONVERTED = "diffusers' own reader", "the weights as tpusd read and saved them"
 
 
@@ -59,6 +61,13 @@ class _NotRead(Exception):
 
 
 def _of_directory(cls: Any, checkpoint: Checkpoint) -> Any:
+    index = Directory(checkpoint.directory).json(model_index.FILE)
+    for name, value in index.items():  # a library that a file names is imported
+        if isinstance(value, list) and value and value[0] not in _LIBRARIES:
+            raise UserError(
+                f"{show_path(checkpoint.directory / model_index.FILE)}: {show(name)} is of the library "
+                f"{show(value[0])}; diffusers would import it: correct the file"
+            )
     return _called(cls.from_pretrained, str(checkpoint.directory), cls, variant=checkpoint.identity.variant)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tpusd import __version__
 from tpusd.checkpoints import Checkpoint, ModelSource, open_checkpoint, weights_digest
+from tpusd.checkpoints.source import is_single_file
 from tpusd.config.schema import RunConfig
 from tpusd.engine.faults import local_devices, out_of_memory
 from tpusd.engine.jax_settings import check_settings
@@ -110,7 +111,13 @@ def _compared(
 
 def _other(path: str, checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     """The checkpoint of the reference. Raises UserError where it is of another family."""
-    other = open_checkpoint(ModelSource(path=path, clip_skip=config.model.clip_skip))
+    model, source = config.model, ModelSource(path=path, clip_skip=config.model.clip_skip)
+    if is_single_file(source):  # what the file does not say of itself
+        source = replace(source, config=model.config, prediction_type=model.prediction_type)
+    try:
+        other = open_checkpoint(source)
+    except UserError as error:
+        raise UserError(str(error).replace("model.path=", "reference.path=")) from None
     if other.family.name != checkpoint.family.name:
         raise UserError(
             f"reference.path={show(path)}: is a checkpoint of {other.family.name}, and the model is one of "
