@@ -121,6 +121,8 @@ def one_value(key: str, line: str) -> str:
         return f", or, {_as_text(line)}"
     if re.fullmatch(r"\d+,\d+", value) and key in _WITH_A_POINT:
         return f", or, if it is one number, write {key}={value.replace(',', '.')}"
+    if key in ("scores", "loggers"):
+        return f", or, if it is one list, write {_shell(f'{key}=[{value}]')}"
     return ""
 
 

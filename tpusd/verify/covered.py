@@ -21,7 +21,7 @@ COVERED = (
 )  # fmt: skip
 IDLE = (
     "num_images_per_prompt", "batch_size_per_device", "image_format", "image_quality", "on_nan", "on_error", "loggers",
-    "executor", "output",
+    "executor", "output", "scores", "score_weights",
 )  # fmt: skip
 COVERED_OF_MODEL = (
     "name", "asset", "path", "repo", "revision", "variant", "sha256", "guidance_scale", "file", "config",

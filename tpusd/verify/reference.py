@@ -7,7 +7,7 @@ import contextlib
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.registry import find_sampler
 from tpusd.verify.ours import NEGATIVE, PROMPT, Made, Noise
 from tpusd.verify.reference_files import quiet
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, SchedulerMixin
 
 _OF_CALLS = ("name", "num_inference_steps", "eta", "timesteps")  # not of a scheduler's config
 
@@ -28,7 +32,7 @@ class Reference:
     clip_skip: layers of the text encoders that are left out.
     """
 
-    def __init__(self, pipeline: Any, clip_skip: int):
+    def __init__(self, pipeline: "DiffusionPipeline", clip_skip: int):
         self.pipeline = pipeline
         self._torch = importlib.import_module("torch")
         self._clip_skip = clip_skip or None
@@ -51,7 +55,9 @@ class Reference:
         embeddings = self._encode(spec, guided=guided)
         latents: list[np.ndarray] = []
 
-        def see(pipeline: Any, call: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        def see(
+            pipeline: "DiffusionPipeline", call: int, timestep: "torch.Tensor", tensors: dict[str, Any]
+        ) -> dict[str, Any]:
             latents.append(tensors["latents"][0].permute(1, 2, 0).float().cpu().numpy().copy())
             return tensors
 
@@ -79,7 +85,7 @@ class Reference:
             pixels=np.asarray(images[0], np.float32),
         )
 
-    def scheduler(self, settings: SamplerSettings) -> Any:
+    def scheduler(self, settings: SamplerSettings) -> "SchedulerMixin":
         """The scheduler of these settings, made from the checkpoint's own, as diffusers' users do."""
         sampler = find_sampler(settings.name)
         options = {name: value for name, value in asdict(settings).items() if value is not None}
@@ -123,7 +129,7 @@ class Reference:
         values = vars(spec.sizes).items()
         return {name.replace("crop", "crops_coords_top_left"): value for name, value in values if value is not None}
 
-    def _tensor(self, noise: np.ndarray) -> Any:
+    def _tensor(self, noise: np.ndarray) -> "torch.Tensor":
         return self._torch.from_numpy(noise)[None]
 
 
@@ -144,7 +150,7 @@ def _named(embeddings: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def _given_noise(scheduler: Any, draw: Callable[[], Any]) -> Iterator[None]:
+def _given_noise(scheduler: "SchedulerMixin", draw: Callable[[], "torch.Tensor"]) -> Iterator[None]:
     """The scheduler's own draws of noise come from draw() -> tensor; its module draws with one function."""
     module = importlib.import_module(type(scheduler).__module__)
     before = getattr(module, "randn_tensor", None)
@@ -152,7 +158,7 @@ def _given_noise(scheduler: Any, draw: Callable[[], Any]) -> Iterator[None]:
         yield
         return
 
-    def given(shape: tuple[int, ...], **_: Any) -> Any:
+    def given(shape: tuple[int, ...], **_: object) -> "torch.Tensor":
         return draw()
 
     setattr(module, "randn_tensor", given)  # noqa: B010  (a module has no such attribute for type checkers)

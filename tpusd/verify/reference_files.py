@@ -10,13 +10,16 @@ import importlib.util
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tpusd.checkpoints import Checkpoint, load_weights, model_index, save_checkpoint
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.opened import FolderWeights, OriginalWeights
 from tpusd.checkpoints.save import save_configs
 from tpusd.errors import UserError, show, show_path
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NEEDED = ("torch", "diffusers", "accelerate")
 # What the pipelines have besides, where they have it: no effect on a picture, except for the watermark, which is off.
@@ -43,7 +46,7 @@ def versions() -> dict[str, str]:
     return {name: str(importlib.import_module(name).__version__) for name in ("torch", "diffusers", "transformers")}
 
 
-def open_reference(checkpoint: Checkpoint) -> tuple[Any, str]:
+def open_reference(checkpoint: Checkpoint) -> tuple["DiffusionPipeline", str]:
     """The pipeline, and who read the weights: OWN or CONVERTED. Raises UserError where diffusers cannot."""
     weights = list(checkpoint.weights.values())
     with quiet():
@@ -60,7 +63,7 @@ class _NotRead(Exception):
     """diffusers' own reader of single files does not take this one."""
 
 
-def _of_directory(cls: Any, checkpoint: Checkpoint) -> Any:
+def _of_directory(cls: type["DiffusionPipeline"], checkpoint: Checkpoint) -> "DiffusionPipeline":
     index = Directory(checkpoint.directory).json(model_index.FILE)
     for name, value in index.items():  # a library that a file names is imported
         if isinstance(value, list) and value and value[0] not in _LIBRARIES:
@@ -71,7 +74,7 @@ def _of_directory(cls: Any, checkpoint: Checkpoint) -> Any:
     return _called(cls.from_pretrained, str(checkpoint.directory), cls, variant=checkpoint.identity.variant)
 
 
-def _of_single_file(cls: Any, checkpoint: Checkpoint) -> Any:
+def _of_single_file(cls: type["DiffusionPipeline"], checkpoint: Checkpoint) -> "DiffusionPipeline":
     """By diffusers' own table of names. Configs and tokenizers, which the file does not have, are those of tpusd."""
     (file,) = {own.path for own in checkpoint.weights.values() if isinstance(own, OriginalWeights)}
     tokenizers = {
@@ -87,7 +90,7 @@ def _of_single_file(cls: Any, checkpoint: Checkpoint) -> Any:
             raise _NotRead from error
 
 
-def _converted(cls: Any, checkpoint: Checkpoint) -> Any:
+def _converted(cls: type["DiffusionPipeline"], checkpoint: Checkpoint) -> "DiffusionPipeline":
     family = checkpoint.family
     with tempfile.TemporaryDirectory(prefix="tpusd-") as folder:
         save_checkpoint(
@@ -104,7 +107,9 @@ def _converted(cls: Any, checkpoint: Checkpoint) -> Any:
         return _called(cls.from_pretrained, folder, cls)
 
 
-def _called(read: Callable[..., Any], where: str, cls: Any, **more: Any) -> Any:
+def _called(
+    read: Callable[..., "DiffusionPipeline"], where: str, cls: type["DiffusionPipeline"], **more: object
+) -> "DiffusionPipeline":
     """A pipeline of diffusers. more: arguments of `read`. Raises UserError where it raises anything."""
     taken = set(importlib.import_module("inspect").signature(cls.__init__).parameters)
     left_out = {name: value for name, value in _LEFT_OUT.items() if name in taken}
@@ -116,7 +121,7 @@ def _called(read: Callable[..., Any], where: str, cls: Any, **more: Any) -> Any:
         raise UserError(f"{show_path(where)}: diffusers cannot read it ({why}); choose another checkpoint") from error
 
 
-def _finished(pipeline: Any) -> Any:
+def _finished(pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
     pipeline.set_progress_bar_config(disable=True)
     encoder = pipeline.text_encoder
     if not hasattr(encoder, "text_model"):  # since transformers 5; diffusers 0.42 looks there for clip_skip's last norm

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +12,9 @@ from tpusd.checkpoints.fill import Matched, cast
 from tpusd.checkpoints.names import destination_name, ignored_reason
 from tpusd.families.base import Component
 from tpusd.verify.compare import EQUAL, Stage, stage
+
+if TYPE_CHECKING:
+    import torch
 
 ONLY_OURS, ONLY_THEIRS = "only in tpusd's model", "only in the reference's model"
 
@@ -30,7 +33,7 @@ class Weights:
         return next(iter([*(one.name for one in self.different), *self.alone]), None)
 
 
-def compare_weights(checkpoint: Checkpoint, modules: Mapping[str, Any]) -> Weights:
+def compare_weights(checkpoint: Checkpoint, modules: Mapping[str, "torch.nn.Module"]) -> Weights:
     """modules: part -> the network in PyTorch, in float32. Raises UserError where our own do not fit."""
     number, different, alone = 0, [], {}
     for part, component in checkpoint.family.components.items():
@@ -48,18 +51,18 @@ def compare_weights(checkpoint: Checkpoint, modules: Mapping[str, Any]) -> Weigh
     return Weights(number=number, different=tuple(different), alone=alone)
 
 
-def _named(component: Component, tensors: Mapping[str, Any]) -> dict[str, Any]:
+def _named(component: Component, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """PyTorch's tensors by our names, without those that no network needs."""
     return dict(_rename(component, tensors))
 
 
-def _rename(component: Component, tensors: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _rename(component: Component, tensors: Mapping[str, "torch.Tensor"]) -> Iterator[tuple[str, "torch.Tensor"]]:
     for name, tensor in tensors.items():
         if ignored_reason(component, name) is None:
             yield destination_name(component, "torch", name), tensor
 
 
-def _pair(matched: Matched, name: str, tensor: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pair(matched: Matched, name: str, tensor: "torch.Tensor") -> tuple[np.ndarray, np.ndarray]:
     """Our values in PyTorch's layout, and PyTorch's. A 1x1 convolution may be a linear layer there."""
     parameter, source = matched.wanted[name], matched.source
     stored = parameter.arrange(source.read(matched.chosen[name]), source.layout)
