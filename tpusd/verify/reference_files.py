@@ -34,9 +34,9 @@ _LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")  # the last
 OWN, CONVERTED = "diffusers' own reader", "the weights as tpusd read and saved them"
 
 
-def check_installed() -> None:
-    """Raises UserError where the reference is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def check_installed(*more: str) -> None:
+    """Raises UserError where the reference is not installed. more: packages that it needs besides."""
+    missing = [name for name in (*NEEDED, *more) if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"verify: needs {' and '.join(missing)}; pip install 'tpusd[parity]'")
 
@@ -123,9 +123,6 @@ def _called(
 
 def _finished(pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
     pipeline.set_progress_bar_config(disable=True)
-    encoder = pipeline.text_encoder
-    if not hasattr(encoder, "text_model"):  # since transformers 5; diffusers 0.42 looks there for clip_skip's last norm
-        object.__setattr__(encoder, "text_model", encoder)  # not as a module, which would be a part of itself
     return pipeline.to("cpu", importlib.import_module("torch").float32)
 
 
