@@ -13,6 +13,7 @@ from tpusd.engine.noise import initial_latents, step_noise
 from tpusd.engine.pipeline import Pipeline, image_keys
 from tpusd.families.latent_diffusion import TextConditioning
 from tpusd.plan.specs import ImageSpec
+from tpusd.process import signals
 from tpusd.samplers.rows import NOISE
 from tpusd.samplers.table import Table
 
@@ -55,6 +56,7 @@ class _Watched:
         self.encoded_texts[texts[0]] = ids[0], jax.tree.map(lambda own: own[0], conditioning)
 
     def stepped(self, rows: int, latents: np.ndarray) -> None:
+        signals.check()
         self.latents.append(latents[0])
 
 

@@ -15,6 +15,7 @@ from tpusd.checkpoints.adapters import Lora
 from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError, show
 from tpusd.plan.specs import ImageSpec
+from tpusd.process import signals
 from tpusd.samplers.registry import find_sampler
 from tpusd.verify.ours import NEGATIVE, PROMPT, Made, Noise
 from tpusd.verify.reference_files import quiet
@@ -63,6 +64,7 @@ class Reference:
         def see(
             pipeline: "DiffusionPipeline", call: int, timestep: "torch.Tensor", tensors: dict[str, Any]
         ) -> dict[str, Any]:
+            signals.check()
             latents.append(tensors["latents"][0].permute(1, 2, 0).float().cpu().numpy().copy())
             return tensors
 
