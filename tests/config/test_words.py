@@ -242,6 +242,8 @@ def test_a_sweep_finds_its_files_from_every_directory(tmp_path, monkeypatch):
     ]
     assert with_whole_paths(["prompts.path=null"]) == ["prompts.path=null"]
     assert with_whole_paths(["mask=null,/m.png"]) == ['mask=null,"/m.png"']
+    assert with_whole_paths(["image=asset:portrait"]) == ['image="asset:portrait"']
+    assert with_whole_paths(["control_images=[asset:outline]"]) == ['control_images=["asset:outline"]']
 
 
 def test_the_quoted_form_that_a_message_gives_works():

@@ -10,7 +10,7 @@ from PIL import Image
 from support.pictures import POSTSCRIPT, forbid_programs
 
 from tpusd.errors import UserError
-from tpusd.inputs.pictures import check_picture, fitted_size, read_input
+from tpusd.inputs.pictures import bucket_size, check_picture, fitted_size, read_input
 from tpusd.plan.specs import PictureInput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
@@ -66,6 +66,32 @@ def test_resizing(tmp_path):
     assert made["stretch"][0, 12].min() == 255 and made["stretch"][:, 0].max() < 10
     assert fitted_size((24, 40), (512, 512), 8) == (304, 512)
     assert fitted_size((1, 10_000), (512, 512), 8) == (8, 512)
+
+
+# Height, width: appendix I of Podell et al. 2023, one side at least as long as the other.
+SDXL_SIZES = {
+    (512, 2048), (512, 1984), (512, 1920), (512, 1856), (576, 1792), (576, 1728), (576, 1664), (640, 1600), (640, 1536),
+    (704, 1472), (704, 1408), (704, 1344), (768, 1344), (768, 1280), (832, 1216), (832, 1152), (896, 1152), (896, 1088),
+    (960, 1088), (960, 1024), (1024, 1024),
+}  # fmt: skip
+
+
+def test_buckets_of_a_megapixel_are_those_of_sdxl():
+    found = {bucket_size((height, width), (1024, 1024), 8) for height in range(1, 400, 7) for width in range(1, 400, 9)}
+    assert {tuple(sorted(size)) for size in found} <= SDXL_SIZES and 15 < len(found) < 30
+    assert bucket_size((1000, 1000), (1024, 1024), 8) == (1024, 1024)
+    assert bucket_size((768, 1344), (1024, 1024), 8) == (768, 1344) == bucket_size((384, 672), (1024, 1024), 8)
+    assert bucket_size((1, 9000), (1024, 1024), 8) == (512, 2048)
+
+
+@pytest.mark.parametrize("box", [(512, 512), (128, 128), (64, 64), (8, 8), (256, 1024), (1024, 1024), (48, 40)])
+def test_buckets_have_the_boxes_pixels_and_the_pictures_shape(box):
+    for height in range(10, 2000, 130):
+        for width in range(10, 2000, 170):
+            made = bucket_size((height, width), box, 8)
+            assert made[0] % 8 == 0 == made[1] % 8 and made[0] * made[1] <= box[0] * box[1]
+            if min(box) >= 128 and max(height / width, width / height) < 3.5:
+                assert 0.85 < made[0] / made[1] / (height / width) < 1.18 and made[0] * made[1] > 0.8 * box[0] * box[1]
 
 
 def test_mask_keeps_pixels_and_a_feather_lies_within_it(tmp_path):

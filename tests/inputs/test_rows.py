@@ -80,8 +80,6 @@ def test_what_is_wrong_is_named_with_its_row(tmp_path):
     assert "no image to start from" in line_of(run_rows, config("prompts.rows=[{prompt: a}]", "resize=fit"))
     bare = config("prompts.rows=[{prompt: a}]", f"image={good}", "mask_feather=3")
     assert line_of(run_rows, bare).startswith("mask_feather=3: there is no mask")
-    at = [Row(prompt="a", image=str(tmp_path / "http:/x.y/a.png"))]
-    assert "row 0: image=http:/x.y/a.png: is an address" in line_of(pin, bare, at)
     with pytest.raises(UserError, match="image='': must name a picture"):
         config("prompts.rows=[{prompt: a}]", "image=''")
     made = config("prompts.rows=[{prompt: a}, {prompt: b, image: a.png}]", "noise=torch_cpu")

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from support.checkpoints import tiny
 from support.cluster import FakeHosts
 from support.runs import StandInPipeline, config, manifest
 
+import tpusd
 from tpusd.config.grammar import hydra_value
 from tpusd.config.schema import saved_config
 from tpusd.errors import UserError
@@ -182,9 +184,29 @@ def test_a_run_is_made_again_from_another_picture_where_one_is_given(files, tmp_
 
 
 @pytest.mark.slow
-def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path):
-    run = start_run(config(*words(files, "resize=fit", f"output={tmp_path / 'run'}")), load=load)
+@pytest.mark.parametrize("resize", ["fit", "bucket"])
+def test_sizes_that_a_run_took_from_its_pictures_stay(files, tmp_path, resize):
+    run = start_run(config(*words(files, f"resize={resize}", f"output={tmp_path / 'run'}")), load=load)
     assert "decided its sizes" in line_of(reproduce, run, ["resize=pad"], load=load)
+
+
+@pytest.mark.slow
+def test_a_run_with_buckets_goes_on_and_is_made_again_at_the_same_sizes(tmp_path):
+    shapes = [(96, 24), (48, 48), (47, 50), (30, 70)]
+    files = [tmp_path / f"{i}.png" for i in range(len(shapes))]
+    for file, shape in zip(files, shapes, strict=True):
+        Image.new("RGB", shape[::-1], "teal").save(file)
+    rows = hydra_value([{"prompt": f"a {i}", "image": str(file)} for i, file in enumerate(files)])
+    size = [f"height={SIZE}", f"width={SIZE}", "resize=bucket"]
+    made = config(f"prompts.rows={rows}", f"output={tmp_path / 'run'}", *size)
+    run = start_run(made, load=load)
+    sizes = [(line["height"], line["width"]) for line in manifest(run)]
+    assert len(set(sizes)) == 3 and sizes[1] == sizes[2] == (SIZE, SIZE) and all(h * w <= SIZE**2 for h, w in sizes)
+    lines = (run / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "manifest.jsonl").write_bytes(b"".join(lines[:2]))
+    resume_run(run, [], load=load)
+    assert manifest(run) == [json.loads(line) for line in lines] and list(faults(run)) == []
+    assert reproduce(run, [f"output={tmp_path / 'again'}"], load=load)
 
 
 @pytest.mark.slow
@@ -251,6 +273,25 @@ def test_the_page_has_a_thumbnail_of_each_input_that_is_as_it_was(run, files):
     write_results(run)
     assert [thumbnails[path].exists() for path in files] == [False, False, True]
     assert list(faults(run)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_rows", [False, True])
+def test_a_picture_of_the_package_is_known_by_its_name(tmp_path, in_rows):
+    names = {"image": "asset:portrait", "mask": "asset:eyes"}
+    rows = hydra_value([{"prompt": "glasses"} | (names if in_rows else {})])
+    given = [] if in_rows else [f"{name}={value}" for name, value in names.items()]
+    run = start_run(config(f"prompts.rows={rows}", f"output={tmp_path / 'run'}", *given), load=load)
+    (line,) = manifest(run)
+    assets = Path(tpusd.__file__).parent / "assets" / "pictures"
+    for name, file in {"image": assets / "portrait.png", "mask": assets / "eyes.png"}.items():
+        assert Path(line[name]) == file and line[f"{name}_sha256"] == sha256(file)
+
+
+@pytest.mark.parametrize("name", ["hat", "", "../tiny/unet/config", "portrait.png"])
+def test_another_name_is_one_line_that_lists_them(name):
+    line = line_of(config, f"prompts.rows={hydra_value([{'prompt': 'a', 'image': f'asset:{name}'}])}")
+    assert "the package holds no such picture; it holds eyes, outline, portrait" in line
 
 
 @pytest.mark.parametrize(("resize", "red"), [("fill", 1.0), ("pad", 0.125), ("stretch", 0.5)])

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from tpusd.config.adapters import LoraConfig, check_lora
 from tpusd.config.controls import MAX_CONTROLNETS, ControlScale
 from tpusd.config.limits import GuidanceScale, NumSteps, Seed, Size, Strength
-from tpusd.config.paths import expanded_path, with_whole_path
+from tpusd.config.paths import picture_path, with_whole_path
 from tpusd.config.sizes import SIZE_FIELDS, Pair
 from tpusd.config.typed import plain, read_value
 from tpusd.errors import UserError, show
@@ -186,7 +186,7 @@ def _file(place: str, name: str, value: object) -> str | None:
     path = _text(place, name, value)
     if "\0" in path or len(path) > MAX_PATH_CHARS:
         raise UserError(f"{place}: {name}={show(path)}: cannot be the name of a file")
-    return expanded_path(path, f"{place}: {name}")
+    return picture_path(path, f"{place}: {name}")
 
 
 def _controls(place: str, values: dict[str, Any]) -> dict[str, Any]:

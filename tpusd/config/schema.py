@@ -20,10 +20,11 @@ from tpusd.config.embeddings import MAX_EMBEDDINGS, EmbeddingConfig, check_embed
 from tpusd.config.executor import LOCAL, ExecutorConfig, check_executor
 from tpusd.config.limits import MAX_CLIP_SKIP, MAX_COPIES, MAX_FEATHER, MAX_ROWS, GuidanceScale, Seed, Size, Strength
 from tpusd.config.options import options
-from tpusd.config.paths import expanded_path, with_whole_path
+from tpusd.config.paths import expanded_path, picture_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
+from tpusd.config.scores import PUBLISHED, Metric, ScoreWeights, check_score_weights, with_home
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
@@ -33,7 +34,7 @@ DType = Literal["bfloat16", "float16", "float32"]
 Noise = Literal["threefry", "torch_cpu", "torch_cuda"]
 Syntax = Literal["plain", "a1111", "compel"]
 Weighting = Literal["a1111", "a1111_no_norm", "comfy", "compel"]
-Resize = Literal["fill", "pad", "stretch", "fit"]
+Resize = Literal["fill", "pad", "stretch", "fit", "bucket"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +276,8 @@ class RunConfig:
         SavedIfSet(),
         Help(
             "how a picture gets the image's size: `fill` cuts off its edges, `pad` adds black ones, `stretch` changes "
-            "its shape, `fit` gives the image the picture's shape"
+            "its shape, `fit` gives the image the picture's shape, `bucket` one of some 20 shapes of as many pixels, "
+            "and cuts off the rest"
         ),
     ] = "fill"
     paste_back: Annotated[
@@ -373,6 +375,12 @@ class RunConfig:
     loggers: Annotated[
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Help("where a finished run is logged too")
     ] = ()
+    scores: Annotated[
+        tuple[Metric, ...], SavedIfSet(), Help("metrics that the run computes for its images when they are made")
+    ] = ()
+    score_weights: Annotated[
+        ScoreWeights, SavedIfSet(), Help("where the weights of `scores` are, if not where they were published")
+    ] = PUBLISHED
     images: Annotated[
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
@@ -470,7 +478,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     """Every path with the home that a leading ~ stands for."""
     model, prompts, output = config.model, config.prompts, config.output
     image, mask, control_image = (
-        None if path is None else expanded_path(path, name)
+        None if path is None else picture_path(path, name)
         for name, path in (("image", config.image), ("mask", config.mask), ("control_image", config.control_image))
     )
     if model.path is not None:
@@ -489,7 +497,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
     loras = tuple(with_whole_path(lora, f"loras[{i}]") for i, lora in enumerate(config.loras))
     safety = with_whole_path(config.safety, "safety")
     embeddings = tuple(with_whole_path(one, f"embeddings[{i}]") for i, one in enumerate(config.embeddings))
-    control_images = tuple(expanded_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
+    control_images = tuple(picture_path(path, f"control_images[{i}]") for i, path in enumerate(config.control_images))
     return dataclasses.replace(
         config,
         model=model,
@@ -502,6 +510,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
         control_image=control_image,
         control_images=control_images,
         safety=safety,
+        score_weights=with_home(config.score_weights),
     )
 
 
@@ -566,6 +575,7 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
     check_safety(config.safety)
+    check_score_weights(config.score_weights)
 
 
 def _check_noise(config: RunConfig) -> None:

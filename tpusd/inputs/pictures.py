@@ -4,6 +4,7 @@ Raises UserError, whose line begins with the column and the file: `image`, `mask
 come from a stranger: its size is bounded before its pixels are decoded.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -13,6 +14,7 @@ from tpusd import storage
 from tpusd.config.rows import CONTROL_IMAGE
 from tpusd.config.schema import Resize
 from tpusd.errors import UserError, show_path
+from tpusd.inputs.addresses import local_file, local_file_if_fetched, shown
 from tpusd.inputs.arrays import Input
 from tpusd.plan.specs import ControlInput, ImageSize, PictureInput
 from tpusd.storage.pictures import PictureError, open_picture
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 1 << 30
 MAX_PIXELS = 64 << 20  # as many as the largest image that tpusd makes; 256 MiB while they are decoded
+BUCKET_STEP = 64  # pixels between the sides of two buckets
+MAX_RATIO = 4  # of a bucket's sides
 # Modes of Pillow whose values are 8 bits of brightness, or of red, green and blue, after a palette or transparency.
 _MODES = ("1", "L", "P", "LA", "PA", "La", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
@@ -37,9 +41,9 @@ def check_picture(path: str, column: str) -> ImageSize:
 def read_as_it_was(path: str, column: str, sha256: str | None) -> "Image.Image | None":
     """The picture that has this sha256; None where its file is gone, broken or another one by now."""
     try:
-        file = Path(path).resolve()
-        size = storage.file_size(file)
-        if size is None or size > MAX_FILE_BYTES or storage.file_sha256(file) != sha256:
+        file = local_file_if_fetched(path)
+        size = None if file is None else storage.file_size(file)
+        if file is None or size is None or size > MAX_FILE_BYTES or storage.file_sha256(file) != sha256:
             return None
         return _decoded(path, column)
     except (UserError, OSError, ValueError, RuntimeError):  # a NUL in the name; a circle of links
@@ -79,12 +83,25 @@ def fitted_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
     return height, width
 
 
+def bucket_size(picture: ImageSize, box: ImageSize, multiple: int) -> ImageSize:
+    """Of the sizes with about as many pixels as the box, the one whose shape is nearest to the picture's.
+
+    For a box of 1024x1024 they are sizes of SDXL's own training (Podell et al. 2023, appendix I): multiples of 64 with
+    at most that many pixels, and one side up to four times the other. Smaller boxes have smaller steps.
+    """
+    step = max(multiple, min(BUCKET_STEP, int(math.sqrt(box[0] * box[1]) / 16) // multiple * multiple))
+    sizes = [(height, box[0] * box[1] // height // step * step) for height in range(step, 2 * sum(box), step)]
+    sizes = [(height, width) for height, width in sizes if width and max(height / width, width / height) <= MAX_RATIO]
+    shape = math.log(picture[0] / picture[1])
+    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
+
+
 def _decoded(path: str, column: str) -> "Image.Image":
     """RGB, or L for a mask: upright, 8 bits, opaque."""
     from PIL import ImageOps
 
     try:
-        with open_picture(Path(path).resolve()) as image:
+        with open_picture(local_file(path, column)) as image:
             if image.width * image.height > MAX_PIXELS:
                 _refuse(path, column, f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are read")
             frames = getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1
@@ -96,16 +113,16 @@ def _decoded(path: str, column: str) -> "Image.Image":
             upright = ImageOps.exif_transpose(image)
             return _opaque(_eight_bits(upright), column)
     except PictureError as error:
-        raise UserError(f"{column}={show_path(Path(path))}: {error.reason}") from None
+        raise UserError(f"{column}={shown(path)}: {error.reason}") from None
 
 
 def _check_sha256(path: str, column: str, sha256: str | None) -> None:
-    if sha256 is not None and storage.file_sha256(Path(path).resolve()) != sha256:
+    if sha256 is not None and storage.file_sha256(local_file(path, column)) != sha256:
         _refuse(path, column, "has changed since the run began; restore it")
 
 
 def _refuse(path: str, column: str, rule: str) -> NoReturn:
-    raise UserError(f"{column}={show_path(Path(path))}: {rule}")
+    raise UserError(f"{column}={shown(path)}: {rule}")
 
 
 def _eight_bits(image: "Image.Image") -> "Image.Image":
@@ -137,7 +154,7 @@ def resized(image: "Image.Image", size: ImageSize, resize: Resize) -> "Image.Ima
     height, width = size
     if image.size == (width, height):
         return image
-    if resize == "fill":
+    if resize in ("fill", "bucket"):
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     if resize == "pad":
         return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS, color="black")

@@ -1,6 +1,6 @@
 """The pictures of a run's rows: found, checked and pinned by their sha256 before anything runs."""
 
-import re
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
+from tpusd.config.paths import is_address
 from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.errors import ChangedFile, UserError, show, show_path
-from tpusd.inputs.pictures import MAX_FILE_BYTES, check_picture, fitted_size
+from tpusd.inputs.addresses import local_file, shown
+from tpusd.inputs.pictures import MAX_FILE_BYTES, bucket_size, check_picture, fitted_size
 from tpusd.inputs.row_files import (
     CONTROL_FIELDS,
     CONTROLS,
@@ -25,9 +27,9 @@ from tpusd.inputs.row_files import (
 )
 from tpusd.plan.specs import ImageSize
 
+SIZING = {"fit": fitted_size, "bucket": bucket_size}  # where `resize` decides an image's size
 MAX_LISTED = 10  # faults that an error names
 NUM_READERS = 4  # Pillow releases the interpreter while it decodes
-_ADDRESS = re.compile(r"\w+:/.*", re.DOTALL)  # a path has joined the two slashes
 
 
 def located(row: Row, directory: Path) -> Row:
@@ -35,18 +37,23 @@ def located(row: Row, directory: Path) -> Row:
     if row.image is None and row.mask is None and row.control_images is None:
         return row
     folder, own = directory.absolute(), {name: getattr(row, name) for name, _ in PICTURES}
-    whole: dict[str, Any] = {name: str(folder / path) for name, path in own.items() if path is not None}
+    whole: dict[str, Any] = {name: _whole(path, folder) for name, path in own.items() if path is not None}
     if row.control_images is not None:
-        whole[CONTROLS[0]] = tuple(None if path is None else str(folder / path) for path in row.control_images)
+        whole[CONTROLS[0]] = tuple(None if path is None else _whole(path, folder) for path in row.control_images)
     return replace(row, **whole)
+
+
+def _whole(path: str, folder: Path) -> str:
+    """The whole path of one that is relative to a folder; an address stays as it is."""
+    return path if is_address(path) else str(folder / path)
 
 
 def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
     """The rows with the run's own pictures where they have none. Raises UserError for what lacks one."""
     own = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
-    shared: dict[str, Any] = {name: str(Path(path).absolute()) for name, path in own.items()}
+    shared: dict[str, Any] = {name: _whole(path, Path.cwd()) for name, path in own.items()}
     if controls := shared_controls(config):
-        shared[CONTROLS[0]] = tuple(str(Path(path).absolute()) for path in controls)
+        shared[CONTROLS[0]] = tuple(_whole(path, Path.cwd()) for path in controls)
     filled = tuple(
         replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
         for row in rows
@@ -77,8 +84,10 @@ def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
 
     Rows with a picture of their own keep it. Raises UserError for sizes that the old `resize` decided.
     """
-    if "resize" in fields and saved.resize == "fit":
-        raise UserError("resize: the run was made with resize=fit, which decided its sizes; start a new run for others")
+    if "resize" in fields and saved.resize in SIZING:
+        raise UserError(
+            f"resize: the run was made with resize={saved.resize}, which decided its sizes; start a new run for others"
+        )
     shared = [name for name, _ in PICTURES if name in fields and getattr(saved, name) is not None]
     if CONTROL_FIELDS & set(fields) and shared_controls(saved):
         shared.append(CONTROLS[0])
@@ -97,7 +106,7 @@ def same_rows(before: Row, after: Row) -> bool:
     found = {name: getattr(before, name) for name in PINS if getattr(after, name) is None}
     has_files = next(files_of(before), None) is not None
     if has_files and after.height is None and after.width is None:
-        found |= {"height": before.height, "width": before.width}  # by resize=fit
+        found |= {"height": before.height, "width": before.width}  # by `resize`
     if has_files:
         after = replace(after, **found)
     if before.loras is not None and after.loras is not None and len(before.loras) == len(after.loras):
@@ -124,7 +133,7 @@ def pinned(
     multiple: int,
     used: Callable[[int], bool] = lambda number: True,
 ) -> tuple[Row, ...]:
-    """The rows with the sha256 of their files, each of which is read and decoded once; with resize=fit, their sizes.
+    """The rows with the sha256 of their files, each of which is read and decoded once, and the sizes of SIZING.
 
     rows: as `with_inputs` gives them.
     config: of the run.
@@ -151,9 +160,10 @@ def pinned(
         except UserError as error:
             faults.append(_of_row(number, error))
     _refuse(faults)
-    if config.resize != "fit":
+    if config.resize not in SIZING:
         return tuple(made)
-    return tuple(_sized(row, files, box, multiple) for row in made)
+    sized = functools.partial(SIZING[config.resize], multiple=multiple)
+    return tuple(_sized(row, files, box, sized) for row in made)
 
 
 def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
@@ -179,7 +189,7 @@ def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
 def _refuse_other(name: str, path: str, found: str, wanted: str | None) -> None:
     if wanted not in (None, found):
         raise ChangedFile(
-            f"{name}={show_path(Path(path))}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
+            f"{name}={shown(path)}: is another file: its sha256 is {found[:12]}..., not {wanted[:12]}...; "
             "restore the old one, or start a new run with this one"
         )
 
@@ -206,14 +216,19 @@ def _of_row(number: int, error: UserError) -> UserError:
     return type(error)(f"row {number}: {error}")
 
 
-def _sized(row: Row, files: Mapping[tuple[str, str], _Found], box: ImageSize, multiple: int) -> Row:
+def _sized(
+    row: Row,
+    files: Mapping[tuple[str, str], _Found],
+    box: ImageSize,
+    sized: Callable[[ImageSize, ImageSize], ImageSize],
+) -> Row:
     """With the size of its picture's shape, unless it has a height and a width of its own."""
     first = next((file for file in files_of(row) if file.column != "mask"), None)
     found = None if first is None else files.get((first.column, first.path))
     if found is None or (row.height is not None and row.width is not None):
         return row
     own = (box[0] if row.height is None else row.height, box[1] if row.width is None else row.width)
-    height, width = fitted_size(found.size, own, multiple)
+    height, width = sized(found.size, own)
     return replace(row, height=height, width=width)
 
 
@@ -227,19 +242,16 @@ def _refuse(faults: Sequence[UserError]) -> None:
 
 def _look_at(one: tuple[str, str]) -> _Found | UserError:
     column, path = one
-    where = f"{column}={show_path(Path(path))}"
-    address = _ADDRESS.search(path)
-    if address is not None:
-        return UserError(f"{column}={show(address[0])}: is an address; download the picture, and give its file")
+    where = f"{column}={shown(path)}"
     try:
-        file = Path(path).resolve()
+        file = local_file(path, column)
         size = storage.file_size(file)
         if size is None:
             return UserError(f"{where}: {'is not a file' if file.exists() else 'no such file'}")
         if size > MAX_FILE_BYTES:
             return UserError(f"{where}: is over {MAX_FILE_BYTES >> 20} MiB; save it smaller")
-        shown = check_picture(path, column)
-        return _Found(sha256=storage.file_sha256(file), size=shown)
+        own_size = check_picture(path, column)
+        return _Found(sha256=storage.file_sha256(file), size=own_size)
     except UserError as error:
         return error
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; a circle of links

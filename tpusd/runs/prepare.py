@@ -14,6 +14,7 @@ from tpusd.config.controls import ControlNet
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
+from tpusd.config.scores import weights_to_save
 from tpusd.errors import UserError, show
 from tpusd.inputs.row_files import control_notes, files_of
 from tpusd.inputs.rows import pinned
@@ -34,6 +35,7 @@ from tpusd.runs.embeddings import (
 )
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, loras_of, open_loras, rows_to_save
 from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
+from tpusd.runs.scores import check_scores
 from tpusd.runs.texts import count_tokens, measure_texts
 from tpusd.syntax.chunks import Extent, shape_of
 from tpusd.syntax.rules import TextShape
@@ -147,6 +149,7 @@ def prepare_run(
     table = _tables(checkpoint)
     num_calls = len(table(config.sampler, height, width, 1.0))  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
+    check_scores(saved)
     extents: dict[str, Extent] = {}
     if rules.is_plain:
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
@@ -313,5 +316,6 @@ def config_to_save(
         lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras[: len(config.loras)], strict=True)
     )
     words = tuple(embedding_to_save(*one) for one in zip(config.embeddings, embeddings, strict=True))
-    config = replace(config, model=model, loras=own, embeddings=words)
+    weights = weights_to_save(config.score_weights)
+    config = replace(config, model=model, loras=own, embeddings=words, score_weights=weights)
     return saved_config(config, rows=rows, height=height, width=width, prompts_name=name)
