@@ -163,7 +163,6 @@ WRONG = {
         "scores=[clip_score]",
         "score_weights.clip.path=/nowhere",
     ): r"scores=\[clip_score\]: score_weights.clip.path=/now",
-    ("score_weights.clip.path=/nowhere",): r"score_weights.clip.path: no metric of `scores` needs it; add one",
     ("scores=[fid]",): "scores.*must be one of aesthetic, attributes, clip_score",
     ("scores=colorfulness",): "scores=colorfulness: .*list",
     (
@@ -178,6 +177,11 @@ def test_what_is_missing_is_found_before_anything_runs(words):
     with pytest.raises(UserError, match=WRONG[words]) as refused:
         check_scores(saved(INLINE, *words))
     assert "\n" not in str(refused.value)
+
+
+def test_weights_that_no_metric_needs_are_a_note():
+    notes = check_scores(saved(INLINE, SCORES, "score_weights.clip.path=/nowhere"))
+    assert notes == ("score_weights.clip: has no effect, because no metric of `scores` needs it",)
 
 
 def test_without_the_weights_offline_the_line_says_what_to_download(tmp_path, monkeypatch):

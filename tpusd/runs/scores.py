@@ -23,22 +23,20 @@ from tpusd.scores.registry import metric_named
 from tpusd.storage import os_errors_as_user_errors
 
 
-def check_scores(config: SavedConfig) -> None:
-    """Raises UserError where a metric cannot be computed: its weights are not there, or no image has its size."""
+def check_scores(config: SavedConfig) -> tuple[str, ...]:
+    """What the user should know, a line each.
+
+    Raises UserError where a metric cannot be computed: its weights are not there, or no image has its size.
+    """
     chosen = [metric_named(name) for name in config.scores]
-    given = config.score_weights.given()
-    for name in given:
-        if not any(name in metric.places for metric in chosen):
-            part = next(part for part, value in vars(given[name]).items() if value is not None)
-            raise UserError(
-                f"{FIELD}.{name}.{part}: no metric of `scores` needs it; add one to scores=[...], or remove it"
-            )
     sizes = image_sizes(config)
     for metric in chosen:
         reasons = [metric.refuses_size(width, height) for height, width in sizes]
         if all(reasons):
             raise UserError(f"scores=[{metric.name}]: {reasons[0]}; leave it out, or make images of that size")
         _places_checked(metric, config)
+    unused = [name for name in config.score_weights.given() if not any(name in metric.places for metric in chosen)]
+    return tuple(f"{FIELD}.{name}: has no effect, because no metric of `scores` needs it" for name in unused)
 
 
 def _places_checked(metric: Metric, config: RunConfig) -> None:
