@@ -95,7 +95,7 @@ class ModelConfig:
         tuple[ControlNet, ...],
         Len(0, MAX_CONTROLNETS),
         SavedIfSet(),
-        Help("ControlNets, each of which reads a control image: `[{path: DIR, scale: 0.8, start: 0, end: 0.7}]`"),
+        Help("ControlNets and T2I-Adapters, which read control images: `[{path: DIR, scale: 0.8, end: 0.7}]`"),
     ] = ()
 
 

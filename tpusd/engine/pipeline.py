@@ -125,10 +125,10 @@ class Pipeline:
         batch_size_per_device: int,
     ):
         self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
-        self._downscale = checkpoint.family.size_multiple(checkpoint.configs)
         self._blueprint = Blueprint(
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
+        self._downscale = height // self._blueprint.state.x.shape[1]
         self._programs: dict[str, Program] = {}
         self._part: Callable[[str], Weights] = weights.part  # of the batch that is made: part -> its weights
         self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before

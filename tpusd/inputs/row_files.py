@@ -89,8 +89,15 @@ def check_controls(rows: tuple[Row, ...], config: RunConfig) -> None:
             raise UserError(f"{name}={show(value)}: there is no control image; add control_image=FILE")
 
 
-def control_notes(rows: tuple[Row, ...], config: RunConfig) -> tuple[str, ...]:
-    """A line where ControlNets have no effect."""
-    if not config.model.controlnets or any(map(has_control, rows)):
-        return ()
-    return ("model.controlnets: have no effect, because no row has a control image; add control_image=FILE",)
+def control_notes(rows: tuple[Row, ...], config: RunConfig, num_calls: int) -> tuple[str, ...]:
+    """A line where ControlNets have no effect. num_calls: model calls of the run's sampler."""
+    nets = config.model.controlnets
+    if not nets or not any(map(has_control, rows)):
+        idle = "model.controlnets: have no effect, because no row has a control image; add control_image=FILE"
+        return (idle,) if nets else ()
+    return tuple(
+        f"model.controlnets[{place}]: has no effect, because none of the {num_calls} model calls is whole between "
+        f"start={net.start:g} and end={net.end:g}; widen them, or take more steps"
+        for place, net in enumerate(nets)
+        if not any(net.steps(num_calls))
+    )

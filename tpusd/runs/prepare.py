@@ -148,7 +148,7 @@ def prepare_run(
     file_notes += check_scores(saved)
 
     table = _tables(checkpoint)
-    table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
+    num_calls = len(table(config.sampler, height, width, 1.0))  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
     extents: dict[str, Extent] = {}
     if rules.is_plain:
@@ -156,7 +156,7 @@ def prepare_run(
     else:
         texts_of = _texts_over_steps(saved, lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength))
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers, texts_of)
-    notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved)]
+    notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved, num_calls)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
@@ -306,7 +306,8 @@ def config_to_save(
         unet=_part_to_save(model.unet, checkpoint, "unet"),
         vae=_part_to_save(model.vae, checkpoint, "vae"),
         controlnets=tuple(
-            _part_to_save(net, checkpoint, f"controlnet_{place}") for place, net in enumerate(model.controlnets)
+            _part_to_save(net, checkpoint, part)
+            for net, part in zip(model.controlnets, checkpoint.controls, strict=True)
         ),
     )
     rows = rows_to_save(config, rows, loras)
