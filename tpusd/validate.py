@@ -17,6 +17,7 @@ from tpusd.process.report import say
 from tpusd.process.waiting import waiting
 from tpusd.records.sweep import is_sweep, read_sweep
 from tpusd.records.validate import faults
+from tpusd.scores.limits import limit_faults
 
 EXIT_FAULTS = 1
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     with exit_status() as status:
         for path in _run_directories(parser.parse_args(argv).directories):
-            found = iter(faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"])
+            found = _faults(path)
             with waiting(f"checking {show_path(path)}"):
                 first = next(found, None)
             number = 0
@@ -45,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 say(f"{path}: whole")
     return status[0]
+
+
+def _faults(path: Path) -> Iterator[str]:
+    if is_sweep(path.parent) and not storage.exists(path):
+        yield "was never made"
+        return
+    yield from faults(path)
+    yield from limit_faults(path)
 
 
 def _run_directories(directories: Sequence[Path]) -> Iterator[Path]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.runs import manifest
 
 import tpusd
 from tpusd.api.words import command_words, swept_words
 from tpusd.config.compose import compose_jobs
+from tpusd.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +33,22 @@ def test_import_is_light():
     heavy = {"jax", "numpy", "hydra", "transformers", "PIL", "yaml"}
     code = f"import sys, tpusd; dir(tpusd); assert not {heavy} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_picture_of_pillow_gets_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    (word,) = command_words([], {"image": picture})
+    assert command_words([], {"image": picture.copy()}) == [word]
+    (file,) = (tmp_path / "tpusd" / "pictures").iterdir()
+    (job,) = compose_jobs([word])
+    assert job.values["image"] == str(file)
+    with Image.open(file) as kept:
+        np.testing.assert_array_equal(np.asarray(kept), np.asarray(picture))
+    (job,) = compose_jobs(command_words([], {"control_images": [picture, picture.convert("RGBA")]}))
+    assert job.values["control_images"][0] == str(file) and len(list(file.parent.iterdir())) == 2
+    with pytest.raises(UserError, match="image: a picture of the mode CMYK cannot be kept as PNG"):
+        command_words([], {"image": picture.convert("CMYK")})
 
 
 def test_every_name_is_there():

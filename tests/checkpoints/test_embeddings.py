@@ -142,7 +142,7 @@ class Evaluated(Attack):
 def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(tmp_path, attack, protocol):
     pickled = pickle.dumps({"string_to_param": {"*": attack(tmp_path / "ran")}}, protocol)
     file = write_archive(tmp_path / "a.pt", pickled)
-    with pytest.raises(UserError, match="if you trust the file, convert it with PyTorch: python -c"):
+    with pytest.raises(UserError, match="if you trust the file, convert it with PyTorch, as docs/embeddings.md says"):
         fitted(file)
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickled)

@@ -41,6 +41,10 @@ def python(*arguments, **environment):
         (["seed=1=2"], "seed=1=2: cannot be read"),
         (["prompts.rows=[{prompt: a, b}]"], "put text that holds commas"),
         (["seed=1,2"], "seed=1,2: has several values; add -m"),
+        (
+            ["sampler=lcm", "sampler.eta=1"],
+            "sampler.eta=1: sampler=lcm has no such field; its fields are num_inference",
+        ),
         (["scores=attributes,colorfulness"], "one list, write 'scores=[attributes,colorfulness]'"),
         (["-m", "seed=interval(1,2)"], "list them, as in seed=1,2,3"),
         (["-m", "seed=range(0,1000000)"], "a sweep has at most 10000 runs"),

@@ -4,6 +4,7 @@ import pytest
 from support.runs import INLINE, StandInPipeline, config, prepare
 from support.sweeps import go_on, make
 
+from tpusd.errors import UserError
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.reproduce import reproduce
 from tpusd.runs.resume import resume_run
@@ -73,3 +74,19 @@ def test_dry_run_reports_truncated_prompts(capsys):
     long = config("prompts.rows=[{prompt: 'one two three four five six'}]")
     show_plan([RunToShow(name="", config=long)], prepare)
     assert "their ends are left out: prompt of row 0 (8 tokens, without 'six')" in capsys.readouterr().err
+
+
+def test_dry_run_of_a_sweep_names_each_run_that_cannot_be_made(capsys):
+    def failing(made):
+        if made.seed % 2:
+            raise UserError(f"seed={made.seed}: is odd")
+        return prepare(made)
+
+    runs = [RunToShow(name=f"run{seed}", config=config(INLINE, f"seed={seed}")) for seed in range(60)]
+    with pytest.raises(UserError, match="dry_run: 30 of 60 runs cannot be made, of which the first 20 are named above"):
+        show_plan(runs, failing)
+    shown = capsys.readouterr()
+    assert shown.err.count("is odd") == 20 and "tpusd: run1: seed=1: is odd" in shown.err
+    assert "30 runs, 90 images" in shown.out
+    with pytest.raises(UserError, match="^seed=1: is odd$"):
+        show_plan(runs[1:2], failing)

@@ -21,6 +21,7 @@ from tpusd.score import main as score_main
 from tpusd.scores.base import Plain
 from tpusd.scores.metrics.colorfulness import colorfulness
 from tpusd.scores.registry import metrics
+from tpusd.validate import main as validate_main
 
 pytestmark = pytest.mark.usefixtures("one_device")
 SCORES = "scores=[colorfulness]"
@@ -163,7 +164,6 @@ WRONG = {
         "scores=[clip_score]",
         "score_weights.clip.path=/nowhere",
     ): r"scores=\[clip_score\]: score_weights.clip.path=/now",
-    ("score_weights.clip.path=/nowhere",): r"score_weights.clip.path: no metric of `scores` needs it; add one",
     ("scores=[fid]",): "scores.*must be one of aesthetic, attributes, clip_score",
     ("scores=colorfulness",): "scores=colorfulness: .*list",
     (
@@ -178,6 +178,11 @@ def test_what_is_missing_is_found_before_anything_runs(words):
     with pytest.raises(UserError, match=WRONG[words]) as refused:
         check_scores(saved(INLINE, *words))
     assert "\n" not in str(refused.value)
+
+
+def test_weights_that_no_metric_needs_are_a_note():
+    notes = check_scores(saved(INLINE, SCORES, "score_weights.clip.path=/nowhere"))
+    assert notes == ("score_weights.clip: has no effect, because no metric of `scores` needs it",)
 
 
 def test_without_the_weights_offline_the_line_says_what_to_download(tmp_path, monkeypatch):
@@ -197,3 +202,19 @@ def test_a_config_without_scores_is_saved_as_before():
 def test_the_metrics_of_the_config_are_those_there_are():
     assert set(get_args(Metric)) == set(metrics())
     assert set(vars(ScoreWeights())) == {place for metric in metrics().values() for place in metric.places}
+
+
+def test_a_sweep_over_scores_is_refused(tmp_path):
+    with pytest.raises(UserError, match="scores: all runs of a sweep have the same scores; give one list"):
+        make("scores=[],[colorfulness]", INLINE, f"output={tmp_path / 'sweep'}")
+
+
+def test_validate_knows_the_range_of_a_metric(tmp_path, capsys):
+    path = start(tmp_path / "run", SCORES)
+    assert validate_main([str(path)]) == 0
+    first, *rest = lines(path)
+    file = path / "scores" / "colorfulness.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in [first | {"value": -3.5}, *rest]))
+    assert validate_main([str(path)]) == 1
+    said = "scores/colorfulness.jsonl line 1: colorfulness=-3.5: must be 0 (gray) to about 110 and more"
+    assert said in capsys.readouterr().out

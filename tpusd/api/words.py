@@ -1,8 +1,9 @@
-"""Keywords of a Python call -> words of the command line. Pure."""
+"""Keywords of a Python call -> words of the command line. Pure, but for pictures, which get a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 
+from tpusd.api.pictures import is_picture, picture_file
 from tpusd.config.grammar import hydra_value
 from tpusd.errors import UserError, show
 
@@ -49,7 +50,9 @@ def _flat(fields: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _plain(name: str, value: object) -> object:
-    """A value as JSON has it; NumPy's numbers become Python's, and a path becomes its text."""
+    """A value as JSON has it; NumPy's numbers become Python's, a path its text, and a picture the path of its file."""
+    if is_picture(value):
+        return picture_file(value, name)
     if isinstance(value, PathLike):
         return fspath(value)
     if isinstance(value, list | tuple | range):
@@ -60,4 +63,4 @@ def _plain(name: str, value: object) -> object:
         return _plain(name, value.tolist())
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise UserError(f"{name}: must be text, a number, a path or a list of these, not {type(value).__name__}")
+    raise UserError(f"{name}: must be text, a number, a path, a picture or a list of these, not {type(value).__name__}")

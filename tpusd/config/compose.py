@@ -339,9 +339,7 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
         missing = re.search(r"Could not override '([^']+)'", str(error))
         if missing:
             line = next((line for line in overrides if line.startswith(missing[1] + "=")), missing[1])
-            raise UserError(
-                f"{show(line)}: the chosen {missing[1].split('.')[0]} has no such field; --cfg job shows its fields"
-            ) from None
+            raise UserError(_no_such_field(line, config_name, overrides, extra)) from None
         item = re.search(r"merging override \+*((?:model\.)?loras|embeddings|model\.controlnets)\.(\d+)\.", str(error))
         if item:
             noun = next((noun for name, noun in _NOUNS.items() if item[1].endswith(name)), "LoRA")
@@ -352,6 +350,15 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             raise UserError(f"{group[1]}: must be a list of groups, as in {group[1]}=[{{path: PATH}}]") from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
+
+
+def _no_such_field(line: str, config_name: str, overrides: Sequence[str], extra: Sequence[str]) -> str:
+    """The error line for a field that the choice of its group has not, such as an option of another sampler."""
+    group = line.partition("=")[0].partition(".")[0]
+    choices = [word for word in overrides if word.partition("=")[0] in group_choices()]
+    own = hydra.compose(config_name=config_name, overrides=[*choices, *extra])[group]
+    fields = ", ".join(str(name) for name in own if name != "name")
+    return f"{show(line)}: {group}={show(own['name'])} has no such field; its fields are {fields}"
 
 
 def _built(config: DictConfig) -> str:

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Interval, Len, MultipleOf
 
@@ -431,6 +431,9 @@ class SavedConfig(RunConfig):
     width: int
 
 
+_Config = TypeVar("_Config", bound=RunConfig)
+
+
 def saved_config(
     config: RunConfig,
     *,
@@ -512,6 +515,11 @@ def _with_paths(config: RunConfig) -> RunConfig:
         safety=safety,
         score_weights=with_home(config.score_weights),
     )
+
+
+def without_scores(config: _Config) -> _Config:
+    """The same images, which nobody scores."""
+    return dataclasses.replace(config, scores=(), score_weights=PUBLISHED)
 
 
 def config_values(config: RunConfig) -> dict[str, Any]:

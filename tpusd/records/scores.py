@@ -145,6 +145,15 @@ def score_faults(path: Path) -> Iterator[str]:
                     yield f"{SCORES}/{name}{_SUFFIX} line {number}: is not a score; score again, which removes it"
 
 
+def scores_by_line(path: Path) -> Iterator[tuple[str, Score]]:
+    """(where it is, score) of all columns, without the lines that are no scores. Raises UserError."""
+    with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
+        for name in column_names(path):
+            for number, score in _lines(path, name):
+                if score is not None:
+                    yield f"{SCORES}/{name}{_SUFFIX} line {number}", score
+
+
 def has_broken_lines(path: Path, name: str) -> bool:
     """Whether a line of a column is not a score. Raises UserError."""
     with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):

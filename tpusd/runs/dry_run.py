@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tpusd import storage
 from tpusd.config.schema import RunConfig
-from tpusd.errors import show
+from tpusd.errors import UserError, show
 from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
 from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
@@ -16,6 +16,8 @@ from tpusd.records.repair import whole_images
 from tpusd.records.saved import read_saved
 from tpusd.runs.prepare import Prepare, PreparedRun
 from tpusd.runs.same_files import JoinRuns
+
+MAX_FAULTS = 20  # that are listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,16 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare, join: JoinRuns = lamb
     warnings: dict[str, None] = {}
     sizes: dict[ImageSize, None] = {}
     total = there = compilations = 0
+    faults: list[str] = []
     for run in runs:
-        prepared = prepare(run.config)
-        prepared = prepared if _is_there(run.path) else join(prepared)
+        try:
+            prepared = prepare(run.config)
+            prepared = prepared if _is_there(run.path) else join(prepared)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            faults.append(f"{run.name}: {error}")
+            continue
         one = _Shown(prepared=prepared, done=_images_of(run.path), stripe=run.stripe)
         images = planned(one.prepared.config, one.stripe)
         done = sum(key in images for key in one.done)
@@ -82,10 +91,17 @@ def show_plan(runs: Sequence[RunToShow], prepare: Prepare, join: JoinRuns = lamb
             compilations += _show_group(group, devices)
     for warning in warnings:
         report(warning)
+    for fault in faults[:MAX_FAULTS]:
+        report(fault)
     counts = [count(len(shown), "run"), _images(total, there)]
     counts += [count(len(sizes), "size")] if len(sizes) > 1 else []
     counts += [count(len(loads), "load"), count(compilations, "compilation")]
     say(f"{', '.join(counts)}; nothing was made")
+    if faults:
+        more = f", of which the first {MAX_FAULTS} are named above" if len(faults) > MAX_FAULTS else ""
+        raise UserError(
+            f"dry_run: {len(faults)} of {len(runs)} runs cannot be made{more}; correct them, or leave them out"
+        )
 
 
 def _is_there(path: Path | None) -> bool:

@@ -145,11 +145,11 @@ def prepare_run(
     saved = config_to_save(config, rows, checkpoint, height, width, loras, embeddings)
     saved = replace(_with_pictures(saved, checkpoint), safety=safety_to_save(config.safety, checker))
     rows = saved.prompts.rows
+    file_notes += check_scores(saved)
 
     table = _tables(checkpoint)
     num_calls = len(table(config.sampler, height, width, 1.0))  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
-    check_scores(saved)
     extents: dict[str, Extent] = {}
     if rules.is_plain:
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)

@@ -14,8 +14,7 @@ import numpy as np
 
 from tpusd import storage
 from tpusd.config.executor import LOCAL
-from tpusd.config.schema import RunConfig, SavedConfig
-from tpusd.config.scores import PUBLISHED
+from tpusd.config.schema import RunConfig, SavedConfig, without_scores
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
@@ -74,7 +73,7 @@ def reproduce(
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
-    base = replace(saved, output=None, executor=LOCAL, scores=(), score_weights=PUBLISHED)  # a cluster may be elsewhere
+    base = replace(without_scores(saved), output=None, executor=LOCAL)  # a cluster may be elsewhere
     config = override(released(base, {word.partition("=")[0] for word in overrides}), overrides)
     if config.shard is not None:
         raise UserError(

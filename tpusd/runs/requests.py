@@ -42,6 +42,8 @@ def plan_sweep(
         raise UserError("executor: a sweep is made in one place; give one value")
     if len({config.shard for config in configs}) > 1:
         raise UserError("shard: a process makes one shard of all runs of a sweep; give one value")
+    if len({(config.scores, config.score_weights) for config in configs}) > 1:
+        raise UserError("scores: all runs of a sweep have the same scores; give one list, as in 'scores=[a,b]'")
     given = _override_values(jobs)
     swept = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
     keys = list(dict.fromkeys([*(before.axes if before else ()), *swept]))

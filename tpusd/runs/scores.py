@@ -4,7 +4,7 @@ The same columns as those of `python -m tpusd.score`, computed in the same way: 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tpusd.config.schema import RunConfig, SavedConfig
@@ -23,22 +23,20 @@ from tpusd.scores.registry import metric_named
 from tpusd.storage import os_errors_as_user_errors
 
 
-def check_scores(config: SavedConfig) -> None:
-    """Raises UserError where a metric cannot be computed: its weights are not there, or no image has its size."""
+def check_scores(config: SavedConfig) -> tuple[str, ...]:
+    """What the user should know, a line each.
+
+    Raises UserError where a metric cannot be computed: its weights are not there, or no image has its size.
+    """
     chosen = [metric_named(name) for name in config.scores]
-    given = config.score_weights.given()
-    for name in given:
-        if not any(name in metric.places for metric in chosen):
-            part = next(part for part, value in vars(given[name]).items() if value is not None)
-            raise UserError(
-                f"{FIELD}.{name}.{part}: no metric of `scores` needs it; add one to scores=[...], or remove it"
-            )
     sizes = image_sizes(config)
     for metric in chosen:
         reasons = [metric.refuses_size(width, height) for height, width in sizes]
         if all(reasons):
             raise UserError(f"scores=[{metric.name}]: {reasons[0]}; leave it out, or make images of that size")
         _places_checked(metric, config)
+    unused = [name for name in config.score_weights.given() if not any(name in metric.places for metric in chosen)]
+    return tuple(f"{FIELD}.{name}: has no effect, because no metric of `scores` needs it" for name in unused)
 
 
 def _places_checked(metric: Metric, config: RunConfig) -> None:
@@ -66,38 +64,24 @@ def _places(metric: Metric, config: RunConfig) -> dict[str, Place]:
     return places
 
 
-def score_finished(path: Path, runs: Sequence[tuple[str, Path, RunConfig]]) -> list[str]:
-    """Scores what finished runs lack of the columns that they ask for, and makes their pages again.
+def score_finished(path: Path, runs: Sequence[tuple[str, Path]], config: RunConfig) -> tuple[str, ...]:
+    """Scores what finished runs lack of the columns that `config` names, and makes their pages again.
 
     path: of the run or of the sweep.
-    runs: (name in messages, directory, config as asked for now); the caller holds no lock of theirs.
+    runs: name in messages and directory of each; the caller holds no lock of theirs.
 
     Returns a line for each picture that was left out. Raises UserError.
     """
-    faults: list[str] = []
-    for config, group in _alike(runs):
-        lacking = [directory for _, directory in group if lacks_scores(directory, config)]
-        if not lacking:
-            continue
-        chosen: dict[str, Metric] = {name: metric_named(name) for name in config.scores}
-        places: Mapping[str, Place] = {k: v for metric in chosen.values() for k, v in _places(metric, config).items()}
-        faults += score_runs(path, group, Request(metrics=chosen, places=places))
-        for directory in lacking:
-            with os_errors_as_user_errors(directory, MAKE_ROOM):
-                write_scored_page(directory)
+    lacking = [directory for _, directory in runs if lacks_scores(directory, config)]
+    if not lacking:
+        return ()
+    chosen: dict[str, Metric] = {name: metric_named(name) for name in config.scores}
+    places = {name: place for metric in chosen.values() for name, place in _places(metric, config).items()}
+    faults = score_runs(path, runs, Request(metrics=chosen, places=places))
+    for directory in lacking:
+        with os_errors_as_user_errors(directory, MAKE_ROOM):
+            write_scored_page(directory)
     return faults
-
-
-def _alike(
-    runs: Sequence[tuple[str, Path, RunConfig]],
-) -> Iterator[tuple[RunConfig, list[tuple[str, Path]]]]:
-    """Runs that ask for the same metrics with the same weights, with the config of the first."""
-    groups: dict[object, tuple[RunConfig, list[tuple[str, Path]]]] = {}
-    for name, directory, config in runs:
-        if config.scores:
-            _, group = groups.setdefault((config.scores, config.score_weights), (config, []))
-            group.append((name, directory))
-    yield from groups.values()
 
 
 @contextlib.contextmanager
@@ -121,7 +105,7 @@ def score_alone(path: Path, config: SavedConfig) -> None:
     if not config.scores or not lacks_scores(path, config):
         return
     check_scores(config)
-    if faults := score_finished(path, [("", path, config)]):
+    if faults := score_finished(path, [("", path)], config):
         number = len(faults)
         raise IncompleteRun(
             f"{show_path(path)}: {number} of its scores {'is' if number == 1 else 'are'} missing, as named above; the "

@@ -252,14 +252,11 @@ def _make_requests(
 
 def _score(path: Path, requests: Sequence[RunRequest], shard: Shard | None, log: Callable[[str], None]) -> int:
     """Scores the finished runs as their configs ask for. Returns the number of faults, which are reported."""
-    runs = [
-        (request.run.name, path / request.run.name, request.config)
-        for request in requests
-        if request.config.scores and read_run_if_valid(path / request.run.name).get("state") == "finished"
-    ]
+    directories = ((request.run.name, path / request.run.name) for request in requests if request.config.scores)
+    runs = [one for one in directories if read_run_if_valid(one[1]).get("state") == "finished"]
     try:
         with advising_scores(path), contextlib.nullcontext() if shard is None else leaving_to_another_shard():
-            return len(score_finished(path, runs))
+            return len(score_finished(path, runs, requests[0].config))
     except UserError as error:  # the images are there, and the sweep's page shows them
         report(f"scores: failed: {error}")
         log(f"scores: failed: {error}")

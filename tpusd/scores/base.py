@@ -49,6 +49,7 @@ class Metric:
     name: as in metric=NAME; the name of its column too.
     about: what it measures, in a few words.
     range: the lowest and the highest value, as text.
+    limits: beyond which no value can be; None: no limit.
     better: which values are better; None: neither.
     needs: what must be there, in a few words; empty: nothing.
     paper: where it was published, in Markdown.
@@ -63,6 +64,7 @@ class Metric:
     name: str
     about: str
     range: str
+    limits: tuple[float | None, float | None] = (None, None)
     better: Literal["higher", "lower"] | None
     needs: str = ""
     paper: str = ""

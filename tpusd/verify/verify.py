@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from tpusd import __version__
 from tpusd.checkpoints import Checkpoint, ModelSource, open_checkpoint, weights_digest
 from tpusd.checkpoints.source import is_single_file
-from tpusd.config.schema import RunConfig
+from tpusd.config.schema import RunConfig, without_scores
 from tpusd.engine.faults import local_devices, out_of_memory
 from tpusd.engine.jax_settings import check_settings
 from tpusd.errors import UserError, show, show_path
@@ -40,7 +40,7 @@ def verify(config: RunConfig, reference_path: str | None) -> Report:
     """
     check_installed()
     check_settings()
-    prepared = prepare_run(replace(config, batch_size_per_device=1))
+    prepared = prepare_run(replace(without_scores(config), batch_size_per_device=1))
     for warning in prepared.warnings:
         report(warning)
     specs = compared(prepared.config)

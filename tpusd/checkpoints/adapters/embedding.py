@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tpusd.checkpoints.adapters.source import AdapterFile, pickle_command
+from tpusd.checkpoints.adapters.source import AdapterFile
 from tpusd.checkpoints.architecture import Architecture
 from tpusd.checkpoints.formats.safetensors import FLOATS, Safetensors
 from tpusd.checkpoints.formats.torch_file import Refused, read_torch_file
@@ -95,7 +95,7 @@ def _read(file: AdapterFile) -> dict[str, np.ndarray]:
             found = read_torch_file(file.path)
         except Refused as error:
             raise UserError(
-                f"{file.where}: {error}; if you trust the file, convert it with PyTorch: {pickle_command(file.path)}"
+                f"{file.where}: {error}; if you trust the file, convert it with PyTorch, as docs/embeddings.md says"
             ) from None
         return _flat(found)
     source = Safetensors((file.path,))

@@ -22,11 +22,6 @@ _TO_SAFETENSORS = (
     "d = d.get('state_dict', d); "
     "s.save_file({k: v.contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
 )
-_EMBEDDING_TO_SAFETENSORS = (
-    "import sys, torch, safetensors.torch as s; d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
-    "d = d.get('string_to_param', d); "
-    "s.save_file({k.replace('*', 'emb_params'): v.detach().contiguous() for k, v in d.items()}, sys.argv[2])"
-)
 
 
 class FileSource(Protocol):
@@ -99,11 +94,6 @@ def find_embedding(source: FileSource, field: str) -> AdapterFile:
         path = Path(source.path)
         return AdapterFile(path=_plain_file(path, where, pickles=True), where=where, given_name=path.name)
     return _from_hub(source, field, pickles=True)
-
-
-def pickle_command(path: Path) -> str:
-    """The command that makes a safetensors file of a pickled embedding, with PyTorch."""
-    return _command(_EMBEDDING_TO_SAFETENSORS, path)
 
 
 def _command(program: str, path: Path) -> str:

@@ -50,6 +50,7 @@ METRICS = (
         name="attributes",
         about="the share of what the prompt of a portrait names that the embedded model's picture shows",
         range="0 to 1",
+        limits=(0, 1),
         better="higher",
         open=_open,
         refuses_size=_refused,

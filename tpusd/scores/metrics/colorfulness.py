@@ -21,6 +21,7 @@ METRICS = (
         name="colorfulness",
         about="how colorful the picture is, by its pixels alone",
         range="0 (gray) to about 110 and more (extremely colorful)",
+        limits=(0, None),
         better=None,
         paper="[Hasler and Süsstrunk 2003](https://doi.org/10.1117/12.477378)",
         open=lambda places: Plain(colorfulness),
