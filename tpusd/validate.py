@@ -31,9 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "directories", nargs="+", type=path_argument, metavar="directory", help="run directories, or sweeps'"
     )
+    parser.add_argument("--sizes", action="store_true", help="look at the sizes of the images, and read none of them")
     with exit_status() as status:
-        for path in _run_directories(parser.parse_args(argv).directories):
-            found = iter(faults(path) if storage.exists(path) or not is_sweep(path.parent) else ["was never made"])
+        arguments = parser.parse_args(argv)
+        for path in _run_directories(arguments.directories):
+            found = iter(
+                faults(path, only_sizes=arguments.sizes)
+                if storage.exists(path) or not is_sweep(path.parent)
+                else ["was never made"]
+            )
             with waiting(f"checking {show_path(path)}"):
                 first = next(found, None)
             number = 0

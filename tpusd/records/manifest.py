@@ -1,5 +1,6 @@
 """The manifest: a line for each image that is whole on disk. Every list of a line's fields follows from ImageRecord."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,7 +19,7 @@ from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.sizes import SIZE_FIELDS
 from tpusd.errors import UserError, show, show_path
-from tpusd.plan.specs import ImageSpec, PictureInput, image_name, planned
+from tpusd.plan.specs import ImageSpec, PictureInput, image_name, parse_name, planned
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, IMAGES, MANIFEST, MAX_LINE_VALUES
 from tpusd.records.parts import numbered_lines
 from tpusd.storage import os_errors_as_user_errors
@@ -155,6 +156,7 @@ class ImageRecord:
 
 OPTIONAL_FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("optional"))
 FIELDS = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.name not in (*OPTIONAL_FIELDS, "extra"))
+_REQUIRED, _OWN = frozenset(FIELDS), frozenset((*FIELDS, *OPTIONAL_FIELDS))
 DECIDED_BY_CONFIG = tuple(f.name for f in dataclasses.fields(ImageRecord) if f.metadata.get("decided_by_config"))
 _OF_PICTURE = tuple(field.name for field in dataclasses.fields(PictureInput))
 _OF_MASK = ("mask", "mask_sha256", "paste_back", "mask_feather")
@@ -260,7 +262,13 @@ def check_columns(rows: Iterable[Row], place: str | None = None) -> None:
 
 def value_faults(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the plain values of a line: a field that is missing, or has a value that it cannot have."""
-    for name, allowed in _allowed().items():
+    allowed_of = _allowed()
+    if _REQUIRED <= values.keys() and all(_is_one_of(values[name], allowed_of[name]) for name in _OWN & values.keys()):
+        names: Iterable[str] = ()
+    else:
+        names = allowed_of
+    for name in names:
+        allowed = allowed_of[name]
         if name not in values:
             if name in FIELDS:
                 yield f"has no {name}"
@@ -277,6 +285,14 @@ def key_of(values: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     name = _FILE_NAME.fullmatch(file_name)
     return (row, copy) if name is not None and name[1] == image_name(row, copy) else None
+
+
+def key_of_name(name: str) -> tuple[int, int] | None:
+    """(row, copy) of an image by the name of its file in images/; None of another file."""
+    found = _FILE_NAME.fullmatch(f"{IMAGES}/{name}")
+    with contextlib.suppress(UserError):
+        return None if found is None else parse_name(found[1])
+    return None
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

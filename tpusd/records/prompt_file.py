@@ -33,7 +33,7 @@ def write_config_files(path: Path, values: Mapping[str, Any]) -> None:
     path: the run directory.
     values: the config's plain values.
     """
-    rows = values["prompts"]["rows"]
+    rows = values.get("prompts", {}).get("rows")
     if not isinstance(rows, PackedRows):
         storage.write_file(path / CONFIG, to_yaml(values).encode())
         return

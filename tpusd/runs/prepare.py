@@ -157,7 +157,12 @@ def prepare_run(
     notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
-    warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, run_texts(saved, tokens), checkpoint.tokenizers))
+    warnings = (
+        *checkpoint.notes,
+        *warnings,
+        *notes,
+        *vocabulary_notes(model, run_texts(saved, tokens), checkpoint.tokenizers),
+    )
     return PreparedRun(
         config=saved,
         checkpoint=checkpoint,
