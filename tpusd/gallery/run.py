@@ -14,7 +14,15 @@ from tpusd.gallery.thumbnails import has_thumbnails, write_input_thumbnails, wri
 from tpusd.plan.specs import planned
 from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CONTACT_SHEET, MAX_LINE_BYTES, METADATA, PAGE
-from tpusd.records.manifest import ImageRecord, manifest_lines, read_images, read_manifest
+from tpusd.records.manifest import (
+    ImageRecord,
+    key_of,
+    manifest_lines,
+    parse_line,
+    read_images,
+    read_manifest,
+    records_of,
+)
 from tpusd.records.run_json import latest, read_run_if_valid, session_rate
 from tpusd.records.saved import read_saved
 from tpusd.records.scores import Scores, column_names, read_scores
@@ -57,12 +65,13 @@ def _shown(path: Path, config: SavedConfig) -> tuple[int, list[ImageRecord]]:
         return len(records), records
     places = {number * len(images) // MAX_SHOWN for number in range(MAX_SHOWN)}
     chosen = {key for place, key in enumerate(images) if place in places}
-    num_lines, sample = 0, []
-    for record in read_images(path, config):
+    num_lines, lines = 0, []
+    for file, number, line in manifest_lines(path):
         num_lines += 1
-        if record.key in chosen:
-            sample.append(record)
-    return num_lines, sample
+        values = parse_line(line)
+        if values is None or key_of(values) in chosen:
+            lines.append((file, number, line))
+    return num_lines, list(records_of(path, lines))
 
 
 def _write_page(

@@ -17,7 +17,7 @@ from tpusd.errors import UserError, show, show_path
 from tpusd.plan.specs import image_name, planned
 from tpusd.records.directory import RunWriter
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, MAKE_ROOM, MANIFEST
-from tpusd.records.manifest import key_of, manifest_lines, parse_line, value_faults
+from tpusd.records.manifest import manifest_lines, parse_line, value_faults
 from tpusd.records.recipes import Recipes
 from tpusd.storage import os_errors_as_user_errors
 
@@ -127,11 +127,11 @@ def _whole_lines(path: Path, lines: Iterable[tuple[str, int, bytes]], config: Sa
     images, recipes = planned(config), Recipes(config)
     for file, number, line in lines:
         values = parse_line(line)
-        key = None if values is None or next(value_faults(values), None) is not None else key_of(values)
-        if values is None or key is None:
+        if values is None or next(value_faults(values), None) is not None:
             notes.add(f"is not a line of {MANIFEST}, removed", f"line {number}")
             found.others.add((file, number))
             continue
+        key = values["row"], values["copy"]
         name = image_name(*key)
         if key not in images:
             raise UserError(
