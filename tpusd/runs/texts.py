@@ -48,7 +48,7 @@ def _count_packed(
     config: RunConfig, rows: PackedRows, tokenizers: Sequence["Tokenizer"]
 ) -> tuple[Mapping[str, tuple[int, bool]], tuple[str, ...]]:
     """The same of a prompt set that is too large to keep its texts: each is counted again when its image is made."""
-    counted = CountedTexts(tokenizers)
+    counted = CountedTexts(tokenizers, has_embeddings=bool(config.embeddings))
     long: dict[str, str] = {}  # the first long texts -> their ends
     texts: dict[str, str] = {}  # these -> where they come first
     numbers = row_numbers(config, len(rows))
@@ -97,11 +97,11 @@ def _parts(numbers: range) -> Iterator[range]:
 class CountedTexts(Mapping[str, tuple[int, bool]]):
     """Any text -> (number of tokens before truncation, whether it is truncated). Counts when it is asked."""
 
-    def __init__(self, tokenizers: Sequence["Tokenizer"]):
+    def __init__(self, tokenizers: Sequence["Tokenizer"], *, has_embeddings: bool):
         self._tokenizers = tokenizers
         self.limit = int(tokenizers[0]([""]).input_ids.shape[1])
         # A token has at least one byte, unless a word of the prompt is an embedding of several vectors.
-        self._short = 0 if tokenizers[0].embedded else self.limit - 2
+        self._short = 0 if has_embeddings else self.limit - 2
         self._count = functools.lru_cache(PART)(self._counted)
 
     def is_long(self, texts: Sequence[str]) -> list[bool]:
