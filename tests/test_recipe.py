@@ -159,12 +159,13 @@ def test_a1111_picture_becomes_a_config_and_a_list_of_what_does_not_carry_over(t
     made = parsed(out)
     assert (made.model.name, made.sampler.num_inference_steps, made.guidance_scale) == ("sd15", 20, 7.0)
     assert (made.seed, made.height, made.width) == (965400086, 768, 512)
-    assert made.prompts.rows == (Row(prompt="a (cat:1.2), ", negative_prompt="ugly"),)
+    assert made.prompts.rows == (Row(prompt="a (cat:1.2), <lora:hat:1>", negative_prompt="ugly"),)
+    assert made.prompts.lora_dir == "LORA_DIRECTORY"
     assert (made.prompts.syntax, made.prompts.weighting, made.noise) == ("a1111", None, "torch_cuda")
     lines = err.splitlines()
     assert all(line.startswith("tpusd: cannot carry over: ") for line in lines)
     for word in (
-        "<lora:hat:1>: networks",
+        "put the directory that holds hat.safetensors in the place of LORA_DIRECTORY",
         "Clip skip: 2: has no",
         "RNG: GPU: the noise of a large NVIDIA GPU",
     ):

@@ -232,6 +232,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cache-options": functools.partial(run_options_table, "cache"),
     "executor-options": functools.partial(run_options_table, "executor"),
     "safety-options": functools.partial(run_options_table, "safety"),
+    "score-options": functools.partial(run_options_table, "score_weights.clip"),
     "lora-options": functools.partial(item_options_table, LoraConfig),
     "embedding-options": functools.partial(item_options_table, EmbeddingConfig),
     "controlnet-options": functools.partial(item_options_table, ControlNet),

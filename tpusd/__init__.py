@@ -31,6 +31,7 @@ _NEEDED = {  # module -> package
     "PIL": "pillow",
     "annotated_types": "annotated-types",
     "flax": "flax",
+    "fsspec": "fsspec",
     "huggingface_hub": "huggingface-hub",
     "hydra": "hydra-core",
     "jax": "jax",

@@ -14,6 +14,7 @@ from tpusd.process.exit import exit_status
 COMMANDS = {
     "run": ("tpusd.run", "makes images from a config, in a run directory that explains itself"),
     "preflight": ("tpusd.preflight", "compiles a run for a TPU slice that is not there: memory, time, compilations"),
+    "verify": ("tpusd.verify", "makes a run's images by PyTorch diffusers too, and says where they differ"),
     "reproduce": ("tpusd.reproduce", "makes a past run again and compares each image"),
     "validate": ("tpusd.validate", "checks that a run directory is whole: every line, file, hash and size"),
     "results": ("tpusd.results", "makes a run's page, contact sheet and metadata.jsonl again"),
@@ -24,7 +25,7 @@ COMMANDS = {
     "inspect": ("tpusd.inspect", "says what a checkpoint, LoRA or embedding is, and whether a run would take it"),
     "recipe": ("tpusd.recipe", "shows a picture's recipe and the command that makes it again"),
 }
-WITH_FIELDS = ("run", "preflight", "reproduce")  # commands that take field=value
+WITH_FIELDS = ("run", "preflight", "verify", "reproduce")  # commands that take field=value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

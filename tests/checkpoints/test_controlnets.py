@@ -62,7 +62,7 @@ def test_every_form_gives_the_same_weights(tmp_path, layout, form):
 def test_several_are_parts_in_their_order():
     first, second = tiny_controlnet(), tiny_controlnet(seed=1)
     checkpoint = opened(tiny(), controlnets=(ControlNet(path=str(first)), ControlNet(path=str(second))))
-    assert checkpoint.parts[-2:] == ("controlnet_0", "controlnet_1") and checkpoint.num_controlnets == 2
+    assert checkpoint.parts[-2:] == checkpoint.controls == ("controlnet_0", "controlnet_1")
     assert_equal(weights_of(checkpoint, "controlnet_1"), weights_of(with_net(second)))
     names = [name for name in checkpoint.identity.files if "controlnets" in name]
     assert names == [f"model.controlnets.{place}/{name}" for place in (0, 1) for name in ("config.json", WEIGHTS)]

@@ -41,6 +41,7 @@ def python(*arguments, **environment):
         (["seed=1=2"], "seed=1=2: cannot be read"),
         (["prompts.rows=[{prompt: a, b}]"], "put text that holds commas"),
         (["seed=1,2"], "seed=1,2: has several values; add -m"),
+        (["scores=attributes,colorfulness"], "one list, write 'scores=[attributes,colorfulness]'"),
         (["-m", "seed=interval(1,2)"], "list them, as in seed=1,2,3"),
         (["-m", "seed=range(0,1000000)"], "a sweep has at most 10000 runs"),
         (["-m", "precision=fp32,fp23"], "precision=fp23: no such precision; did you mean precision=fp32"),

@@ -3,7 +3,6 @@
 The checkpoints and ControlNets are random; all noise is tpusd's own. Pictures have the image's size.
 """
 
-import contextlib
 import functools
 import itertools
 import json
@@ -16,12 +15,12 @@ pytest.importorskip("diffusers")
 import diffusers  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from diffusers.models.autoencoders import vae as torch_vae  # noqa: E402
 from PIL import Image  # noqa: E402
 from support.checkpoints import tiny  # noqa: E402
 from support.controlnets import tiny_controlnet  # noqa: E402
+from support.given_draws import PROMPTS, SIZE, drawing, given_draws  # noqa: E402
 from support.runs import config  # noqa: E402
-from support.scheduler_reference import given_noise, make_scheduler  # noqa: E402
+from support.scheduler_reference import make_scheduler  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, open_checkpoint  # noqa: E402
 from tpusd.config.controls import ControlNet  # noqa: E402
@@ -38,18 +37,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the reference's own deprecations are not ours
 ]
 MAX, MEAN = 5e-3, 5e-4  # of pixels in 0..1
-SIZE, STEPS = 64, 8
-LATENTS = (4, SIZE // 8, SIZE // 8)
-PROMPTS = ("a red fox", "an owl at night")
+STEPS = 8
 GUIDED = 3.0
-
-
-def drawing(seed):
-    """A control image (H,W,3) uint8: white rectangles on black."""
-    pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
-    for top, left, height, width in np.random.default_rng(seed).integers(4, 30, (4, 4)):
-        pixels[top : top + height, left : left + width] = 255
-    return pixels
 
 
 def picture():
@@ -60,30 +49,6 @@ def mask():
     masked = np.zeros((SIZE, SIZE), bool)
     masked[13:51, 22:61] = True
     return masked
-
-
-def image_keys():
-    return np.stack([keys.image_key(0, row, 0) for row in range(len(PROMPTS))])
-
-
-def as_torch(noise):
-    return torch.from_numpy(np.asarray(noise).transpose(0, 3, 1, 2).copy())
-
-
-@contextlib.contextmanager
-def given_draws(pipeline, samples):
-    """The samples of the autoencoder, the initial noise and the steps' noise of the reference are tpusd's."""
-    module = __import__(type(pipeline).__module__, fromlist=["randn_tensor"])
-    before = module.randn_tensor, torch_vae.randn_tensor
-    module.randn_tensor = lambda shape, **kw: as_torch(keys.initial_latents(image_keys(), LATENTS))
-    wanted = iter(samples)
-    torch_vae.randn_tensor = lambda shape, **kw: as_torch(keys.folded_noise(image_keys(), next(wanted), LATENTS))
-    steps = itertools.count()
-    try:
-        with given_noise(pipeline.scheduler, lambda: as_torch(keys.step_noise(image_keys(), next(steps), LATENTS))):
-            yield
-    finally:
-        module.randn_tensor, torch_vae.randn_tensor = before
 
 
 @functools.cache

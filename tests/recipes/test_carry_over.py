@@ -6,6 +6,7 @@ import pytest
 from support.runs import config
 
 from tpusd.config.sampler import SamplerSettings
+from tpusd.prompts.rows import run_rows
 from tpusd.recipes.a1111 import carry_over
 from tpusd.recipes.carry_over import nearest_steps
 from tpusd.recipes.infotext import SCHEDULE_TYPES, Infotext
@@ -82,6 +83,53 @@ def test_what_drew_the_noise_carries_over(settings, noise, said):
     assert [word for word in made.overrides if word.startswith("noise")] == ([] if noise is None else [noise])
     lines = [line for line in made.left_out if "noise" in line]
     assert [line[: len(said or "")] for line in lines] == ([] if said is None else [said])
+
+
+def test_loras_of_the_prompt_stay_in_it_and_the_command_makes_the_picture_with_them(tmp_path):
+    """Through the run's own reader of rows, once the directory is named."""
+    made = carried("a fox <lora:ink:0.8>, <lora:old/hat:0.5:1>", Lora_hashes="ink: 0a1b2c3d4e5f, x: 1")
+    assert {"prompts.syntax=a1111", "prompts.lora_dir=LORA_DIRECTORY"} <= set(made.overrides)
+    (line,) = [line for line in made.left_out if "LORA_DIRECTORY" in line]
+    assert "holds ink.safetensors (hash 0a1b2c3d4e5f), old/hat.safetensors in the place of" in line
+    assert not any("networks" in line or "Lora hashes" in line for line in made.left_out)
+    (tmp_path / "old").mkdir()
+    for name in ("ink", "old/hat"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    words = [word.replace("LORA_DIRECTORY", str(tmp_path)) for word in made.overrides if not word.startswith("model")]
+    (row,) = run_rows(config("model=tiny", *words))
+    assert row.prompt == "a fox , " and row.prompt_template == "a fox <lora:ink:0.8>, <lora:old/hat:0.5:1>"
+    assert [(lora.path, lora.scale, lora.text_encoder_scale) for lora in row.loras] == [
+        (str(tmp_path / "ink.safetensors"), 0.8, None),
+        (str(tmp_path / "old/hat.safetensors"), 1.0, 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [
+        ("a fox <hypernet:x:1>", {}),
+        ("a fox <lora:x:much>", {}),
+        ("a fox <lora:x:1:2:3>", {}),
+        ("a fox <lora:x:1000>", {}),
+        ("a fox " + "<lora:x:0.1>" * 65, {}),
+        ("<lora:x:1>", {}),  # no words beside it
+        ("a fox <lora:x:1>", {"Emphasis": "None"}),  # read as plain text
+    ],
+)
+def test_networks_that_a_run_would_not_read_are_taken_out_and_said(prompt, settings):
+    made = carried(prompt, **settings)
+    assert not any("<" in word or word.startswith("prompts.lora_dir") for word in made.overrides)
+    assert any("networks are files" in line for line in made.left_out)
+    words = [word for word in made.overrides if not word.startswith("model")]
+    run_rows(config("model=tiny", *words))
+
+
+def test_a_lora_of_the_negative_prompt_is_taken_out():
+    texts = {"prompt": "a fox <lora:x:1>", "negative_prompt": "dark <lora:y:1>"}
+    made = carry_over(Infotext(**texts, settings=USUAL))
+    (row,) = [word for word in made.overrides if word.startswith("prompts.rows")]
+    assert "<lora:x:1>" in row and "<lora:y:1>" not in row
+    assert any(line.startswith("<lora:y:1>: networks are files") for line in made.left_out)
 
 
 @pytest.mark.slow

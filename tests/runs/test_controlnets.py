@@ -255,6 +255,19 @@ def test_what_does_not_go_together_is_one_line(files, tmp_path, monkeypatch, row
     assert expected in line.replace(f"{tmp_path}/", "")
 
 
+def test_a_controlnet_between_two_steps_is_said_to_have_no_effect(files):
+    rows = [{"prompt": "a", "control_image": str(files[0])}]
+    steps = "sampler.num_inference_steps=2"
+    idle = prepare_run(config(*words(rows, steps, "sampler=ddim", nets=[net(start=0.2, end=0.6)])))
+    assert any("none of the 2 model calls is whole between start=0.2 and end=0.6" in line for line in idle.warnings)
+    assert not prepare_run(config(*words(rows, steps, nets=[net(start=0.2, end=1)]))).warnings
+
+
+def test_one_group_in_place_of_a_list_is_one_line():
+    line = line_of(config, "model.controlnets={path: x}")
+    assert line == "model.controlnets: must be a list of groups, as in model.controlnets=[{path: PATH}]"
+
+
 def test_a_broken_control_image_is_found_before_anything_runs(tmp_path):
     (tmp_path / "x.png").write_text("no picture")
     line = line_of(lambda: prepare_run(config(*words([{"prompt": "a", "control_image": str(tmp_path / "x.png")}]))))

@@ -69,6 +69,6 @@ def test_attributes_are_the_share_of_what_the_prompt_names_that_is_drawn():
 
 
 def test_attributes_refuse_a_picture_of_another_size():
-    refuses = metrics()["attributes"].refuses
-    assert "it is 40x24" in refuses(picture(np.zeros((24, 40, 3), np.uint8)))
-    assert refuses(picture(np.zeros((128, 128, 3), np.uint8))) is None
+    refuses = metrics()["attributes"].refuses_size
+    assert "it is 40x24" in refuses(40, 24)
+    assert refuses(128, 128) is None

@@ -62,7 +62,7 @@ def value_of(sha256):
 def counting(monkeypatch):
     """counting(...) -> the scorer that `metric=counting` has from now on."""
 
-    def install(batch_size=2, refuses=lambda picture: None, **options):
+    def install(batch_size=2, refuses_size=lambda width, height: None, check=lambda places: None, **options):
         scorer = Counting(**options)
         metric = Metric(
             name="counting",
@@ -70,7 +70,8 @@ def counting(monkeypatch):
             range="0 to 1",
             better="higher",
             open=lambda places: scorer,
-            refuses=refuses,
+            refuses_size=refuses_size,
+            check=check,
             batch_size=batch_size,
         )
         with_it = {**REGISTERED, "counting": metric}
@@ -200,10 +201,10 @@ def test_a_picture_that_is_no_picture_is_named(path, counting, capsys):
 
 
 def test_a_picture_that_the_metric_refuses_is_named(path, counting, capsys):
-    counting(refuses=lambda picture: "is too red" if picture.record.row == 2 else None)
+    counting(refuses_size=lambda width, height: f"is {width}x{height}")
     assert main([str(path), "metric=counting"]) == 1
     error = capsys.readouterr().err
-    assert error.count("is not scored: is too red") == 2 and len(lines(path)) == 4
+    assert error.count("is not scored: is 40x24") == 6 and lines(path) == []
 
 
 def test_scores_are_in_metadata_export_and_frame(path, counting, tmp_path):

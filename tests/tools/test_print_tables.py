@@ -7,7 +7,17 @@ from tpusd.config.schema import field_names
 from tpusd.samplers.registry import samplers
 
 tables = load_tool("print_tables")
-OPTION_GROUPS = ("", "model", "model.vae", "precision.unet", "prompts", "cache", "executor", "safety")
+OPTION_GROUPS = (
+    "",
+    "model",
+    "model.vae",
+    "precision.unet",
+    "prompts",
+    "cache",
+    "executor",
+    "safety",
+    "score_weights.clip",
+)
 
 
 @pytest.mark.slow
@@ -54,6 +64,7 @@ def test_every_field_that_a_command_line_can_set_is_in_a_table():
         name
         for name in field_names()
         if name not in groups
+        and (not name.startswith("score_weights") or name.startswith("score_weights.clip."))  # the others are as clip
         and not name.startswith(("sampler.", "precision.text_encoder", "precision.vae", "model.unet."))  # as others
         and name not in ("precision.name", "precision.unet")
     ]

@@ -42,9 +42,9 @@ class Architecture:
         return tuple(self.configs)
 
     @property
-    def num_controlnets(self) -> int:
-        """How many of them are ControlNets, which come last."""
-        return len(self.configs) - len(self.family.components)
+    def controls(self) -> tuple[str, ...]:
+        """Those of `model.controlnets`, in their order."""
+        return tuple(part for part in self.configs if part not in self.family.components)
 
     def abstract(
         self, part: str, *, dtype: DTypeLike = jnp.float32, param_dtype: DTypeLike = jnp.float32

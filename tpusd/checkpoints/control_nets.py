@@ -1,18 +1,21 @@
-"""`model.controlnets`: ControlNets beside a checkpoint, each from a directory of diffusers or from one file."""
+"""`model.controlnets`: ControlNets and T2I-Adapters beside a checkpoint, from directories or single files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tpusd.checkpoints import t2i_adapters
 from tpusd.checkpoints.architecture import Architecture, read_config
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.formats.safetensors import Safetensors, TensorInfo
-from tpusd.checkpoints.kinds import is_controlnet
+from tpusd.checkpoints.hub_file import hub_file
+from tpusd.checkpoints.kinds import is_controlnet, is_t2i_adapter
 from tpusd.checkpoints.opened import Checkpoint
-from tpusd.checkpoints.other_part import PartKind, open_part
+from tpusd.checkpoints.other_part import CONFIG, PartKind, open_part
+from tpusd.checkpoints.source import local_or_hub_file
 from tpusd.config.controls import ControlNet
 from tpusd.errors import UserError
-from tpusd.families.base import CONTROLNET, Component, Family, NetworkConfig, entry
+from tpusd.families.base import CONTROLNET, T2I_ADAPTER, Component, Family, NetworkConfig, entry
 from tpusd.families.latent_diffusion import UNET
 from tpusd.networks.config import MAX_LEVELS
 from tpusd.networks.controlnet import ControlNetConfig
@@ -23,7 +26,7 @@ HINTS = "input_hint_block."  # its name in the original code
 
 
 def with_controlnets(checkpoint: Checkpoint, nets: Sequence[ControlNet]) -> Checkpoint:
-    """The checkpoint with further parts, `controlnet_0`, `controlnet_1` and so on. Raises UserError."""
+    """The checkpoint with further parts, such as `controlnet_0`, `t2i_adapter_1` and so on. Raises UserError."""
     for place, net in enumerate(nets):
         checkpoint = _with_controlnet(checkpoint, place, net)
     return checkpoint
@@ -32,32 +35,45 @@ def with_controlnets(checkpoint: Checkpoint, nets: Sequence[ControlNet]) -> Chec
 def with_controlnet_configs(architecture: Architecture, nets: Sequence[ControlNet]) -> Architecture:
     """The same of configs alone; weights need not be there. Raises UserError.
 
-    One of the Hub is taken for a copy of the UNet's first half.
+    One of the Hub is taken for a ControlNet that is a copy of the UNet's first half.
     """
     for place, net in enumerate(nets):
-        component, where = _component(architecture.family, place), f"model.controlnets[{place}]"
-        config: NetworkConfig = _of_unet(architecture, None, where)
-        if net.path is not None and Path(net.path).is_file():
-            config = _of_unet(architecture, _without_prefix(component, Safetensors((Path(net.path),)).tensors), where)
-        elif net.path is not None:
-            config = read_config(component, component.classes[0], "", Directory(net.path, f"{where}.path"))
+        where = f"model.controlnets[{place}]"
+        is_adapter = net.path is not None and _is_adapter(net, where)
+        part, component = _component(architecture.family, place, is_adapter=is_adapter)
+        config: NetworkConfig
+        if net.path is None:
+            config = _of_unet(architecture, None, where)
+        elif not Path(net.path).is_file():
+            directory = Directory(net.path, f"{where}.path")
+            config = read_config(component, component.classes[0], _folder(directory, is_adapter), directory)
+        else:
+            tensors = Safetensors((Path(net.path),)).tensors
+            inside = _without_prefix(component, tensors)
+            config = t2i_adapters.config_of(tensors, where) if is_adapter else _of_unet(architecture, inside, where)
         architecture.family.check_controlnet(architecture.configs, config, where)
-        architecture = replace(architecture, configs={**architecture.configs, f"{CONTROLNET}{place}": config})
+        architecture = replace(architecture, configs={**architecture.configs, part: config})
     return architecture
 
 
 def _with_controlnet(checkpoint: Checkpoint, place: int, net: ControlNet) -> Checkpoint:
-    component = _component(checkpoint.family, place)
+    field = f"model.controlnets.{place}"
+    is_adapter = _is_adapter(net, field)
+    part, component = _component(checkpoint.family, place, is_adapter=is_adapter)
     kind = PartKind(
-        part="controlnet",
-        field=f"model.controlnets.{place}",
-        text="ControlNet",
-        alone=is_controlnet,
-        layers=(EMBEDDING,),
+        part=_FOLDERS[is_adapter],
+        field=field,
+        text="T2I-Adapter" if is_adapter else "ControlNet",
+        alone=is_t2i_adapter if is_adapter else is_controlnet,
+        layers=("adapter.",) if is_adapter else (EMBEDDING,),
     )
-    found = open_part(kind, net, component, lambda tensors: _of_unet(checkpoint, tensors, kind.field))
+
+    def config(tensors: Mapping[str, TensorInfo]) -> NetworkConfig:
+        return t2i_adapters.config_of(tensors, field) if is_adapter else _of_unet(checkpoint, tensors, field)
+
+    found = open_part(kind, net, component, config)
     checkpoint.family.check_controlnet(checkpoint.configs, found.config, found.weights.where)
-    part, identity = f"{CONTROLNET}{place}", checkpoint.identity
+    identity = checkpoint.identity
     return replace(
         checkpoint,
         configs={**checkpoint.configs, part: found.config},
@@ -70,10 +86,39 @@ def _with_controlnet(checkpoint: Checkpoint, place: int, net: ControlNet) -> Che
     )
 
 
-def _component(family: Family, place: int) -> Component:
-    if family.controlnet is None:
+_FOLDERS = ("controlnet", "adapter")  # in which a pipeline of diffusers has them: a ControlNet, a T2I-Adapter
+
+
+def _is_adapter(net: ControlNet, field: str) -> bool:
+    """Whether its files are of a T2I-Adapter. Files that are missing are found later, and are of none."""
+    if net.file is not None or (net.path is not None and Path(net.path).is_file()):
+        path, _ = local_or_hub_file(net.path, net.repo, net.file, net.revision, field)
+        return is_t2i_adapter(Safetensors((path,)).tensors)
+    if net.path is not None:
+        directory = Directory(net.path, f"{field}.path")
+    else:
+        assert net.repo is not None
+        try:
+            config = hub_file(net.repo, CONFIG, net.revision, field)
+        except UserError:  # it may be in a folder
+            return False
+        directory = Directory(config.path.parent, f"{field}.repo")
+    if directory.path(CONFIG) is None:
+        return directory.path(f"{_FOLDERS[True]}/{CONFIG}") is not None
+    return directory.json(CONFIG).get("_class_name") == "T2IAdapter"
+
+
+def _folder(directory: Directory, is_adapter: bool) -> str:
+    """Where the config of a directory is."""
+    return "" if directory.path(CONFIG) is not None else _FOLDERS[is_adapter]
+
+
+def _component(family: Family, place: int, *, is_adapter: bool) -> tuple[str, Component]:
+    """The name of the part, and what it is."""
+    prefix = T2I_ADAPTER if is_adapter else CONTROLNET
+    if prefix not in family.beside:
         raise UserError(f"model.controlnets[{place}]: there are no ControlNets for {family.name}; leave it out")
-    return family.controlnet
+    return f"{prefix}{place}", family.beside[prefix]
 
 
 def _without_prefix(component: Component, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

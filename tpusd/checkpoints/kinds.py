@@ -33,6 +33,11 @@ _CONTROLNET = Kind(
     text="a ControlNet",
     advice="use it with model.controlnets=[{path: FILE}] beside a checkpoint of its base model",
 )
+_T2I_ADAPTER = Kind(
+    name="t2i_adapter",
+    text="a T2I-Adapter",
+    advice="use it with model.controlnets=[{path: FILE}] beside a checkpoint of its base model",
+)
 # A pattern of which some tensor's name has a part -> what the file is. The first that is found decides.
 _BY_NAME: tuple[tuple[str, Kind], ...] = (
     (r"^lora_controlnet$", Kind(name="control_lora", text="a Control-LoRA, which is not implemented", advice=_OTHER)),
@@ -47,6 +52,7 @@ _BY_NAME: tuple[tuple[str, Kind], ...] = (
         r"^(emb_params|clip_[lg]|text_encoders_[01]|string_to_param\..*)$",
         EMBEDDING,
     ),
+    (r"^(adapter\.)?body\.\d+\.((resnets|body)\.\d+\.)?block1\.", _T2I_ADAPTER),
     (r"^(image_proj|ip_adapter)\.", Kind(name="ip_adapter", text="an IP-Adapter", advice=_OTHER)),
     (r"motion_modules\.", Kind(name="motion", text="AnimateDiff's motion module", advice=_OTHER)),
     (r"(^|\.)joint_blocks\.\d", Kind(name="sd3", text="Stable Diffusion 3, which is not implemented", advice=_OTHER)),
@@ -109,6 +115,11 @@ def is_vae(tensors: Mapping[str, TensorInfo]) -> bool:
 def is_controlnet(tensors: Mapping[str, TensorInfo]) -> bool:
     """Whether the file is a ControlNet."""
     return other_kind(tensors) is _CONTROLNET
+
+
+def is_t2i_adapter(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the file is a T2I-Adapter."""
+    return other_kind(tensors) is _T2I_ADAPTER
 
 
 def _alone(tensors: Mapping[str, TensorInfo]) -> Kind:

@@ -67,6 +67,26 @@ def ldm_controlnet_names(names: Iterable[str]) -> dict[str, str]:
     return {name: _mapped(name, _UNET_ENDS, blocks, {"resnets": _UNET_RESNET}) for name in names}
 
 
+def t2i_adapter_names(names: Iterable[str]) -> dict[str, str]:
+    """Our name -> the original name, of parameters of T2IAdapter. names: all names of one.
+
+    The original counts the resnets of a full adapter through all its levels.
+    """
+    names = list(names)
+    resnets = 1 + max(int(m[1]) for name in names if (m := re.match(r"adapter\.body\.0\.resnets\.(\d+)", name)))
+    is_light = not any(name.startswith("adapter.conv_in.") for name in names)
+    found = {}
+    for name in names:
+        own = name.removeprefix("adapter.")
+        place = re.match(r"body\.(\d+)\.(?:resnets\.(\d+)\.)?(.+)", own)
+        if is_light:
+            own = own.replace(".resnets.", ".body.")
+        elif place is not None:
+            own = f"body.{int(place[1]) * resnets + int(place[2] or 0)}.{place[3]}"
+        found[name] = own
+    return found
+
+
 def ldm_vae_names(names: Iterable[str]) -> dict[str, str]:
     """Our name -> the original name, of modules or of parameters of AutoencoderKL.
 

@@ -119,10 +119,10 @@ def _from_file(
     where = show_path(path)
     tensors = Safetensors((path,)).tensors
     prefix = next((o.prefix for o in component.original if any(n.startswith(o.prefix) for n in tensors)), None)
-    if prefix is None and not kind.alone(tensors):
+    if not prefix and not kind.alone(tensors):
         raise UserError(f"{where}: has no {kind.text}; choose a file of a {kind.text}, or a checkpoint that has one")
     weights: Weights
-    if prefix is None and any(name.startswith(kind.layers) for name in tensors):
+    if not prefix and any(name.startswith(kind.layers) for name in tensors):
         weights = FolderWeights(directory=Directory(path.parent), format="safetensors", name=path.name)
     else:
         naming = component.original[0].naming

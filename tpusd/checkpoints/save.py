@@ -14,12 +14,14 @@ from safetensors.numpy import save_file
 from tpusd.checkpoints import model_index
 from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.fill import cast, parameters
+from tpusd.checkpoints.opened import Checkpoint
 from tpusd.checkpoints.tokenizer import Tokenizer
 from tpusd.families.base import Component, Family, NetworkConfig, config_values
 from tpusd.networks.abstract import abstract_model
 
 # The reference's version whose format this is; diffusers warns of a directory that does not name one.
 DIFFUSERS_VERSION = "0.42.1"
+CONFIG = "config.json"  # of a network
 
 
 def save_checkpoint(
@@ -51,6 +53,29 @@ def save_checkpoint(
     (root / model_index.FILE).unlink(missing_ok=True)
     for part, component in family.components.items():
         save_part(root / part, part, component, *networks[part], dtype=np.dtype(dtype))
+    _save_rest(root, family, tokenizers, scheduler_config, options or {})
+
+
+def save_configs(directory: str | Path, checkpoint: Checkpoint) -> None:
+    """A directory of this checkpoint without its weights: model_index.json, configs, tokenizers.
+
+    The configs of networks say float32.
+    """
+    root, family = Path(directory), checkpoint.family
+    for part, component in family.components.items():
+        _write_json(root / part / CONFIG, _saved_config(component, checkpoint.configs[part], np.dtype(np.float32)))
+    tokenizers = dict(zip(family.tokenizers, checkpoint.tokenizers, strict=True))
+    _save_rest(root, family, tokenizers, checkpoint.scheduler_values, checkpoint.options)
+
+
+def _save_rest(
+    root: Path,
+    family: Family,
+    tokenizers: Mapping[str, Tokenizer],
+    scheduler_config: Mapping[str, Any],
+    options: Mapping[str, bool],
+) -> None:
+    """All but the networks; arguments as in `save_checkpoint`."""
     for folder, tokenizer in tokenizers.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
         for file in tokenizer.files:
@@ -62,7 +87,7 @@ def save_checkpoint(
         "scheduler": ["diffusers", scheduler_config["_class_name"]],
         **{part: [component.library, component.classes[0]] for part, component in family.components.items()},
         **{folder: ["transformers", model_index.TOKENIZER_CLASSES[0]] for folder in family.tokenizers},
-        **family.options(options or {}),
+        **family.options(options),
         **family.saved_index(),
     }
     _write_json(root / model_index.FILE, index)
@@ -84,7 +109,7 @@ def save_part(
     file = folder / f"{component.weights}.safetensors"
     save_file(tensors, file, metadata={"format": "pt"})
     file.chmod(0o644)  # the library makes files that nobody else can read
-    _write_json(folder / "config.json", _saved_config(component, config, dtype))
+    _write_json(folder / CONFIG, _saved_config(component, config, dtype))
 
 
 def _saved_config(component: Component, config: NetworkConfig, dtype: np.dtype) -> dict[str, Any]:

@@ -17,6 +17,10 @@ _SUFFIXES = {  # of the files that a field takes
     "model.path": (".safetensors",),
     "model.unet.path": (".safetensors",),
     "model.vae.path": (".safetensors",),
+    "score_weights.clip.path": (),
+    "score_weights.pickscore.path": (),
+    "score_weights.hpsv21.path": (),
+    "score_weights.aesthetic.path": (".safetensors", ".npz"),
 }
 _PATHS = ("resume", "--config-dir", "output", *_SUFFIXES, "model.config", "safety.path")  # fields that take a path
 _MAX_ENTRIES = 10_000  # of a directory that are looked at

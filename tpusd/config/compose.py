@@ -347,6 +347,9 @@ def _compose(config_name: str, overrides: tuple[str, ...], extra: list[str], usu
             noun = next((noun for name, noun in _NOUNS.items() if item[1].endswith(name)), "LoRA")
             path = "DIR" if noun == "ControlNet" else "FILE.safetensors"
             raise UserError(f"{item[1]}.{item[2]}: there is no such {noun}; add {item[1]}=[{{path: {path}}}]") from None
+        group = re.search(r"merging override \+*((?:model\.)?loras|embeddings|model\.controlnets)=\{", str(error))
+        if group:
+            raise UserError(f"{group[1]}: must be a list of groups, as in {group[1]}=[{{path: PATH}}]") from None
         raise UserError(f"config: cannot be composed: {_first_line(error)}") from None
     return Job(values=values, overrides=overrides, hydra_yaml=hydra_yaml)
 

@@ -11,7 +11,8 @@ from tpusd.config.synonyms import ABSENT, CHOICES, COMMAND_FIELDS, FIELDS
 from tpusd.errors import show, suggest
 
 COMMANDS = (
-    "run", "preflight", "reproduce", "validate", "results", "score", "export", "merge", "status", "inspect", "recipe"
+    "run", "preflight", "verify", "reproduce", "validate", "results", "score", "export", "merge", "status", "inspect",
+    "recipe",
 )  # fmt: skip
 _PROMPT_FILES = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -120,6 +121,8 @@ def one_value(key: str, line: str) -> str:
         return f", or, {_as_text(line)}"
     if re.fullmatch(r"\d+,\d+", value) and key in _WITH_A_POINT:
         return f", or, if it is one number, write {key}={value.replace(',', '.')}"
+    if key in ("scores", "loggers"):
+        return f", or, if it is one list, write {_shell(f'{key}=[{value}]')}"
     return ""
 
 

@@ -24,6 +24,7 @@ from tpusd.config.paths import expanded_path, picture_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
+from tpusd.config.scores import PUBLISHED, Metric, ScoreWeights, check_score_weights, with_home
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
@@ -94,7 +95,7 @@ class ModelConfig:
         tuple[ControlNet, ...],
         Len(0, MAX_CONTROLNETS),
         SavedIfSet(),
-        Help("ControlNets, each of which reads a control image: `[{path: DIR, scale: 0.8, start: 0, end: 0.7}]`"),
+        Help("ControlNets and T2I-Adapters, which read control images: `[{path: DIR, scale: 0.8, end: 0.7}]`"),
     ] = ()
 
 
@@ -374,6 +375,12 @@ class RunConfig:
     loggers: Annotated[
         tuple[Literal["tensorboard", "wandb", "mlflow"], ...], Help("where a finished run is logged too")
     ] = ()
+    scores: Annotated[
+        tuple[Metric, ...], SavedIfSet(), Help("metrics that the run computes for its images when they are made")
+    ] = ()
+    score_weights: Annotated[
+        ScoreWeights, SavedIfSet(), Help("where the weights of `scores` are, if not where they were published")
+    ] = PUBLISHED
     images: Annotated[
         tuple[str, ...] | None, Help("only these of the run's images, such as `[00003-001]` (row 3, copy 1)")
     ] = None
@@ -503,6 +510,7 @@ def _with_paths(config: RunConfig) -> RunConfig:
         control_image=control_image,
         control_images=control_images,
         safety=safety,
+        score_weights=with_home(config.score_weights),
     )
 
 
@@ -567,6 +575,7 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
     check_safety(config.safety)
+    check_score_weights(config.score_weights)
 
 
 def _check_noise(config: RunConfig) -> None:

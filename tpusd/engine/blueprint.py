@@ -18,7 +18,8 @@ from tpusd.engine import programs
 from tpusd.engine.compiler_options import OptionsByTarget, decode_options, denoise_options
 from tpusd.engine.drawn_noise import ROWS_AT_ONCE
 from tpusd.engine.noise import GivenNoise
-from tpusd.families.base import CONTROLNET, ChunkTokens, Conditioning, Control, ProgramName, Tokens
+from tpusd.families.base import ChunkTokens, Conditioning, Control, ProgramName, Tokens
+from tpusd.networks.unet import Features
 from tpusd.samplers.loop import LoopState
 from tpusd.samplers.table import COLUMNS, MAX_ROWS
 from tpusd.syntax.rules import TextShape
@@ -77,7 +78,7 @@ class Blueprint:
     ):
         self.per_device = batch_size_per_device
         self._family, self._configs, self._size = architecture.family, architecture.configs, (height, width)
-        self._precision = precision
+        self._precision, self._controls = precision, architecture.controls
         latents = (batch_size_per_device, *self._family.latent_shape(self._configs, height, width))
         self.state = jax.eval_shape(LoopState.start, jax.ShapeDtypeStruct(latents, jnp.float32))
         self._networks = {
@@ -92,7 +93,7 @@ class Blueprint:
 
     def parts(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[str, ...]:
         """The networks that a program uses. controls: its ControlNets, by their places."""
-        return (*self._family.parts(program), *(f"{CONTROLNET}{place}" for place in controls))
+        return (*self._family.parts(program), *(self._controls[place] for place in controls))
 
     def weights(self, program: ProgramName, controls: Sequence[int] = ()) -> tuple[Leaves, ...]:
         """The parameters of `parts` as shapes, each in the order of `leaves`."""
@@ -143,10 +144,10 @@ class Blueprint:
         )
 
     def embed_control(self, place: int) -> ProgramSpec:
-        """(weights), pixels (b,H,W,3) uint8 -> what a ControlNet makes of them (b,h,w,c), digest (b,2), finite (b,)."""
+        """(weights), pixels (b,H,W,3) uint8 -> what a ControlNet makes of them, digest (b,2), finite (b,)."""
         family, networks = self._family, self._merge("embed_control", [place])
 
-        def embed_control(weights: tuple[Leaves, ...], pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def embed_control(weights: tuple[Leaves, ...], pixels: jax.Array) -> tuple[Features, jax.Array, jax.Array]:
             (network,) = networks(weights).values()
             return programs.embed_control(family, network, pixels)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,18 @@ class GeneratedImage:
     pixels: np.ndarray
     trace: Mapping[str, Any]
     not_finite: NotFinite | None = None
+
+
+class Watch(Protocol):
+    """Sees what a batch is on its way, on the host. It decides nothing: the pixels are those of a batch without it."""
+
+    def encoded(self, texts: Sequence[str | None], ids: np.ndarray, conditioning: Conditioning) -> None:
+        """One text of each image of the full batch: token ids (b,encoders*l), and what `encode` made of them."""
+        ...
+
+    def stepped(self, rows: int, latents: np.ndarray) -> None:
+        """The latents (b,h,w,c) after so many rows of the tables; called after every row."""
+        ...
 
 
 class _Encoded(NamedTuple):
@@ -113,10 +125,10 @@ class Pipeline:
         batch_size_per_device: int,
     ):
         self._checkpoint, self._weights, self._devices = checkpoint, weights, devices
-        self._downscale = checkpoint.family.size_multiple(checkpoint.configs)
         self._blueprint = Blueprint(
             checkpoint, precision, height=height, width=width, batch_size_per_device=batch_size_per_device
         )
+        self._downscale = height // self._blueprint.state.x.shape[1]
         self._programs: dict[str, Program] = {}
         self._part: Callable[[str], Weights] = weights.part  # of the batch that is made: part -> its weights
         self._rows_a_call = 1  # of the denoiser, by PIECE_SECONDS and the pace of the call before
@@ -171,6 +183,7 @@ class Pipeline:
         loras: Sequence[ScaledLora] = (),
         tokenizers: Sequence[Tokenizer] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        watch: Watch | None = None,
     ) -> list[GeneratedImage]:
         """Makes a batch of at most `batch_size` images, each by its own table and recipe.
 
@@ -181,6 +194,7 @@ class Pipeline:
         loras: merged into the weights in this order; those of all specs.
         tokenizers: the checkpoint's own with the embeddings of all specs; None: they have no embedding.
         on_step: on_step(done, total) reports rows of the longest table.
+        watch: sees the batch on its way.
         Raises UserError where the weights do not fit the model, or a merged weight its precision.
         """
         assert 0 < len(specs) == len(tables) <= self.batch_size, (len(specs), len(tables), self.batch_size)
@@ -203,6 +217,9 @@ class Pipeline:
         encode, rules = compiled[encoder(kind.text)], [spec.text for spec in padded]
         texts = TextsByCall(padded, [len(table) for table in padded_tables], guided=bool(kind.guided))
         encoded = [self._encode(encode, now, rules, kind.text, words) for now in texts.every]
+        if watch is not None:
+            for now, one in zip(texts.every, encoded, strict=True):
+                watch.encoded(now, one.ids, gather(one.conditioning))
         start = None
         if inputs is not None:
             padded_inputs = [*inputs, *[inputs[-1]] * padding]
@@ -229,7 +246,7 @@ class Pipeline:
             self._devices.put_split(size_numbers(padded)) if kind.sized else None,
         )
         full_rows = _full_rows(kind, tables)
-        latents, trace = self._denoise(calls, kind.controls, padded, padded_tables, more, full_rows, on_step)
+        latents, trace = self._denoise(calls, kind.controls, padded, padded_tables, more, full_rows, on_step, watch)
         pixels, finite_pixels = gather(compiled["decode"].call(self._weights_of("decode"), latents))
         text_digests = [gather(one.digests) for one in encoded]
         finite_texts = np.logical_and.reduce([gather(one.finite) for one in encoded])
@@ -337,6 +354,7 @@ class Pipeline:
         more: tuple[Any, ...],
         full_rows: np.ndarray | None,
         on_step: Callable[[int, int], None] | None,
+        watch: Watch | None,
     ) -> tuple[jax.Array, programs.Trace]:
         """Runs the sampler: the latents on the devices, and the host's Trace.
 
@@ -346,6 +364,7 @@ class Pipeline:
         more: the last arguments of the program, on the devices.
         full_rows: bool (MAX_ROWS,), the rows that compute the deep half of the denoiser; None: no cache.
         on_step: as in `generate`; None: one call makes all rows of a piece.
+        watch: as in `generate`; then each call makes one row.
         """
         put = self._devices.put_split
         _, h, w, c = self._blueprint.state.x.shape
@@ -375,7 +394,8 @@ class Pipeline:
             if stops[-1] == piece.rows.start and piece.begins:
                 deep_half = None if piece.deep_half is None else self._devices.zeros(piece.deep_half)
                 state = state._replace(kept=deep_half)
-            stop = piece.rows.stop if on_step is None else min(piece.rows.stop, stops[-1] + self._rows_a_call)
+            at_once = 1 if watch is not None else len(piece.rows) if on_step is None else self._rows_a_call
+            stop = min(piece.rows.stop, stops[-1] + at_once)
             if drawn is not None and drawn.has_steps:
                 stop = min(stop, stops[-1] + ROWS_AT_ONCE)
                 keys = put(drawn.given(stops[-1], stop))
@@ -391,6 +411,8 @@ class Pipeline:
                 keys,
                 *more,
             )
+            if watch is not None:
+                watch.stepped(stop, np.array(gather(state.x)))  # a copy, because the next call takes the buffer over
             # The devices work on this piece while the host waits for the one before it.
             if traces and on_step is not None:
                 jax.block_until_ready(traces[-1])

@@ -6,7 +6,7 @@ network computes is the family's. Knows nothing of devices, files or prompts as 
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ from tpusd.config.schema import Weighting
 from tpusd.engine import noise as image_keys
 from tpusd.families.base import ChunkTokens, Conditioning, Control, Family, Guidance, Networks, Tokens
 from tpusd.networks.reuse import Reuse
+from tpusd.networks.unet import Features
 from tpusd.samplers.loop import Kept, LoopState, run_steps
 from tpusd.samplers.rows import MAX_ROWS
 
+Made = TypeVar("Made")
 TRACE_ROWS = 5  # latents are traced after row 1, 5, 10, 15, ... of the table
 DECODED_AT_ONCE = 512  # positions of latents
 
@@ -73,20 +75,21 @@ class Picture(NamedTuple):
 
 def encode(family: Family, networks: Networks, tokens: Tokens) -> tuple[Conditioning, jax.Array, jax.Array]:
     """Tokens -> text embeddings, their digest (b,2), and whether they are finite (b,)."""
-    return _described(family.encode(networks, tokens))
+    return _with_digests(family.encode(networks, tokens))
 
 
 def encode_chunks(
     family: Family, networks: Networks, tokens: ChunkTokens, *, weighting: Weighting | None
 ) -> tuple[Conditioning, jax.Array, jax.Array]:
     """The same of prompts in chunks, with weights."""
-    return _described(family.encode_chunks(networks, tokens, weighting))
+    return _with_digests(family.encode_chunks(networks, tokens, weighting))
 
 
-def _described(cond: Conditioning) -> tuple[Conditioning, jax.Array, jax.Array]:
-    leaves = jax.tree.leaves(cond)
+def _with_digests(made: Made) -> tuple[Made, jax.Array, jax.Array]:
+    """A pytree of floats (b,...), one digest of all of them, and whether they are finite."""
+    leaves = jax.tree.leaves(made)
     digests = functools.reduce(jnp.bitwise_xor, map(digest, leaves))
-    return cond, digests, functools.reduce(jnp.logical_and, map(is_finite, leaves))
+    return made, digests, functools.reduce(jnp.logical_and, map(is_finite, leaves))
 
 
 def encode_picture(
@@ -121,11 +124,17 @@ def encode_picture(
     return whole, unmasked, digest(together), is_finite(together)
 
 
-def embed_control(family: Family, network: nnx.Module, pixels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What a ControlNet makes of its pictures (b,H,W,3) uint8, one by one: (b,h,w,c), digest (b,2), is finite (b,)."""
-    images = pixels.astype(jnp.float32) / 255
-    embedded: jax.Array = jax.lax.map(lambda image: family.embed_control(network, image[None])[0], images)
-    return embedded, digest(embedded), is_finite(embedded)
+def embed_control(family: Family, network: nnx.Module, pixels: jax.Array) -> tuple[Features, jax.Array, jax.Array]:
+    """What a ControlNet or a T2I-Adapter makes of its pictures (b,H,W,3) uint8, one by one.
+
+    Some (b,h,w,c); their digest (b,2); are all finite (b,).
+    """
+
+    def one(image: jax.Array) -> Features:
+        return tuple(feature[0] for feature in family.embed_control(network, image[None]))
+
+    embedded: Features = jax.lax.map(one, pixels.astype(jnp.float32) / 255)
+    return _with_digests(embedded)
 
 
 def denoise(

@@ -20,6 +20,7 @@ from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PartPrecision, PrecisionConfig, RunConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.networks.reuse import Reuse
+from tpusd.networks.unet import Features
 from tpusd.samplers.schedule import SchedulerConfig
 from tpusd.samplers.table import Table
 from tpusd.syntax.embeddings import TokenVectors
@@ -27,7 +28,8 @@ from tpusd.syntax.rules import TextRules, TextShape
 
 MIN_BLOCK_TENSORS = 8  # a resnet's: two norms and two convolutions, with biases
 ProgramName = Literal["encode", "encode_picture", "embed_control", "denoise", "decode"]
-CONTROLNET = "controlnet_"  # what the name of a ControlNet among the parts begins with; its place follows
+# What the name of a network of `model.controlnets` among the parts begins with; its place there follows.
+CONTROLNET, T2I_ADAPTER = "controlnet_", "t2i_adapter_"
 Values: TypeAlias = Mapping[str, Any]  # a JSON object: any JSON value
 ChunkTokens: TypeAlias = Any  # a pytree of arrays or shapes, of prompts in chunks; the family's own
 Conditioning: TypeAlias = object  # a pytree of arrays, of the prompt or of all that the denoiser gets; the family's own
@@ -72,7 +74,7 @@ class OriginalNames(NamedTuple):
     """A network in a single file of the original code. prefix: of its tensors. naming: how it names the layers."""
 
     prefix: str
-    naming: Literal["unet", "controlnet", "vae", "clip", "open_clip"]
+    naming: Literal["unet", "controlnet", "t2i_adapter", "vae", "clip", "open_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +165,9 @@ class Guidance(NamedTuple):
 
 
 class Control(NamedTuple):
-    """What ControlNets get for a batch, each in its place.
+    """What ControlNets and T2I-Adapters get for a batch, each in its place.
 
-    pictures: of each, an image's picture as `embed_control` gives it, (b,h,w,c).
+    pictures: of each, what `embed_control` gives of an image's picture.
     guess_mode: bool (b,), whether they guide the half of the prompt alone.
     scale: float32 (b,n), of each at this step; None outside of steps.
     """
@@ -181,7 +183,7 @@ class Family(abc.ABC):
     name: ClassVar[str]
     pipeline_classes: ClassVar[tuple[str, ...]]  # `_class_name` of model_index.json, without a leading `Flax`
     components: ClassVar[Mapping[str, Component]]  # part -> component, in the order in which weights are read
-    controlnet: ClassVar[Component | None] = None  # of the ControlNets that a checkpoint may have beside these parts
+    beside: ClassVar[Mapping[str, Component]] = {}  # CONTROLNET and T2I_ADAPTER -> such a network beside these parts
     reads_sizes: ClassVar[bool] = False  # whether the model has size conditioning
 
     def schedule_notes(self, settings: SamplerSettings, config: SchedulerConfig) -> Iterable[str]:
@@ -198,11 +200,10 @@ class Family(abc.ABC):
         return tuple(part for part, component in self.components.items() if component.program == own)
 
     def component(self, part: str) -> Component:
-        """Of a part of a checkpoint, which may be a ControlNet."""
-        if not part.startswith(CONTROLNET):
+        """Of a part of a checkpoint, which may be a network of `model.controlnets`."""
+        if part in self.components:
             return self.components[part]
-        assert self.controlnet is not None, part
-        return self.controlnet
+        return self.beside[part.rstrip("0123456789")]
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -210,7 +211,7 @@ class Family(abc.ABC):
         return tuple(c.tokenizer for c in self.components.values() if c.tokenizer is not None)
 
     def precisions(self, precision: PrecisionConfig, parts: Iterable[str] | None = None) -> dict[str, PartPrecision]:
-        """Part -> its precision. parts: of a checkpoint; None: without ControlNets."""
+        """Part -> its precision. parts: of a checkpoint; None: its own alone."""
         return {part: getattr(precision, self.component(part).precision) for part in parts or self.components}
 
     # What a checkpoint and a run must satisfy.
@@ -343,15 +344,21 @@ class Family(abc.ABC):
         t: timesteps (b,) float32.
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
-        control: of the ControlNets among the networks, in their order; None: there are none.
+        control: of the networks of `model.controlnets` among them, in their order; None: there are none.
         """
 
     def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
-        """Refuses a ControlNet of another base model. where: it, as the error begins. Raises UserError."""
+        """Refuses a ControlNet or a T2I-Adapter of another base model.
+
+        where: it, as the error begins. Raises UserError.
+        """
         raise UserError(f"{where}: there are no ControlNets for {self.name}; leave it out")
 
-    def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
-        """Control images (b,H,W,3) float32 in 0..1 -> what a ControlNet makes of them once for all steps, (b,h,w,c)."""
+    def embed_control(self, network: nnx.Module, images: jax.Array) -> Features:
+        """Control images (b,H,W,3) float32 in 0..1 -> what a network makes of them once for all steps.
+
+        One (b,h,w,c) of a ControlNet, and several of a T2I-Adapter.
+        """
         raise NotImplementedError
 
     def predict_reusing(

@@ -1,17 +1,24 @@
-"""ControlNets of the Stable Diffusion families (Zhang et al. 2023): whether one fits, and what several of them add."""
+"""ControlNets (Zhang et al. 2023) and T2I-Adapters (Mou et al. 2023) of the Stable Diffusion families.
+
+Whether one fits, and what several of them add.
+"""
 
 import functools
+import itertools
 import re
+from collections.abc import Iterator
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tpusd.errors import UserError
-from tpusd.families.base import CONTROLNET, Component, Control, Networks, OriginalNames, Rename, entry
+from tpusd.families.base import CONTROLNET, T2I_ADAPTER, Component, Control, Networks, OriginalNames, Rename
 from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
-from tpusd.networks.unet import Residuals
+from tpusd.networks.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from tpusd.networks.unet import Features, Residuals
 from tpusd.networks.unet_config import UNetConfig
 
 _LISTS = "down_blocks|attentions|resnets|transformer_blocks|downsamplers|to_out|net|controlnet_down_blocks|blocks"
@@ -26,6 +33,17 @@ CONTROLNET_COMPONENT = Component(
     precision="unet",
     renames=(Rename("flax", re.compile(rf"(^|\.)({_LISTS})_(\d+)(?=\.)"), r"\1\2.\3"),),
     original=(OriginalNames("control_model.", "controlnet"),),
+)
+T2I_ADAPTER_COMPONENT = Component(
+    program="embed_control",
+    library="diffusers",
+    classes=("T2IAdapter",),
+    network=T2IAdapter,
+    config=T2IAdapterConfig,
+    weights="diffusion_pytorch_model",
+    flax_weights="diffusion_flax_model",
+    precision="unet",
+    original=(OriginalNames("", "t2i_adapter"),),
 )
 _SAME = (  # what a ControlNet and the UNet beside it must have in common
     "block_out_channels",
@@ -55,6 +73,25 @@ def check_fits(config: ControlNetConfig, unet: UNetConfig, downscale: int, where
             )
 
 
+def check_adapter_fits(config: T2IAdapterConfig, unet: UNetConfig, downscale: int, where: str) -> None:
+    """The same for a T2I-Adapter: its feature maps must have the shapes of those that the UNet adds them to."""
+    last, places = len(unet.block_out_channels) - 1, []
+    for level, width in enumerate(unet.block_out_channels):
+        halvings = level if unet.down_attentions(level) else min(level + 1, last)
+        places.append((width, downscale * 2**halvings))
+    places.append((unet.block_out_channels[-1], downscale * 2**last))
+    own = list(zip(config.widths, config.downscales, strict=True))
+    if own != places[: len(own)]:
+        raise UserError(
+            f"{where}: is a T2I-Adapter of another base model: its feature maps have {_shapes(own)}, and the "
+            f"checkpoint's UNet adds {_shapes(places)}; choose one of the same base model"
+        )
+
+
+def _shapes(features: list[tuple[int, int]]) -> str:
+    return ", ".join(f"{width} channels at 1/{downscale}" for width, downscale in features)
+
+
 def residuals(
     networks: Networks,
     control: Control | None,
@@ -69,20 +106,47 @@ def residuals(
     x, t, text: of halves * b, as the UNet gets them: latents, timesteps, and the conditioning. With two halves, the one
         of the prompts comes second.
     """
-    if control is None:
-        return None
-    parts = sorted((part for part in networks if part.startswith(CONTROLNET)), key=_place)
-    nets = [entry(networks, part, ControlNetModel) for part in parts]
     added = [
-        _scaled(net, picture, control.scale[:, i], control.guess_mode, x, t, text, halves)
-        for i, (net, picture) in enumerate(zip(nets, control.pictures, strict=True))
+        _scaled(net, picture, scale, control.guess_mode, x, t, text, halves)
+        for net, (picture, *_), scale in _each(networks, control)
+        if control is not None and isinstance(net, ControlNetModel)
     ]
+    if not added:
+        return None
     total: Residuals = functools.reduce(lambda one, other: jax.tree.map(jnp.add, one, other), added)
     return total
 
 
+def features(networks: Networks, control: Control | None, halves: int) -> Features:
+    """What the T2I-Adapters among the networks add together, float32; empty: there are none.
+
+    control: of b images; what is added is of halves * b, the same for each half.
+    """
+
+    def scaled(feature: jax.Array, scale: jax.Array) -> jax.Array:
+        factors = scale[:, None, None, None]
+        made = jnp.where(factors == 0, 0.0, factors * feature.astype(jnp.float32))
+        return jnp.concatenate([made] * halves)
+
+    total: list[jax.Array] = []
+    for net, pictures, scale in _each(networks, control):
+        if isinstance(net, T2IAdapter):
+            own = [scaled(feature, scale) for feature in pictures]
+            both = itertools.zip_longest(total, own)  # one may have no feature map for the mid block
+            total = [two if one is None else one if two is None else one + two for one, two in both]
+    return tuple(total)
+
+
+def _each(networks: Networks, control: Control | None) -> Iterator[tuple[nnx.Module, Features, jax.Array]]:
+    """Of each of them, in their order: the network, what `embed_control` made of its pictures, its scale (b,)."""
+    if control is not None:
+        parts = sorted((part for part in networks if part.startswith((CONTROLNET, T2I_ADAPTER))), key=_place)
+        for i, (part, pictures) in enumerate(zip(parts, control.pictures, strict=True)):
+            yield networks[part], pictures, control.scale[:, i]
+
+
 def _place(part: str) -> int:
-    return int(part.removeprefix(CONTROLNET))
+    return int(part.rpartition("_")[2])
 
 
 def _scaled(

@@ -6,6 +6,7 @@ Rombach et al. 2022; Podell et al. 2023. Knows nothing of one family alone: that
 import abc
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
@@ -22,6 +23,8 @@ from tpusd.config.schema import PrecisionConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
 from tpusd.families import chunks, controls
 from tpusd.families.base import (
+    CONTROLNET,
+    T2I_ADAPTER,
     Agreement,
     Component,
     Conditioning,
@@ -42,7 +45,8 @@ from tpusd.families.base import (
 from tpusd.networks.clip_text import CLIPTextConfig, CLIPTextModel, CLIPTextOutput
 from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
 from tpusd.networks.reuse import Reuse
-from tpusd.networks.unet import UNet2DConditionModel
+from tpusd.networks.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from tpusd.networks.unet import Features, UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
 from tpusd.networks.vae import AutoencoderKL, VAEConfig
 from tpusd.samplers.guidance import classifier_free_guidance
@@ -160,6 +164,10 @@ def _zeros_put_in(text: TextConditioning, given: jax.Array) -> TextConditioning:
     return made
 
 
+def _downscale(configs: Configs) -> int:
+    return entry(configs, VAE, VAEConfig).downscale
+
+
 def _predict(
     call: Callable[..., tuple[jax.Array, Kept]],
     config: UNetConfig,
@@ -184,7 +192,7 @@ def _predict(
 class LatentDiffusion(Family):
     """What is the same in all of these families."""
 
-    controlnet = controls.CONTROLNET_COMPONENT
+    beside = {CONTROLNET: controls.CONTROLNET_COMPONENT, T2I_ADAPTER: controls.T2I_ADAPTER_COMPONENT}
 
     def agreements(self, configs: Configs) -> Iterable[Agreement]:
         """Text encoders, UNet and autoencoder must be of one checkpoint."""
@@ -223,8 +231,9 @@ class LatentDiffusion(Family):
             )
 
     def size_multiple(self, configs: Configs) -> int:
-        """Pixels of a latent along one side: 8."""
-        return entry(configs, VAE, VAEConfig).downscale
+        """Pixels of a latent along one side: 8; and what a T2I-Adapter puts together to one position: 16 for SDXL's."""
+        adapters = [config.downscale_factor for config in configs.values() if isinstance(config, T2IAdapterConfig)]
+        return math.lcm(_downscale(configs), *adapters)
 
     def inpaints(self, configs: Configs) -> bool:
         """Whether the UNet has 9 input channels: latents, a mask, and the latents of the rest of the picture."""
@@ -232,7 +241,7 @@ class LatentDiffusion(Family):
 
     def image_size(self, configs: Configs) -> tuple[int, int]:
         """The UNet's sample_size is that of the latents. Raises UserError where the checkpoint does not say it."""
-        own, scale = entry(configs, UNET, UNetConfig).sample_size, self.size_multiple(configs)
+        own, scale = entry(configs, UNET, UNetConfig).sample_size, _downscale(configs)
         if own is None:
             raise UserError("sample_size=null in unet/config.json: the image size is unknown; set height and width")
         height, width = (own, own) if isinstance(own, int) else own
@@ -240,7 +249,7 @@ class LatentDiffusion(Family):
 
     def latent_shape(self, configs: Configs, height: int, width: int) -> tuple[int, int, int]:
         """One latent for each 8x8 pixels."""
-        scale = self.size_multiple(configs)
+        scale = _downscale(configs)
         return height // scale, width // scale, entry(configs, VAE, VAEConfig).latent_channels
 
     def schedule(
@@ -379,8 +388,10 @@ class LatentDiffusion(Family):
             scale: jax.Array | None = None,
         ) -> tuple[jax.Array, None]:
             text = (hidden, pooled, time_ids)
-            added = controls.residuals(networks, control, x, t, text, halves=x.shape[0] // b)
-            return unet(x, t, *text, guidance_scale=scale, residuals=added), None
+            halves = x.shape[0] // b
+            added = controls.residuals(networks, control, x, t, text, halves)
+            inside = controls.features(networks, control, halves)
+            return unet(x, t, *text, guidance_scale=scale, residuals=added, features=inside), None
 
         return _predict(call, unet.config, x, t, conditioning, guidance)[0]
 
@@ -416,13 +427,19 @@ class LatentDiffusion(Family):
 
     def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:
         """It must be made for a UNet of these shapes."""
+        unet = entry(configs, UNET, UNetConfig)
+        if isinstance(config, T2IAdapterConfig):
+            controls.check_adapter_fits(config, unet, _downscale(configs), where)
+            return
         assert isinstance(config, ControlNetConfig)
-        controls.check_fits(config, entry(configs, UNET, UNetConfig), self.size_multiple(configs), where)
+        controls.check_fits(config, unet, _downscale(configs), where)
 
-    def embed_control(self, network: nnx.Module, images: jax.Array) -> jax.Array:
-        """The ControlNet's own convolutions."""
+    def embed_control(self, network: nnx.Module, images: jax.Array) -> Features:
+        """The ControlNet's own convolutions, or the whole T2I-Adapter."""
+        if isinstance(network, T2IAdapter):
+            return network.embed(images)
         assert isinstance(network, ControlNetModel)
-        return network.embed(images)
+        return (network.embed(images),)
 
     def encode_picture(self, networks: Networks, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The autoencoder's encoder, scaled as the UNet has latents."""

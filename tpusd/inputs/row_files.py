@@ -94,8 +94,15 @@ def _any_control(rows: Sequence[Row]) -> bool:
     return any(has_control(row) for _, row in first_rows(rows))
 
 
-def control_notes(rows: Sequence[Row], config: RunConfig) -> tuple[str, ...]:
-    """A line where ControlNets have no effect."""
-    if not config.model.controlnets or _any_control(rows):
-        return ()
-    return ("model.controlnets: have no effect, because no row has a control image; add control_image=FILE",)
+def control_notes(rows: Sequence[Row], config: RunConfig, num_calls: int) -> tuple[str, ...]:
+    """A line where ControlNets have no effect. num_calls: model calls of the run's sampler."""
+    nets = config.model.controlnets
+    if not nets or not _any_control(rows):
+        idle = "model.controlnets: have no effect, because no row has a control image; add control_image=FILE"
+        return (idle,) if nets else ()
+    return tuple(
+        f"model.controlnets[{place}]: has no effect, because none of the {num_calls} model calls is whole between "
+        f"start={net.start:g} and end={net.end:g}; widen them, or take more steps"
+        for place, net in enumerate(nets)
+        if not any(net.steps(num_calls))
+    )

@@ -5,7 +5,7 @@ One call is one prediction. Guidance, schedules and sampling are not done here.
 
 import math
 from functools import partial
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, TypeAlias, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -315,6 +315,9 @@ class Residuals(NamedTuple):
     mid: jax.Array
 
 
+Features: TypeAlias = tuple[jax.Array, ...]  # what T2I-Adapters add: (b,h,w,c) for each level, then to the mid block
+
+
 class TimeEmbedded(nnx.Module):
     """A network that reads the timestep, and for SDXL the pooled text and the sizes. config: of the UNet."""
 
@@ -382,6 +385,7 @@ class UNet2DConditionModel(TimeEmbedded):
         time_ids: jax.Array | None = None,
         guidance_scale: jax.Array | None = None,
         residuals: Residuals | None = None,
+        features: Features = (),
     ) -> jax.Array:
         """One prediction: (b,h,w,c) float32.
 
@@ -393,10 +397,21 @@ class UNet2DConditionModel(TimeEmbedded):
             pixels.
         guidance_scale: (b,), for a UNet with time_cond_proj_dim only; None: 1.
         residuals: what ControlNets add; None: there are none.
+        features: what T2I-Adapters add, for some levels, the first ones, or for all of them and the mid block.
         """
         return self._predict(
-            sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, None, residuals
+            sample, timesteps, encoder_hidden_states, text_embeds, time_ids, guidance_scale, None, residuals, features
         )[0]
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The layer of each level whose result T2I-Adapters change: counted as the skip connections are, less one."""
+        places, total = [], 0
+        for block in self.down_blocks:
+            # Where a level has attention, it is the last layer before downsampling, and the very last one elsewhere.
+            places.append(total + (len(block.resnets) if block.attentions else block.num_layers) - 1)
+            total += block.num_layers
+        return tuple(places)
 
     def reusing(
         self,
@@ -424,6 +439,7 @@ class UNet2DConditionModel(TimeEmbedded):
         guidance_scale: jax.Array | None,
         reuse: Reuse | None,
         residuals: Residuals | None = None,
+        features: Features = (),
     ) -> tuple[jax.Array, jax.Array]:
         """The prediction, and what enters the layer that takes the skip connection `reuse.branch`."""
         sample = sample.astype(self.dtype)
@@ -432,10 +448,15 @@ class UNet2DConditionModel(TimeEmbedded):
         down = [partial(block.layer, i) for block in self.down_blocks for i in range(block.num_layers)]
         up = [partial(block.layer, i) for block in self.up_blocks for i in range(block.num_layers)]
         branch = 0 if reuse is None else reuse.branch
+        inside = dict(zip(self.feature_layers, features, strict=False))
+
+        def downwards(number: int, x: jax.Array) -> jax.Array:
+            y = down[number](x, emb, context)
+            return y + inside[number].astype(self.dtype) if number in inside else y
 
         skips = [self.conv_in(sample)]
-        for layer in down[:branch]:
-            skips.append(layer(skips[-1], emb, context))
+        for number in range(branch):
+            skips.append(downwards(number, skips[-1]))
 
         def controlled(skips: list[jax.Array]) -> list[jax.Array]:
             if residuals is None:
@@ -444,12 +465,14 @@ class UNet2DConditionModel(TimeEmbedded):
 
         def compute_deep() -> jax.Array:
             x, all_skips = skips[-1], list(skips)
-            for layer in down[branch:]:
-                x = layer(x, emb, context)
+            for number in range(branch, len(down)):
+                x = downwards(number, x)
                 all_skips.append(x)
             all_skips = controlled(all_skips)
             if self.mid_block is not None:
                 x = self.mid_block(x, emb, context)
+            for feature in features[len(inside) :]:
+                x = x + feature.astype(self.dtype)
             if residuals is not None:
                 x = x + residuals.mid.astype(self.dtype)
             for up_layer in up[: len(down) - branch]:

@@ -141,7 +141,7 @@ class Compiler:
             name = embedder(place)
             tasks[name] = functools.partial(_embedding_task, name, blueprint, place)
         own = [blueprint.weights(name) for name in ("encode", "denoise", "decode")]
-        weights = _bytes((own, blueprint.weights("embed_control", range(self.architecture.num_controlnets))))
+        weights = _bytes((own, blueprint.weights("embed_control", range(len(self.architecture.controls)))))
         devices, programs = Devices(self.topology.devices), {}
         if self.guided_calls in (0, self.model_calls):
             del tasks["denoise_unguided"]

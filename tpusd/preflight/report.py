@@ -136,7 +136,7 @@ def preflight(
     if len(sizes) > 1:
         tell(f"prompts: images of {len(sizes)} sizes; the programs of {width}x{height} are compiled")
     controls = max((kind.controls for kind in sizes[height, width]), key=len)
-    controls = controls or tuple(range(architecture.num_controlnets))
+    controls = controls or tuple(range(len(architecture.controls)))
     kind = max(sizes[height, width], key=lambda kind: _num_calls(kind, model_calls, guided=True))
     guided_calls = _num_calls(kind, model_calls, guided=True)
     reused = tuple(_num_calls(kind, model_calls, guided=guided, reused=True) for guided in (True, False))

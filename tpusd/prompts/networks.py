@@ -28,6 +28,11 @@ def without_loras(text: str, files: Mapping[str, tuple[Path, ...]], where: str) 
     return (_MARK.sub("", text), loras) if loras else (text, ())
 
 
+def named_loras(text: str) -> list[tuple[str, str]]:
+    """Every mark of a prompt, and the name in it. Raises UserError for one that no run would read."""
+    return [(mark[0], _parts(mark)[0]) for mark in _MARK.finditer(text)]
+
+
 def lora_files(directory: str) -> dict[str, tuple[Path, ...]]:
     """Name -> the safetensors files that have it, with and without the folders that lead to it. Raises UserError."""
     root, where = Path(directory).absolute(), f"prompts.lora_dir={show_path(directory)}"
@@ -47,7 +52,8 @@ def lora_files(directory: str) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def _lora(mark: re.Match[str], files: Mapping[str, tuple[Path, ...]], where: str) -> LoraConfig:
+def _parts(mark: re.Match[str]) -> tuple[str, float, float]:
+    """The name, and how strong it is in the text encoders and in the UNet. Raises UserError."""
     name, *numbers = (part.strip() for part in mark[1].split(":"))
     shown = show(mark[0], 80)
     if len(numbers) > 2:
@@ -56,6 +62,12 @@ def _lora(mark: re.Match[str], files: Mapping[str, tuple[Path, ...]], where: str
         strengths = [read_value(Scale, float(number), shown) for number in numbers]
     except ValueError:
         raise UserError(f"{shown}: must have numbers after the name, as in <lora:NAME:0.8>") from None
+    text = strengths[0] if strengths else 1.0
+    return name, text, strengths[1] if len(strengths) > 1 else text
+
+
+def _lora(mark: re.Match[str], files: Mapping[str, tuple[Path, ...]], where: str) -> LoraConfig:
+    (name, text, unet), shown = _parts(mark), show(mark[0], 80)
     found = files.get(name, ())
     if len(found) > 1:
         raise UserError(f"{shown}: {where} has {len(found)} files of this name; write the folder too: FOLDER/NAME")
@@ -63,6 +75,4 @@ def _lora(mark: re.Match[str], files: Mapping[str, tuple[Path, ...]], where: str
         near = difflib.get_close_matches(name, files, n=1)
         advice = f"; did you mean {show(near[0])}?" if near else ""
         raise UserError(f"{shown}: {where} has no {show(name, 60)}{_SUFFIX}{advice}")
-    text = strengths[0] if strengths else 1.0
-    unet = strengths[1] if len(strengths) > 1 else text
     return LoraConfig(path=str(found[0]), scale=unet, text_encoder_scale=None if text == unet else text)

@@ -6,10 +6,12 @@ Knows nothing of files.
 import re
 from collections.abc import Mapping
 
+from tpusd.config.rows import MAX_LORAS
 from tpusd.config.schema import Weighting
 from tpusd.errors import UserError, show
+from tpusd.prompts.networks import named_loras
 from tpusd.recipes.base import PARAMETERS, PictureTexts, Recipe
-from tpusd.recipes.carry_over import NOT_GIVEN, CarryOver, Missing
+from tpusd.recipes.carry_over import LORAS_PLACEHOLDER, MAX_LINES, NOT_GIVEN, CarryOver, Missing
 from tpusd.recipes.infotext import SCHEDULE_TYPES, Infotext, read_infotext
 from tpusd.samplers.registry import samplers
 from tpusd.syntax.a1111 import parse
@@ -40,6 +42,7 @@ _READ = {
     "Version",
     "Emphasis",
 }
+_LORA_HASHES = "Lora hashes"
 _NETWORK = re.compile(r"<\w+:[^<>]*>")
 # A1111's `Emphasis` -> our weighting; without a name it is Original.
 _WEIGHTINGS: Mapping[str, Weighting | None] = {"Original": None, "No norm": "a1111_no_norm"}
@@ -67,9 +70,9 @@ def carry_over(infotext: Infotext) -> CarryOver:
     carried.guidance("CFG scale", _number(settings.get("CFG scale")))
     carried.seed("Seed", _number(settings.get("Seed")))
     _size(settings, carried)
-    _prompts(infotext, carried)
+    read = _READ | ({_LORA_HASHES} if _prompts(infotext, carried) else set())
     carried.leave_out_each(
-        (f"{show(name)}: {show(value)}" for name, value in settings.items() if name not in _READ),
+        (f"{show(name)}: {show(value)}" for name, value in settings.items() if name not in read),
         "has no counterpart",
     )
     _noise(settings, carried)
@@ -134,29 +137,64 @@ def _size(settings: Mapping[str, str], carried: CarryOver) -> None:
     carried.size("Height", "height", int(size[2]))
 
 
-def _prompts(infotext: Infotext, carried: CarryOver) -> None:
-    """The prompts without networks, which A1111 takes out of them, and how they are read."""
+def _prompts(infotext: Infotext, carried: CarryOver) -> bool:
+    """The prompts, and how they are read: whether marks of LoRAs stay in the prompt.
+
+    A1111 reads none in a negative prompt.
+    """
+    emphasis = infotext.settings.get("Emphasis", "Original")
+    bare, negative_prompt = (_NETWORK.sub("", text) for text in (infotext.prompt, infotext.negative_prompt))
+    fault = None
+    if emphasis != "None":
+        try:
+            parse(bare)
+            parse(negative_prompt)
+        except UserError as error:
+            fault = error
+    weighted = emphasis != "None" and fault is None
+    loras = _loras(infotext.prompt) if weighted and bare.strip() else {}
+    prompt = _NETWORK.sub(lambda mark: mark[0] if mark[0] in loras else "", infotext.prompt)
     texts = infotext.prompt, infotext.negative_prompt
     networks = {found[0] for text in texts for found in _NETWORK.finditer(text)}
-    prompt, negative_prompt = (_NETWORK.sub("", text) for text in texts)
     carried.prompts(prompt, negative_prompt)
     rule = "networks are files; put a LoRA's in loras=[{path: FILE, scale: 0.8}]"
-    carried.leave_out_each(sorted(networks), rule)
-    emphasis = infotext.settings.get("Emphasis", "Original")
+    carried.leave_out_each(sorted(networks - loras.keys()), rule)
     if emphasis == "None":
         carried.set("on_truncate", "chunk")
-        return
-    try:
-        parse(prompt)
-        parse(negative_prompt)
-    except UserError as error:
-        carried.leave_out("prompt", f"{error}; with prompts.syntax=a1111 weights are read")
-        return
+    if fault is not None:
+        carried.leave_out("prompt", f"{fault}; with prompts.syntax=a1111 weights are read")
+    if not weighted:
+        return False
     carried.set("prompts.syntax", "a1111")
     if emphasis not in _WEIGHTINGS:
         carried.leave_out("Emphasis", emphasis, "is not implemented; Original is taken")
     elif (weighting := _WEIGHTINGS[emphasis]) is not None:
         carried.set("prompts.weighting", weighting)
+    if loras:
+        carried.set("prompts.lora_dir", LORAS_PLACEHOLDER)
+        _name_files(loras, infotext.settings.get(_LORA_HASHES, ""), carried)
+    return bool(loras)
+
+
+def _loras(prompt: str) -> dict[str, str]:
+    """Mark -> name of each LoRA that a run reads in the prompt; empty where it would refuse one, or so many."""
+    try:
+        loras = named_loras(prompt)
+    except UserError:
+        return {}
+    return dict(loras) if len(loras) <= MAX_LORAS else {}
+
+
+def _name_files(loras: Mapping[str, str], hashes: str, carried: CarryOver) -> None:
+    """A line for the files that the user has to have. hashes: `ink: 0a1b2c3d4e5f, hat: ...`, as A1111 writes them."""
+    known = {name.strip(): digits.strip() for name, _, digits in (one.rpartition(":") for one in hashes.split(","))}
+    files = [
+        f"{name}.safetensors" + (f" (hash {known[name]})" if known.get(name) else "")
+        for name in dict.fromkeys(loras.values())
+    ]
+    more = f", and {len(files) - MAX_LINES} more," if len(files) > MAX_LINES else ""
+    listed = ", ".join(map(show, files[:MAX_LINES])) + more
+    carried.leave_out(f"put the directory that holds {listed} in the place of {LORAS_PLACEHOLDER}")
 
 
 def _number(text: str | None) -> int | float | str | Missing:

@@ -17,6 +17,7 @@ from tpusd.recipes.command import fitting_row
 
 MODEL_PLACEHOLDER = "MODEL_DIRECTORY"  # for weights that only the user can name
 PROMPT_PLACEHOLDER = "PROMPT"
+LORAS_PLACEHOLDER = "LORA_DIRECTORY"  # for the directory with the files that a prompt names
 MAX_LINES = 20  # of one kind
 DEFAULT_SAMPLER = "pndm"  # of conf/config.yaml
 _STEPS = "sampler.num_inference_steps"

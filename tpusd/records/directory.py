@@ -113,11 +113,15 @@ def claim_directory(claim: Claim, made: list[Path], refuse_taken: Callable[[Path
             number += 1
 
 
+class BusyDirectory(UserError):
+    """Another process works in the directory."""
+
+
 class DirectoryLog:
     """A directory's log. The directory's lock hangs on this file, because the file is never replaced."""
 
     def __init__(self, path: Path, name: str, *, kind: str):
-        """Opens and locks the log. Raises UserError where another process holds it, and OSError.
+        """Opens and locks the log. Raises BusyDirectory where another process holds it, and OSError.
 
         path: the directory.
         name: of the log in it.
@@ -126,7 +130,7 @@ class DirectoryLog:
         self._file = LineFile(path / name)
         try:
             if not self._file.lock() or not self._file.is_at(path / name):
-                raise UserError(
+                raise BusyDirectory(
                     f"{show_path(path)}: another process is working on this {kind}; wait until it ends, or stop it"
                 )
         except BaseException:

@@ -38,6 +38,8 @@ CHANGEABLE_ON_RESUME = (
     "dry_run",
     "loggers",
     "executor",
+    "scores",
+    "score_weights",
 )
 
 

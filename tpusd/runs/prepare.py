@@ -15,6 +15,7 @@ from tpusd.config.packed_rows import first_rows
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
+from tpusd.config.scores import weights_to_save
 from tpusd.errors import UserError, show
 from tpusd.inputs.row_files import control_notes, files_of
 from tpusd.inputs.rows import pinned
@@ -35,6 +36,7 @@ from tpusd.runs.embeddings import (
 )
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, loras_of, open_loras, rows_to_save
 from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
+from tpusd.runs.scores import check_scores
 from tpusd.runs.texts import count_tokens, measure_texts, run_texts
 from tpusd.syntax.chunks import Extent, shape_of
 from tpusd.syntax.rules import TextShape
@@ -146,15 +148,16 @@ def prepare_run(
     rows = saved.prompts.rows
 
     table = _tables(checkpoint)
-    table(config.sampler, height, width, 1.0)  # its settings may not suit each other or the checkpoint
+    num_calls = len(table(config.sampler, height, width, 1.0))  # its settings may not suit each other or the checkpoint
     _check_rows(saved, checkpoint, lambda settings, strength: table(settings, height, width, strength))
+    check_scores(saved)
     extents: dict[str, Extent] = {}
     if rules.is_plain:
         tokens, warnings = count_tokens(config, rows, checkpoint.tokenizers)
     else:
         texts_of = _texts_over_steps(saved, lambda spec: table(spec.sampler, spec.height, spec.width, spec.strength))
         tokens, extents, warnings = measure_texts(config, rows, rules, checkpoint.tokenizers, texts_of)
-    notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved)]
+    notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved, num_calls)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
     warnings = (
@@ -309,7 +312,8 @@ def config_to_save(
         unet=_part_to_save(model.unet, checkpoint, "unet"),
         vae=_part_to_save(model.vae, checkpoint, "vae"),
         controlnets=tuple(
-            _part_to_save(net, checkpoint, f"controlnet_{place}") for place, net in enumerate(model.controlnets)
+            _part_to_save(net, checkpoint, part)
+            for net, part in zip(model.controlnets, checkpoint.controls, strict=True)
         ),
     )
     rows = rows_to_save(config, rows, loras)
@@ -318,5 +322,6 @@ def config_to_save(
         lora_to_save(given, lora.file) for given, lora in zip(config.loras, loras[: len(config.loras)], strict=True)
     )
     words = tuple(embedding_to_save(*one) for one in zip(config.embeddings, embeddings, strict=True))
-    config = replace(config, model=model, loras=own, embeddings=words)
+    weights = weights_to_save(config.score_weights)
+    config = replace(config, model=model, loras=own, embeddings=words, score_weights=weights)
     return saved_config(config, rows=rows, height=height, width=width, prompts_name=name)

@@ -15,6 +15,7 @@ import numpy as np
 from tpusd import storage
 from tpusd.config.executor import LOCAL
 from tpusd.config.schema import RunConfig, SavedConfig
+from tpusd.config.scores import PUBLISHED
 from tpusd.errors import UserError, show, show_path
 from tpusd.gallery.drawing import encode_sheet
 from tpusd.gallery.grid import contact_sheet
@@ -73,7 +74,7 @@ def reproduce(
     saved = read_saved(path)
     records = _chosen(path, saved, names, sample)
     images = None if len(records) == len(planned(saved)) else tuple(record.name for record in records.values())
-    base = replace(saved, output=None, executor=LOCAL)  # a cluster may be elsewhere
+    base = replace(saved, output=None, executor=LOCAL, scores=(), score_weights=PUBLISHED)  # a cluster may be elsewhere
     config = override(released(base, {word.partition("=")[0] for word in overrides}), overrides)
     if config.shard is not None:
         raise UserError(

@@ -25,7 +25,7 @@ from tpusd.records.shards import ShardDir
 from tpusd.runs.dry_run import RunToShow, show_plan
 from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.prepare import Prepare, prepare_run
-from tpusd.runs.start import make_alone
+from tpusd.runs.start import make_alone, score_advising
 from tpusd.runs.stripes import stripe_of
 from tpusd.runs.take_up import CompleteRun, take_up
 
@@ -58,6 +58,8 @@ def resume_run(
         config = extended_config(saved, override(saved, argv))
         found = take_up(run_dir, saved, config, prepare, name=path.name)
         if isinstance(found, CompleteRun):
+            stack.close()  # scoring takes the lock
+            score_advising(path, config, is_shard=stripe is not None)
             found.say()
             return path
         for warning in found.prepared.warnings:

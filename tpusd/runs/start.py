@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
-from tpusd.config.schema import RunConfig
+from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.shards import Shard
 from tpusd.errors import IncompleteRun, UserError
 from tpusd.plan.batches import Kind, count_batches
@@ -29,6 +29,7 @@ from tpusd.runs.executors.local import LoadPipeline, load_pipeline
 from tpusd.runs.executors.place import opened
 from tpusd.runs.make import make_runs
 from tpusd.runs.prepare import Prepare, prepare_run
+from tpusd.runs.scores import leaving_to_another_shard, score_alone
 from tpusd.runs.session import RunSession, holds_images
 from tpusd.runs.stripes import stripe_of
 from tpusd.runs.take_up import CompleteRun, take_up
@@ -88,6 +89,8 @@ def _start_shard(
         own = dataclasses.replace(saved, **changed)
         found = take_up(shard_dir, saved, own, lambda _: dataclasses.replace(prepared, config=own), name=path.name)
         if isinstance(found, CompleteRun):
+            stack.close()  # scoring takes the lock
+            score_advising(path, own, is_shard=True)
             found.say()
             return path
         stack.pop_all()  # from here on the session closes the directory
@@ -144,6 +147,7 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
         missing = count(session.num_elsewhere, "image")
         say(f"{session.path}: {missing} of other shards missing; the last shard completes the run")
     else:
+        score_advising(session.path, session.prepared.config, is_shard=session.stripe is not None)
         say(f"see {session.path / PAGE}")
 
 
@@ -179,6 +183,22 @@ def advising(
         raise
     except Interrupted as error:
         error.advice = f"; every image in {manifest} is whole; {how_to_continue(path(), shard)}"
+        raise
+
+
+def score_advising(path: Path, config: SavedConfig, *, is_shard: bool) -> None:
+    """Scores a finished run as its config asks for. Raises UserError."""
+    with advising_scores(path), leaving_to_another_shard() if is_shard else contextlib.nullcontext():
+        score_alone(path, config)
+
+
+@contextlib.contextmanager
+def advising_scores(path: Path) -> Iterator[None]:
+    """Adds to what stops the scoring of finished runs how to continue. path: of the run or the sweep."""
+    try:
+        yield
+    except Interrupted as error:
+        error.advice = f"; every image and every score so far is kept; {how_to_continue(path)}"
         raise
 
 

@@ -50,8 +50,9 @@ from tpusd.runs.prepare import Prepare, open_model, prepare_run
 from tpusd.runs.requests import RunRequest, extended_overrides, plan_sweep
 from tpusd.runs.safety import open_safety_once
 from tpusd.runs.same_files import JoinRuns, joining
+from tpusd.runs.scores import leaving_to_another_shard, score_finished
 from tpusd.runs.session import RunSession
-from tpusd.runs.start import advising, how_to_continue, shared_output
+from tpusd.runs.start import advising, advising_scores, how_to_continue, shared_output
 from tpusd.runs.stripes import stripe_of
 from tpusd.runs.take_up import CompleteRun, take_up
 from tpusd.storage import os_errors_as_user_errors
@@ -157,6 +158,7 @@ def make_sweep(
             if shard is None or {run.name for run in sweep.runs} != {run.name for run in read_sweep(path).runs}:
                 write_sweep(path, sweep)
         results = _make_requests(requests, found, load, log)
+        num_faults = _score(path, requests, shard, log)
         with waiting("writing the sweep's page"), _sweep_files(path, shard), os_errors_as_user_errors(path, MAKE_ROOM):
             sweep, unfinished = _with_errors(sweep, results), 0
             if shard is not None:
@@ -176,7 +178,7 @@ def make_sweep(
     )
     if num_failed:
         report(how_to_continue(path, shard))
-    return EXIT_FAILED_RUNS if num_failed else 0
+    return EXIT_FAILED_RUNS if num_failed or num_faults else 0
 
 
 def _take_up_all(
@@ -246,6 +248,23 @@ def _make_requests(
             make_runs(runs, executor_for(progress), stop_on_error=stop_on_error, on_failure=on_failure)
     results |= {name: _result(session) for name, session in sessions.items()}
     return [results[request.run.name] for request in requests if request.run.name in results]
+
+
+def _score(path: Path, requests: Sequence[RunRequest], shard: Shard | None, log: Callable[[str], None]) -> int:
+    """Scores the finished runs as their configs ask for. Returns the number of faults, which are reported."""
+    runs = [
+        (request.run.name, path / request.run.name, request.config)
+        for request in requests
+        if request.config.scores and read_run_if_valid(path / request.run.name).get("state") == "finished"
+    ]
+    try:
+        with advising_scores(path), contextlib.nullcontext() if shard is None else leaving_to_another_shard():
+            return len(score_finished(path, runs))
+    except UserError as error:  # the images are there, and the sweep's page shows them
+        report(f"scores: failed: {error}")
+        log(f"scores: failed: {error}")
+        return 1
+    return 0
 
 
 def _take_up(request: RunRequest, sweep: Path, prepare: Prepare, join: JoinRuns) -> RunSession | CompleteRun:

@@ -39,6 +39,7 @@ class Place:
     path: Path | None = None
     repo: str | None = None
     revision: str | None = None
+    prefix: str = field(default="", compare=False)  # of its fields, as in score_weights.clip.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ class Metric:
     places: the weights that it needs, by the name that the user's words have for them (`clip.path=DIR`), and where
         they are by default.
     open: these places, or those of the user's words -> the scorer. Raises UserError.
-    refuses: why it cannot read this picture, or None.
+    check: raises UserError where `open` would, as far as that is known without devices and without reading weights.
+    refuses_size: why it cannot read pictures of a width and a height, or None.
     batch_size: pictures of one call.
     """
 
@@ -66,7 +68,8 @@ class Metric:
     paper: str = ""
     places: Mapping[str, Place] = field(default_factory=dict)
     open: Callable[[Mapping[str, Place]], Scorer]
-    refuses: Callable[[Picture], str | None] = lambda picture: None
+    check: Callable[[Mapping[str, Place]], object] = lambda places: None
+    refuses_size: Callable[[int, int], str | None] = lambda width, height: None
     batch_size: int = 16
 
 

@@ -100,19 +100,35 @@ def carry_out(path: Path, request: Request) -> tuple[str, ...]:
         imported, unknown = _import(runs, request)
         columns += imported
         faults += unknown
+    return score_runs(path, runs, request, columns, faults)
+
+
+def score_runs(
+    path: Path,
+    runs: Sequence[tuple[str, Path]],
+    request: Request,
+    columns: Sequence[str] = (),
+    faults: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """Scores runs, and says what came out. Returns a line for each picture that was left out. Raises UserError.
+
+    path: as the summary names what is scored.
+    runs: name (empty for a run alone) and directory of each.
+    columns, faults: of what is there already.
+    """
+    found = list(faults)
     for column, metric in request.metrics.items():
-        faults += _score(runs, column, metric, request.places)
-        columns.append(column)
+        found += _score(runs, column, metric, request.places)
     for set_metric in request.sets:
-        faults += _score_sets(runs, set_metric, request)
-    for column in columns:
+        found += _score_sets(runs, set_metric, request)
+    for column in (*columns, *request.metrics):
         for line in _summary(path, runs, column):
             say(line)
-    for fault in faults[:MAX_FAULTS]:
+    for fault in found[:MAX_FAULTS]:
         report(fault)
-    if len(faults) > MAX_FAULTS:
-        report(f"and {len(faults) - MAX_FAULTS} more")
-    return tuple(faults)
+    if len(found) > MAX_FAULTS:
+        report(f"and {len(found) - MAX_FAULTS} more")
+    return tuple(found)
 
 
 def _score(runs: Sequence[tuple[str, Path]], name: str, metric: Metric, given: Mapping[str, Place]) -> list[str]:

@@ -119,7 +119,7 @@ def _score_batch(
     pictures, faults = [], []
     for record in batch:
         picture = read_picture(path, record)
-        reason = picture if isinstance(picture, str) else metric.refuses(picture)
+        reason = picture if isinstance(picture, str) else metric.refuses_size(*picture.image.size)
         if reason is not None:
             faults.append(f"{record.file_name}: {NOT_SCORED}: {reason}")
         elif not isinstance(picture, str):

@@ -145,6 +145,26 @@ class ClipCheckpoint:
     def identity(self) -> Identity:
         return self.network.identity()
 
+    def match_vision(self) -> Matched:
+        """The stored tensors of the tower for pictures, by name and shape; reads no values. Raises UserError."""
+        model = abstract_model(CLIPVisionModel, self.towers.vision, dtype=jnp.float32, param_dtype=jnp.float32)
+        return self._match(model, VISION_NAMES)
+
+    def match_text(self) -> Matched:
+        """The same of the tower for texts. Raises UserError where there is no such tower, too."""
+        text, where = self.towers.text, self.network.where
+        if text is None or not self.has_tokenizer:
+            lacks = "tower for texts" if text is None else "tokenizer"
+            raise UserError(f"{where}: this CLIP has no {lacks}; choose a whole CLIPModel with its tokenizer")
+        if text.max_position_embeddings != MAX_LENGTH:
+            raise UserError(f"{where}: max_position_embeddings={text.max_position_embeddings}: must be {MAX_LENGTH}")
+        model = abstract_model(CLIPTextModel, text, dtype=jnp.float32, param_dtype=jnp.float32)
+        return self._match(model, CLIP_TEXT_COMPONENT_WITH_PROJECTION)
+
+    def _match(self, model: nnx.Module, names: Naming) -> Matched:
+        weights = self.network.weights
+        return Matched.of(model, names, weights.open(), weights.where)
+
 
 def open_clip(
     path: str | Path | None = None, *, repo: str | None = None, revision: str | None = None, field: str = "clip"
@@ -262,25 +282,13 @@ class Clip:
 
     @functools.cached_property
     def _vision(self) -> BatchProgram:
-        model = abstract_model(
-            CLIPVisionModel, self._checkpoint.towers.vision, dtype=jnp.float32, param_dtype=jnp.float32
-        )
-        return self._program(model, VISION_NAMES, lambda network, pixels: network(pixels))
+        return self._program(self._checkpoint.match_vision(), lambda network, pixels: network(pixels))
 
     @functools.cached_property
     def _text(self) -> BatchProgram:
-        text, where = self._checkpoint.towers.text, self._checkpoint.network.where
-        if text is None or not self._checkpoint.has_tokenizer:
-            lacks = "tower for texts" if text is None else "tokenizer"
-            raise UserError(f"{where}: this CLIP has no {lacks}; choose a whole CLIPModel with its tokenizer")
-        if text.max_position_embeddings != MAX_LENGTH:
-            raise UserError(f"{where}: max_position_embeddings={text.max_position_embeddings}: must be {MAX_LENGTH}")
-        model = abstract_model(CLIPTextModel, text, dtype=jnp.float32, param_dtype=jnp.float32)
-        return self._program(model, CLIP_TEXT_COMPONENT_WITH_PROJECTION, lambda network, ids: network(ids).pooled)
+        return self._program(self._checkpoint.match_text(), lambda network, ids: network(ids).pooled)
 
-    def _program(self, model: nnx.Module, names: Naming, call: Callable[..., jax.Array]) -> BatchProgram:
-        weights = self._checkpoint.network.weights
-        matched = Matched.of(model, names, weights.open(), weights.where)
+    def _program(self, matched: Matched, call: Callable[..., jax.Array]) -> BatchProgram:
         return BatchProgram(matched, call, self._devices, batch_size_per_device=self._per_device)
 
 

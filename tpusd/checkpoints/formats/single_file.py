@@ -19,6 +19,7 @@ from tpusd.checkpoints.ldm_names import (
     ldm_unet_names,
     ldm_vae_names,
     open_clip_names,
+    t2i_adapter_names,
 )
 from tpusd.families.base import OriginalNames
 
@@ -28,6 +29,7 @@ _EMA_NETWORK = "diffusion_model."  # the averaged network's own name, which stay
 _WITHOUT_USE = {
     "unet": re.compile(r"(?!)"),
     "controlnet": re.compile(r"(?!)"),
+    "t2i_adapter": re.compile(r"(?!)"),
     "vae": re.compile(r"^(loss\.|logvar$|model_ema\.)"),
     "clip": re.compile(r"(?!)"),  # the component itself says what it ignores
     "open_clip": re.compile(r"^attn_mask$"),
@@ -122,6 +124,7 @@ def _by_original(original: OriginalNames, names: list[str]) -> dict[str, list[st
     tables = {
         "unet": ldm_unet_names,
         "controlnet": ldm_controlnet_names,
+        "t2i_adapter": t2i_adapter_names,
         "vae": ldm_vae_names,
         "open_clip": open_clip_names,
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpusd.errors import UserError, show, show_path
 from tpusd.scores.base import Metric, Picture, Place, Scorer
-from tpusd.scores.metrics.clip import CLIP_L, clip_at
+from tpusd.scores.metrics.clip import CLIP_L, check_clip, clip_at
 
 if TYPE_CHECKING:
     from tpusd.vision.clip import Clip
@@ -47,21 +47,30 @@ class Aesthetic:
 
 def open_aesthetic(places: Mapping[str, Place]) -> Scorer:
     """Raises UserError."""
-    path = places["aesthetic"].path
-    if path is None:
-        raise UserError(
-            "metric=aesthetic: give aesthetic.path=FILE.safetensors; download sac+logos+ava1-l14-linearMSE.pth from "
-            f"https://github.com/christophschuhmann/improved-aesthetic-predictor and {CONVERT}"
-        )
-    layers, sha256 = read_layers(path)
+    layers, sha256 = _layers(places["aesthetic"])
     return Aesthetic(clip_at(places["clip"], "clip"), layers, sha256)
 
 
-def read_layers(path: Path) -> tuple[list[tuple[Any, Any]], str]:
+def check_aesthetic(places: Mapping[str, Place]) -> None:
+    """Raises UserError where `open_aesthetic` would, as far as files tell."""
+    _layers(places["aesthetic"])
+    check_clip(places["clip"], "clip", texts=False)
+
+
+def _layers(place: Place) -> tuple[list[tuple[Any, Any]], str]:
+    if place.path is None:
+        raise UserError(
+            f"metric=aesthetic: give {place.prefix}aesthetic.path=FILE.safetensors; download "
+            "sac+logos+ava1-l14-linearMSE.pth from "
+            f"https://github.com/christophschuhmann/improved-aesthetic-predictor and {CONVERT}"
+        )
+    return read_layers(place.path, f"{place.prefix}aesthetic.path={show_path(place.path)}")
+
+
+def read_layers(path: Path, where: str) -> tuple[list[tuple[Any, Any]], str]:
     """The layers in a .safetensors or .npz file, and the sha256 of the file. Raises UserError."""
     import numpy as np
 
-    where = f"aesthetic.path={show_path(path)}"
     if path.suffix.lower() not in (".safetensors", ".npz"):
         raise UserError(
             f"{where}: must end in .safetensors or .npz; a .pth file is a pickle, which can run code; {CONVERT}"
@@ -127,5 +136,6 @@ METRICS = (
         paper="[LAION 2022](https://github.com/christophschuhmann/improved-aesthetic-predictor)",
         places={"clip": CLIP_L, "aesthetic": Place()},
         open=open_aesthetic,
+        check=check_aesthetic,
     ),
 )

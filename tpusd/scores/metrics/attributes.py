@@ -39,10 +39,9 @@ def _open(places: Mapping[str, Place]) -> Scorer:
     return Plain(attributes)
 
 
-def _refused(picture: Picture) -> str | None:
-    if picture.image.size == (SIZE, SIZE):
+def _refused(width: int, height: int) -> str | None:
+    if (width, height) == (SIZE, SIZE):
         return None
-    width, height = picture.image.size
     return f"attributes reads pictures of {SIZE}x{SIZE}, such as the embedded model's, and it is {width}x{height}"
 
 
@@ -53,7 +52,7 @@ METRICS = (
         range="0 to 1",
         better="higher",
         open=_open,
-        refuses=_refused,
+        refuses_size=_refused,
         batch_size=1,  # a picture takes a second or more
     ),
 )

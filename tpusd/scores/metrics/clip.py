@@ -21,7 +21,18 @@ def clip_at(place: Place, name: str) -> "Clip":
     """The model at a place, once for all metrics that need it. name: as the user's words have it. Raises UserError."""
     from tpusd.vision.clip import load_clip  # brings JAX with it
 
-    return load_clip(place.path, repo=place.repo, revision=place.revision, field=name)
+    return load_clip(place.path, repo=place.repo, revision=place.revision, field=f"{place.prefix}{name}")
+
+
+@functools.cache
+def check_clip(place: Place, name: str, *, texts: bool) -> None:
+    """Raises UserError where `clip_at` and its embeddings would, as far as files tell. texts: embeds prompts too."""
+    from tpusd.vision.clip import open_clip  # brings JAX with it
+
+    opened = open_clip(place.path, repo=place.repo, revision=place.revision, field=f"{place.prefix}{name}")
+    opened.match_vision()
+    if texts:
+        opened.match_text()
 
 
 @dataclass(frozen=True)
@@ -60,15 +71,21 @@ def hpsv21(cosine: float, clip: "Clip") -> float:
     return cosine
 
 
-def _opener(name: str, value: "Callable[[float, Clip], float]") -> Callable[[Mapping[str, Place]], Scorer]:
-    def opened(places: Mapping[str, Place]) -> Scorer:
-        if places[name] == Place():
-            raise UserError(
-                f"metric={name}: give {name}.path=DIR, its weights in transformers' layout (config.json, ...)"
-            )
-        return Agreement(clip_at(places[name], name), value)
+def _place(places: Mapping[str, Place], name: str) -> Place:
+    if places[name] == Place():
+        raise UserError(
+            f"metric={name}: give {places[name].prefix}{name}.path=DIR, its weights in transformers' layout "
+            "(config.json, ...)"
+        )
+    return places[name]
 
-    return opened
+
+def _opener(name: str, value: "Callable[[float, Clip], float]") -> Callable[[Mapping[str, Place]], Scorer]:
+    return lambda places: Agreement(clip_at(_place(places, name), name), value)
+
+
+def _checker(name: str) -> Callable[[Mapping[str, Place]], object]:
+    return lambda places: check_clip(_place(places, name), name, texts=True)
 
 
 METRICS = (
@@ -81,6 +98,7 @@ METRICS = (
         paper="[Hessel et al. 2021](https://arxiv.org/abs/2104.08718)",
         places={"clip": CLIP_L},
         open=_opener("clip", clip_score),
+        check=_checker("clip"),
     ),
     Metric(
         name="pickscore",
@@ -91,6 +109,7 @@ METRICS = (
         paper="[Kirstain et al. 2023](https://arxiv.org/abs/2305.01569)",
         places={"pickscore": PICKSCORE},
         open=_opener("pickscore", pickscore),
+        check=_checker("pickscore"),
     ),
     Metric(
         name="hpsv21",
@@ -101,5 +120,6 @@ METRICS = (
         paper="[Wu et al. 2023](https://arxiv.org/abs/2306.09341)",
         places={"hpsv21": HPS},
         open=_opener("hpsv21", hpsv21),
+        check=_checker("hpsv21"),
     ),
 )

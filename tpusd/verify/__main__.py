@@ -1,0 +1,5 @@
+import sys
+
+from tpusd.verify import main
+
+sys.exit(main())
