@@ -96,7 +96,7 @@ SHA256 = {"unet/weights.safetensors": "0" * 64}
 
 def stand_in_checkpoint():
     identity = SimpleNamespace(repo=None, commit=None, variant=None, sha256=SHA256)
-    return SimpleNamespace(identity=identity, scheduler_config=None, tokenizers=(tokenize,))
+    return SimpleNamespace(identity=identity, scheduler_config=None, tokenizers=(tokenize,), controls=())
 
 
 def prepare(config: RunConfig) -> PreparedRun:
