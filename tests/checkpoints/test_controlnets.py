@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -11,6 +12,7 @@ from support.controlnets import WEIGHTS, tiny_controlnet
 from support.original_files import controlnet_name
 from support.runs import config
 
+import tpusd
 from tpusd.checkpoints import load_weights
 from tpusd.checkpoints.published import find_architecture
 from tpusd.config.controls import ControlNet
@@ -144,3 +146,20 @@ def test_a_saved_config_has_the_whole_path(tmp_path, monkeypatch):
     }  # fmt: skip
     assert any("no row has a control image" in warning for warning in run.warnings)
     assert "controlnets" not in config_values(prepare_run(config(*fields)).config)["model"]
+
+
+def test_the_packages_own_is_known_by_its_name(tmp_path):
+    words = ["prompt=a portrait", "control_image=asset:outline", f"output={tmp_path / 'run'}"]
+    prepared = prepare_run(config(*words, "model.controlnets=[{asset: outline}]"))
+    assert prepared.checkpoint.controls == (PART,)
+    saved = config_values(prepared.config)["model"]["controlnets"][0]
+    assert (saved["asset"], saved["path"]) == ("outline", None)
+    rule = r"model.controlnets[0].asset=face: the package holds no such ControlNet; it holds outline"
+    assert line_of(prepare_run, config(*words, "model.controlnets=[{asset: face}]")) == rule
+    both = [*words, "model.controlnets=[{asset: outline, path: a}]"]
+    assert "exactly one of asset, path and repo must be set" in line_of(config, *both)
+
+
+def test_the_packages_weights_are_small():
+    files = Path(tpusd.__file__).parent.rglob("*.safetensors")
+    assert sum(file.stat().st_size for file in files) < 24 * 10**6

@@ -16,6 +16,7 @@ from support.embeddings import (
     whole,
     write,
     write_archive,
+    write_old,
 )
 
 from tpusd.checkpoints.adapters import find_embedding, open_embedding
@@ -244,6 +245,43 @@ def test_reading_raises_nothing_but_its_own_refusal(tmp_path):
             pass
 
 
+def test_the_form_before_1_6_is_read_too(tmp_path):
+    good = write_old(tmp_path / "a.pt", pickled_dict(a=pickled_tensor((3, 32), (32, 1))), OWN.tobytes())
+    np.testing.assert_array_equal(read_torch_file(good)["a"], OWN)
+    data, random = good.read_bytes(), np.random.default_rng(0)
+    for cut in range(0, len(data), 5):
+        good.write_bytes(data[:cut])
+        with pytest.raises(Refused):
+            read_torch_file(good)
+    for _ in range(300):  # nothing but its own refusal
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), 3):
+            damaged[place] = random.integers(0, 256)
+        good.write_bytes(damaged)
+        try:
+            read_torch_file(good)
+        except Refused:
+            pass
+
+
+@pytest.mark.parametrize("write_one", [write_archive, write_old])
+def test_a_few_bytes_are_not_repeated_without_bound(tmp_path, write_one):
+    tensors = {f"t{number}": pickled_tensor((1 << 12, 1 << 11), (0, 0), numel=4) for number in range(20)}
+    began = time.monotonic()
+    with pytest.raises(Refused, match="has over 67108864 values"):
+        read_torch_file(write_one(tmp_path / "a.pt", pickled_dict(**tensors), bytes(16)))
+    assert time.monotonic() - began < MAX_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("keys", "data"), [(("0", "7"), bytes(16)), ((), bytes(16)), (("0",), b""), ((3,), bytes(16))], ids=str
+)
+def test_storages_that_are_not_there_are_refused(tmp_path, keys, data):
+    file = write_old(tmp_path / "a.pt", pickled_dict(a=pickled_tensor((2, 2), (2, 1))), data, keys)
+    with pytest.raises(Refused):
+        read_torch_file(file)
+
+
 @pytest.mark.parametrize("damage", ["cut off", "large header", "no header", "empty", "huge shape", "a directory"])
 def test_a_broken_safetensors_file_is_one_line(tmp_path, damage):
     file = write(tmp_path / "a.safetensors", {"emb_params": OWN})
@@ -284,5 +322,4 @@ def test_files_of_torch_save_have_the_tensors_that_pytorch_reads(tmp_path, dtype
     assert made.token == "<toy>"
     np.testing.assert_array_equal(made.vectors[0], tensor[1:2].float().numpy())
     torch.save({"<toy>": tensor}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"was not saved by PyTorch 1.6 or later; if you trust the file, convert it"):
-        fitted(path)
+    np.testing.assert_array_equal(fitted(path).vectors[0], tensor.float().numpy())

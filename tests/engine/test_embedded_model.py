@@ -4,7 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import tpusd
+from tpusd.config.paths import picture_path
 from tpusd.scores.portraits.draw import BACKGROUND, HAIR, draw
 from tpusd.scores.portraits.measure import MIDDLE
 from tpusd.scores.portraits.world import from_labels
@@ -17,6 +20,7 @@ from training.evaluate import (
     mean_accuracy,
     read_portraits,
 )
+from training.outlines import outline, overlap
 from training.styles import share_off
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
@@ -102,6 +106,19 @@ def test_the_packaged_lora_makes_old_photographs(ten):
     styled = generate(list(TEN), "loras=[{asset: old_photograph}]")
     before, after = (np.mean([share_off(image) for image in images]) for images in (ten, styled))
     assert before > 0.6 and after < 0.15, (before, after)
+
+
+def test_the_packaged_controlnet_follows_an_outline(tmp_path):
+    """Where the prompt leaves open who it is, most of the lines are there at scale 1, and few without it."""
+    lines = np.asarray(Image.open(picture_path("asset:outline", "control_image")).convert("L")) > 128
+    followed = []
+    for scale in (0, 1):
+        run = tpusd.generate(
+            FEW_STEPS, "prompt=portrait of a person", "model.controlnets=[{asset: outline}]", "num_images_per_prompt=4",
+            "control_image=asset:outline", f"control_scale={scale}", seed=0, output=str(tmp_path / str(scale)),
+        )  # fmt: skip
+        followed.append(np.mean([overlap(outline(np.asarray(image.convert("RGB"))), lines) for image in run.images]))
+    assert followed[1] > 0.5 and followed[1] > 1.5 * followed[0], followed
 
 
 def test_accuracy_rises_from_guidance_1_to_the_default(held_out):

@@ -75,7 +75,7 @@ def ours(path, name, rescale):
     return made[0, 0].pixels / 255
 
 
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@pytest.mark.parametrize("rescale", [0.0, pytest.param(0.7, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_images_are_those_of_the_reference(directory, name, rescale):
     theirs = reference(directory, name, rescale)

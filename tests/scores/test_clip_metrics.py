@@ -140,7 +140,8 @@ def test_a_predictor_that_is_another_file_is_one_line(run, clip, predictor, tmp_
         assert said in error and error.count("\n") == 1
 
 
-def test_cmmd_with_a_clip(run, clip, capsys):
+def test_cmmd_with_a_clip(run, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main([str(run), "metric=cmmd", f"cmmd.path={clip}", f"reference={run}"]) == 0
     (score,) = read_set_scores(run)
     assert score.value == pytest.approx(0, abs=1e-6) and score.weights == clip_at_path(clip).sha256

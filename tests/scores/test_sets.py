@@ -21,6 +21,11 @@ from tpusd.validate import main as validate_main
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def path(tmp_path):
     return start_run(
@@ -96,7 +101,7 @@ def test_cmmd_reads_folders_and_runs(path, tmp_path, monkeypatch, capsys):
 
 WRONG = {
     ("metric=fid",): "metric=fid: give reference=",
-    ("metric=fid", "reference={b}"): "metric=fid: give features=FILE.npz",
+    ("metric=fid", "reference={b}"): "give inception.path=FILE, the weights of InceptionV3",
     ("metric=fid", "features={few}", "reference={b}"): "has 3 rows, and the run has 6 images",
     ("metric=fid", "features={a}", "reference={wide}"): "mu is of 5 numbers for each picture",
     ("metric=fid", "features={a}", "reference={negative}"): "sigma is not a covariance",
@@ -106,7 +111,7 @@ WRONG = {
     ("metric=fid", "features={a}", "reference={objects}"): "is not a readable npz file",
     ("metric=fid", "features={a}", "reference={nan}"): "is not an array of finite floats",
     ("metric=fid", "features={a}", "reference={text}"): "is not a readable npz file",
-    ("metric=fid", "features={a}", "reference={folder}"): "takes an .npz file",
+    ("metric=fid", "features={a}", "reference={folder}"): "must be an .npz file where features= is given",
     ("metric=colorfulness", "reference={b}"): "reference: has no effect without metric=",
 }
 
@@ -159,3 +164,47 @@ def test_a_broken_file_of_set_scores_is_named(path, tmp_path, capsys):
         assert validate_main([str(path)]) == 1
         assert "scores/sets.json: holds something that is not a score" in capsys.readouterr().out
     assert main([str(path), "metric=fid", *files]) == 0 and validate_main([str(path)]) == 0
+
+
+class Counted(Bright):
+    """Bright, whose calls are counted. seen: pictures of each call."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, pictures):
+        listed = list(pictures)
+        self.seen.append(len(listed))
+        return super().__call__(listed)
+
+
+def test_fid_and_kid_share_features_and_keep_those_of_a_reference(path, tmp_path, monkeypatch, capsys):
+    counted = Counted()
+    for name in ("fid", "kid"):
+        monkeypatch.setitem(SET_METRICS, name, dataclasses.replace(SET_METRICS[name], embed=lambda places: counted))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        Image.new("RGB", (8, 8), (number * 50, 30, 200 - number)).save(folder / f"{number}.png")
+    words = [str(path), "metric=fid,kid", f"reference={folder}"]
+    assert main(words) == 0 and counted.seen == [6, 5]  # the run and the reference, each once
+    first = read_set_scores(path)
+    own = Bright()(Image.open(path / "images" / f"0000{row}-00{copy}.png") for row in range(3) for copy in range(2))
+    other = Bright()(Image.open(folder / f"{number}.png") for number in range(5))
+    assert first[0].value == pytest.approx(frechet_distance(gaussian(own), gaussian(other)))
+    assert first[1].value == pytest.approx(kernel_distance(own, other)) and first[1].weights == "b" * 64
+    assert main(words) == 0 and counted.seen == [6, 5, 6] and read_set_scores(path) == first
+    (kept,) = (tmp_path / "cache" / "tpusd" / "features").iterdir()
+    kept.write_bytes(b"broken")
+    assert main(words) == 0 and counted.seen == [6, 5, 6, 6, 5] and read_set_scores(path) == first
+    Image.new("RGB", (8, 8), "white").save(folder / "4.png")
+    assert main(words) == 0 and counted.seen[-1] == 5 and read_set_scores(path)[-2].value != first[0].value
+
+
+def test_a_picture_that_is_missing_is_named_once(path, tmp_path, monkeypatch, capsys):
+    for name in ("fid", "kid"):
+        monkeypatch.setitem(SET_METRICS, name, dataclasses.replace(SET_METRICS[name], embed=lambda places: Bright()))
+    reference = save(tmp_path / "b.npz", features=np.random.default_rng(1).random((9, 3)))
+    (path / "images" / "00000-000.png").unlink()
+    assert main([str(path), "metric=fid,kid", f"reference={reference}"]) == 1
+    assert capsys.readouterr().err.count("images/00000-000.png: is not scored") == 1

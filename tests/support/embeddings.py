@@ -1,5 +1,6 @@
 """Random embedding files, and pickles written by hand as torch.save writes them."""
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def write_archive(path: Path, pickled: bytes, data=b"", name="x") -> Path:
         archive.writestr(f"{name}/data.pkl", pickled)
         archive.writestr(f"{name}/byteorder", "little")
         archive.writestr(f"{name}/data/0", data)
+    return path
+
+
+def write_old(path: Path, pickled: bytes, data=b"", keys=("0",)) -> Path:
+    """A file of torch.save before PyTorch 1.6, whose one storage holds float32."""
+    numbers = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
+    head = b"".join(pickle.dumps(value, 2) for value in numbers)
+    storage = (len(data) // 4).to_bytes(8, "little") + data
+    path.write_bytes(head + pickled + pickle.dumps(list(keys), 2) + storage)
     return path
 
 

@@ -106,6 +106,18 @@ def test_a_reference_of_another_family_is_refused(capsys):
     assert "is a checkpoint of sdxl, and the model is one of stable_diffusion" in capsys.readouterr().err
 
 
+def test_a_directory_that_names_code_is_refused(tmp_path, capsys):
+    path = copy(tmp_path)
+    edit(path / "model_index.json", unet=["antigravity", "UNet2DConditionModel"])
+    assert main(words(path)) == 2
+    assert "unet is of the library antigravity; diffusers would import it" in capsys.readouterr().err
+
+
+def test_a_reference_that_is_not_there_is_named_by_its_field(capsys):
+    assert main(words(tiny(), "reference.path=/nowhere")) == 2
+    assert capsys.readouterr().err.startswith("tpusd: reference.path=/nowhere: no such directory")
+
+
 @pytest.mark.long
 def test_clip_skip_and_no_guidance_are_the_same(capsys):
     report = verified(capsys, *FEW, "model.clip_skip=1", "guidance_scale=1")

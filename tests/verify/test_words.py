@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from support.runs import config, saved
 
-from tpusd.config.adapters import AppliedLora
 from tpusd.config.schema import ModelConfig, PromptsConfig, RunConfig
 from tpusd.errors import UserError
 from tpusd.plan.specs import ControlInput, PictureInput, make_spec
@@ -49,13 +48,12 @@ def test_the_lists_name_fields_that_exist():
     [
         {"picture": PictureInput(image="x.png", image_sha256=None, strength=0.5, resize="fill")},
         {"controls": (ControlInput(net=0, image="x.png", image_sha256=None),)},
-        {"loras": (AppliedLora(sha256="0" * 64, scale=1.0, text_encoder_scale=1.0),)},
     ],
 )
 def test_a_row_with_what_is_not_compared_is_refused(fields):
     spec = dataclasses.replace(make_spec(saved(THREE, "seed=3"), 2, 0), extra={"note": "x"})
     check_rows([spec])
-    with pytest.raises(UserError, match="row 2: (image|control_image|loras): verify does not compare"):
+    with pytest.raises(UserError, match="row 2: (image|control_image): verify does not compare"):
         check_rows([dataclasses.replace(spec, **fields)])
 
 
@@ -63,7 +61,6 @@ def test_a_row_with_what_is_not_compared_is_refused(fields):
     "words",
     [
         ["cache=deepcache"],
-        ["loras=[{path: x.safetensors}]"],
         ["embeddings=[{path: x.safetensors, token: x}]"],
         ["image=x.png"],
         ["image=x.png", "strength=0.5"],

@@ -12,9 +12,10 @@ from tpusd.checkpoints.hub_file import hub_file
 from tpusd.checkpoints.kinds import is_controlnet, is_t2i_adapter
 from tpusd.checkpoints.opened import Checkpoint
 from tpusd.checkpoints.other_part import CONFIG, PartKind, open_part
+from tpusd.checkpoints.packaged import ASSETS
 from tpusd.checkpoints.source import local_or_hub_file
 from tpusd.config.controls import ControlNet
-from tpusd.errors import UserError
+from tpusd.errors import UserError, show
 from tpusd.families.base import CONTROLNET, T2I_ADAPTER, Component, Family, NetworkConfig, entry
 from tpusd.families.latent_diffusion import UNET
 from tpusd.networks.config import MAX_LEVELS
@@ -28,7 +29,7 @@ HINTS = "input_hint_block."  # its name in the original code
 def with_controlnets(checkpoint: Checkpoint, nets: Sequence[ControlNet]) -> Checkpoint:
     """The checkpoint with further parts, such as `controlnet_0`, `t2i_adapter_1` and so on. Raises UserError."""
     for place, net in enumerate(nets):
-        checkpoint = _with_controlnet(checkpoint, place, net)
+        checkpoint = _with_controlnet(checkpoint, place, _with_path(net, f"model.controlnets[{place}]"))
     return checkpoint
 
 
@@ -39,6 +40,7 @@ def with_controlnet_configs(architecture: Architecture, nets: Sequence[ControlNe
     """
     for place, net in enumerate(nets):
         where = f"model.controlnets[{place}]"
+        net = _with_path(net, where)
         is_adapter = net.path is not None and _is_adapter(net, where)
         part, component = _component(architecture.family, place, is_adapter=is_adapter)
         config: NetworkConfig
@@ -84,6 +86,18 @@ def _with_controlnet(checkpoint: Checkpoint, place: int, net: ControlNet) -> Che
             part_commits={**identity.part_commits, part: found.commit},
         ),
     )
+
+
+def _with_path(net: ControlNet, field: str) -> ControlNet:
+    """Where one of the package is. Raises UserError."""
+    if net.asset is None:
+        return net
+    folders = {folder.name: folder for folder in sorted((ASSETS / "controlnets").iterdir()) if folder.is_dir()}
+    if net.asset not in folders:
+        raise UserError(
+            f"{field}.asset={show(net.asset)}: the package holds no such ControlNet; it holds {', '.join(folders)}"
+        )
+    return replace(net, asset=None, path=str(folders[net.asset]))
 
 
 _FOLDERS = ("controlnet", "adapter")  # in which a pipeline of diffusers has them: a ControlNet, a T2I-Adapter

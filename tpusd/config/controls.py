@@ -15,8 +15,9 @@ Fraction = Annotated[float, Interval(ge=0, le=1), Advice("it is a fraction of th
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNet:
-    """A ControlNet beside the checkpoint: exactly one of `path` and `repo` is set."""
+    """A ControlNet beside the checkpoint: exactly one of `asset`, `path` and `repo` is set."""
 
+    asset: Annotated[str | None, Help("a ControlNet inside the package, by name: `outline`, for model=tiny")] = None
     path: Annotated[str | None, Help("a directory in the layout of diffusers, or one .safetensors file")] = None
     repo: Annotated[str | None, Help("owner/name on the Hugging Face Hub")] = None
     revision: Annotated[str | None, Help("the repo's branch, tag or commit")] = None
@@ -33,16 +34,17 @@ class ControlNet:
 
     def alone(self) -> "ControlNet":
         """Which network it is, however strong."""
-        return ControlNet(path=self.path, repo=self.repo, revision=self.revision, file=self.file)
+        return ControlNet(asset=self.asset, path=self.path, repo=self.repo, revision=self.revision, file=self.file)
 
 
 def check_controlnet(net: ControlNet, field: str) -> None:
     """The rules between its fields. Raises UserError. field: such as `model.controlnets[0]`."""
-    sources = {name: value for name in ("path", "repo") if (value := getattr(net, name)) is not None}
+    sources = {name: value for name in ("asset", "path", "repo") if (value := getattr(net, name)) is not None}
     if len(sources) != 1:
         given = " ".join(f"{field}.{name}={show(value)}" for name, value in sources.items()) or field
         raise UserError(
-            f"{given}: exactly one of path and repo must be set; write model.controlnets=[{{path: DIR, scale: 0.8}}]"
+            f"{given}: exactly one of asset, path and repo must be set; "
+            "write model.controlnets=[{path: DIR, scale: 0.8}]"
         )
     if net.path is not None and not net.path.strip():
         raise UserError(f"{field}.path='': must name a directory or a .safetensors file")

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpusd.storage.cache import cache_folder
+
 SUFFIX = "-cache"  # of JAX's entries
 CHECKED = "checked.json"  # what was found whole: {"boot": ..., "entries": {entry: [bytes, sha256]}}
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -58,8 +60,7 @@ def cache_directory() -> Path:
         installed["libtpu"] = None
     parts = [f"{name} {installed[name]}" for name in _PACKAGES] + [platform.machine(), _processor_features()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "tpusd" / "compiled" / f"jax-{installed['jax']}-{key}"
+    return cache_folder("compiled") / f"jax-{installed['jax']}-{key}"
 
 
 def remove_broken(directory: Path) -> Sequence[str]:

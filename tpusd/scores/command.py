@@ -19,7 +19,7 @@ from tpusd.scores.base import Metric, Place
 from tpusd.scores.imported import IMPORT, read_scores_file
 from tpusd.scores.registry import metric_named, metrics
 from tpusd.scores.scoring import Column, records_to_score, score_run, write_values
-from tpusd.scores.sets import SET_METRICS, SetMetric, check_reference, score_set
+from tpusd.scores.sets import SET_METRICS, Known, SetMetric, check_reference, score_set
 
 MAX_FAULTS = 20  # that are listed
 MAX_RUNS = 40  # of a sweep, whose means are listed
@@ -119,8 +119,9 @@ def score_runs(
     found = list(faults)
     for column, metric in request.metrics.items():
         found += _score(runs, column, metric, request.places)
+    known: Known = {}
     for set_metric in request.sets:
-        found += _score_sets(runs, set_metric, request)
+        found += _score_sets(runs, set_metric, request, known)
     for column in (*columns, *request.metrics):
         for line in _summary(path, runs, column):
             say(line)
@@ -145,16 +146,16 @@ def _score(runs: Sequence[tuple[str, Path]], name: str, metric: Metric, given: M
     return faults
 
 
-def _score_sets(runs: Sequence[tuple[str, Path]], metric: SetMetric, request: Request) -> list[str]:
+def _score_sets(runs: Sequence[tuple[str, Path]], metric: SetMetric, request: Request, known: Known) -> list[str]:
     assert request.reference is not None
-    if request.features is not None and (metric.embed is not None or len(runs) != 1):
+    if request.features is not None and (not metric.takes_features or len(runs) != 1):
         raise UserError("features=: has the features of one run's images, for fid and kid; give that run's directory")
     places = {name: request.places.get(name, default) for name, default in metric.places.items()}
     faults: list[str] = []
     with waiting(f"computing {metric.name}"):
-        embed = None if metric.embed is None else metric.embed(places)
+        embed = metric.embed(places) if request.features is None else None
         for run, directory in runs:
-            score, own = score_set(directory, metric, embed, request.features, request.reference)
+            score, own = score_set(directory, metric, embed, request.features, request.reference, known)
             write_set_score(directory, score)
             faults += _faults(run, own)
             against = f"against {show_path(request.reference)}"

@@ -17,6 +17,7 @@ from tpusd.records.layout import CONFIG
 from tpusd.records.manifest import ImageRecord, read_manifest
 from tpusd.records.set_scores import SetScore, digest_of
 from tpusd.scores.base import Place
+from tpusd.scores.kept import keep, read_kept
 from tpusd.scores.metrics.clip import clip_at
 from tpusd.scores.scoring import NOT_SCORED, read_picture
 from tpusd.storage.pictures import PictureError, open_picture
@@ -56,7 +57,9 @@ class Reference:
 class SetMetric:
     """As `Metric`, of a whole set.
 
-    embed: the places of its weights -> its features; None: the user gives features.
+    embed: the places of its weights -> its features.
+    network: what its features are of; metrics of one network share them.
+    takes_features: whether the user may give those of the run, of another program.
     needs_features: of the reference; else their mean and covariance do too.
     distance: the features of the set, and the reference -> a value.
     """
@@ -68,7 +71,9 @@ class SetMetric:
     needs: str
     paper: str
     places: Mapping[str, Place] = field(default_factory=dict)
-    embed: Callable[[Mapping[str, Place]], Embed] | None = None
+    embed: Callable[[Mapping[str, Place]], Embed]
+    network: str
+    takes_features: bool = False
     needs_features: bool = True
     distance: "Callable[[NDArray[np.floating[Any]], Reference], float]"
 
@@ -89,13 +94,23 @@ class _ClipFeatures:
         return features
 
 
+# Network, weights and run -> the features of its pictures.
+Known = dict[tuple[str, str, Path], "NDArray[np.floating[Any]]"]
+
+
 def score_set(
-    path: Path, metric: SetMetric, embed: Embed | None, features: Path | None, reference: Path
+    path: Path,
+    metric: SetMetric,
+    embed: Embed | None,
+    features: Path | None,
+    reference: Path,
+    known: Known | None = None,
 ) -> tuple[SetScore, list[str]]:
     """(the score of the run directory `path`, a line for each picture that was left out). Raises UserError.
 
     embed: of the metric; None: `features` has those of the run's images, a row each, by row and copy.
     reference: a folder of pictures, a run directory, or an npz file with `features`, or `mu` and `sigma`.
+    known: features that are computed already; gets those of this run.
     """
     check_run_directory(path)
     records = sorted(read_manifest(path), key=lambda record: record.key)
@@ -103,7 +118,10 @@ def score_set(
     if embed is None:
         own = _given_features(features, metric, len(records))
     else:
-        own = _embedded(embed, _pictures_of(path, records, faults), path)
+        known, key = {} if known is None else known, (metric.network, embed.weights, path)
+        if key not in known:
+            known[key] = _embedded(embed, _pictures_of(path, records, faults), path)
+        own = known[key]
     found = read_reference(reference, embed, metric, own.shape[1])
     score = SetScore(
         metric=metric.name,
@@ -137,12 +155,16 @@ def read_reference(path: Path, embed: Embed | None, metric: SetMetric, width: in
         return _read_npz(path, f"reference={show_path(path)}", width)
     if embed is None:
         raise UserError(
-            f"reference={show_path(path)}: {metric.name} takes an .npz file of features; tpusd has no InceptionV3"
+            f"reference={show_path(path)}: must be an .npz file where features= is given; or remove features="
         )
+    features = read_kept(metric.network, embed.weights, _digest_in(path))
     digest, faults = hashlib.sha256(), list[str]()
+    if features is not None:
+        return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=_digest_in(path))
     features = _embedded(embed, _pictures_in(path, digest, faults), path)
     if faults:
         raise UserError(f"{faults[0]}; remove it from the reference")
+    keep(metric.network, embed.weights, digest.hexdigest(), features)
     return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=digest.hexdigest())
 
 
@@ -170,11 +192,7 @@ def _pictures_in(path: Path, digest: "hashlib._Hash", faults: list[str]) -> "Ite
             digest.update(record.sha256.encode())
         yield from _pictures_of(path, records, faults)
         return
-    try:
-        names = [name for name in storage.list_directory(path) if Path(name).suffix.lower() in SUFFIXES]
-    except OSError as error:
-        raise UserError(f"reference={show_path(path)}: cannot be read: {error.strerror}") from None
-    for name in names:
+    for name in _names_in(path):
         try:
             digest.update(storage.file_sha256(path / name).encode())
             with open_picture(path / name) as image:
@@ -187,12 +205,36 @@ def _pictures_in(path: Path, digest: "hashlib._Hash", faults: list[str]) -> "Ite
             faults.append(f"{show_path(path / name)}: cannot be read: {error.strerror}")
 
 
+def _names_in(path: Path) -> list[str]:
+    """The pictures of a folder. Raises UserError."""
+    try:
+        return [name for name in storage.list_directory(path) if Path(name).suffix.lower() in SUFFIXES]
+    except OSError as error:
+        raise UserError(f"reference={show_path(path)}: cannot be read: {error.strerror}") from None
+
+
+def _digest_in(path: Path) -> str:
+    """What `_pictures_in` gives its digest, without opening pictures. Raises UserError."""
+    digest = hashlib.sha256()
+    if storage.file_size(path / CONFIG) is not None:
+        records = sorted(read_manifest(path), key=lambda record: record.key)
+        digests = iter([record.sha256 for record in records])
+    else:
+        digests = (_sha256_of(path / name) for name in _names_in(path))
+    for one in digests:
+        digest.update(one.encode())
+    return digest.hexdigest()
+
+
+def _sha256_of(file: Path) -> str:
+    try:
+        return storage.file_sha256(file)
+    except OSError:
+        return "unreadable"  # which is found, and named, when the pictures are read
+
+
 def _given_features(path: Path | None, metric: SetMetric, num_images: int) -> Any:
-    if path is None:
-        raise UserError(
-            f"metric={metric.name}: give features=FILE.npz, InceptionV3 features of the run's images, a row each by "
-            "row and copy; tpusd has no InceptionV3"
-        )
+    assert path is not None
     where = f"features={show_path(path)}"
     found = _read_npz(path, where).features
     if found is None or len(found) != num_images:
@@ -266,6 +308,26 @@ def _read_npz(path: Path, where: str, width: int | None = None) -> Reference:
     raise UserError(f"{where}: has neither `features` (pictures, numbers) nor `mu` and `sigma`; write one of them")
 
 
+def _inception(places: Mapping[str, Place]) -> Embed:
+    path = places["inception"].path
+    if path is None:
+        raise UserError(
+            "metric=fid, metric=kid: give inception.path=FILE, the weights of InceptionV3 "
+            "(pt_inception-2015-12-05-6726825d.pth; docs/scores.md says where it is), or features=FILE.npz"
+        )
+    from tpusd.vision.inception import load_inception  # brings JAX with it
+
+    return load_inception(path)
+
+
+_INCEPTION: Any = {
+    "places": {"inception": Place()},
+    "embed": _inception,
+    "network": "inception",
+    "takes_features": True,
+}
+
+
 def _fid(own: "NDArray[np.floating[Any]]", reference: Reference) -> float:
     from tpusd.scores.distances import frechet_distance, gaussian
 
@@ -294,6 +356,7 @@ SET_METRICS: Mapping[str, SetMetric] = {
             range="0 (alike) and more",
             needs=f"`reference=` a folder of pictures, a run or an .npz of `features`; `{CLIP_L_336.repo}` (1.7 GB)",
             paper="[Jayasumana et al. 2024](https://arxiv.org/abs/2401.09603)",
+            network="clip",
             places={"cmmd": CLIP_L_336},
             embed=lambda places: _ClipFeatures(clip_at(places["cmmd"], "cmmd")),
             distance=_cmmd,
@@ -302,18 +365,20 @@ SET_METRICS: Mapping[str, SetMetric] = {
             name="fid",
             about="the distance of two Gaussians, the run's and a reference's, by InceptionV3's features",
             range="0 (alike) and more",
-            needs="`features=FILE.npz` and `reference=FILE.npz`, features of another program; 10,000 pictures or more",
+            needs="`inception.path=FILE` (96 MB); `reference=` as CMMD, or `mu` and `sigma`; 10,000 pictures or more",
             paper="[Heusel et al. 2017](https://arxiv.org/abs/1706.08500)",
             needs_features=False,
             distance=_fid,
+            **_INCEPTION,
         ),
         SetMetric(
             name="kid",
             about="as FID, with a polynomial kernel: less bias for few pictures",
             range="about 0 (alike) and more",
-            needs="`features=FILE.npz` and `reference=FILE.npz`, features of another program",
+            needs="`inception.path=FILE` (96 MB) and `reference=` as CMMD",
             paper="[Binkowski et al. 2018](https://arxiv.org/abs/1801.01401)",
             distance=_kid,
+            **_INCEPTION,
         ),
     )
 }

@@ -17,7 +17,7 @@ COVERED = (
     "model", "precision", "sampler", "prompts", "seed", "noise", "noise_batch_size", "noise_threads", "first_row",
     "first_copy", "guidance_scale", "guidance_rescale", "negative_prompt", "height", "width", "original_size", "crop",
     "target_size", "negative_original_size", "negative_crop", "negative_target_size", "on_truncate",
-    "on_changed_weights", "images", "rows", "limit",
+    "on_changed_weights", "images", "rows", "limit", "loras",
 )  # fmt: skip
 IDLE = (
     "num_images_per_prompt", "batch_size_per_device", "image_format", "image_quality", "on_nan", "on_error", "loggers",
@@ -30,7 +30,7 @@ COVERED_OF_MODEL = (
 COVERED_OF_PROMPTS = ("name", "rows", "path", "column", "on_empty", "replace", "wildcards", "wildcards_dir")
 _COVERED_OF_IMAGES = (
     "row", "copy", "prompt", "negative_prompt", "seed", "row_seed", "guidance_scale", "guidance_rescale", "height",
-    "width", "sampler", "noise", "prompt_template", "negative_prompt_template", "extra", "sizes",
+    "width", "sampler", "noise", "prompt_template", "negative_prompt_template", "extra", "sizes", "loras",
 )  # fmt: skip
 _FIELDS_OF_ROWS = {"picture": "image", "controls": "control_image"}  # what a prompt row calls them
 

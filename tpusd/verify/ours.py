@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tpusd.engine.adapters import ScaledLora
 from tpusd.engine.drawn_noise import DrawnNoise
 from tpusd.engine.noise import initial_latents, step_noise
 from tpusd.engine.pipeline import Pipeline, image_keys
@@ -57,10 +58,10 @@ class _Watched:
         self.latents.append(latents[0])
 
 
-def make_ours(pipeline: Pipeline, spec: ImageSpec, table: Table) -> Made:
-    """One image, by the programs of a run. Raises UserError where the weights do not fit."""
+def make_ours(pipeline: Pipeline, spec: ImageSpec, table: Table, loras: Sequence[ScaledLora] = ()) -> Made:
+    """One image, by the programs of a run. loras: of the image. Raises UserError where the weights do not fit."""
     watched = _Watched()
-    (image,) = pipeline.generate([spec], [table], watch=watched)
+    (image,) = pipeline.generate([spec], [table], loras=loras, watch=watched)
     sides = {PROMPT: spec.prompt, **({NEGATIVE: spec.negative_prompt} if spec.guided_calls(len(table)) else {})}
     tokens, texts = {}, {}
     for side, text in sides.items():

@@ -5,18 +5,20 @@ Nothing here calls a table, a network or a text encoder of tpusd: only the setti
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tpusd.checkpoints.adapters import Lora
 from tpusd.config.sampler import SamplerSettings
 from tpusd.errors import UserError, show
 from tpusd.plan.specs import ImageSpec
 from tpusd.samplers.registry import find_sampler
 from tpusd.verify.ours import NEGATIVE, PROMPT, Made, Noise
 from tpusd.verify.reference_files import quiet
+from tpusd.verify.reference_loras import ReferenceLoras
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +32,12 @@ class Reference:
 
     pipeline: as `open_reference` gives it.
     clip_skip: layers of the text encoders that are left out.
+    loras: those of the run. Raises UserError for one that diffusers does not take whole.
     """
 
-    def __init__(self, pipeline: "DiffusionPipeline", clip_skip: int):
+    def __init__(self, pipeline: "DiffusionPipeline", clip_skip: int, loras: Sequence[Lora] = ()):
         self.pipeline = pipeline
+        self._loras = ReferenceLoras(pipeline, loras)
         self._torch = importlib.import_module("torch")
         self._clip_skip = clip_skip or None
         self._scheduler = pipeline.scheduler  # the checkpoint's own, as the pipeline corrected it
@@ -52,6 +56,7 @@ class Reference:
 
     def _make(self, spec: ImageSpec, noise: Noise, *, guided: bool) -> Made:
         sides = {PROMPT: spec.prompt, **({NEGATIVE: spec.negative_prompt} if guided else {})}
+        self._loras.apply(spec.loras)
         embeddings = self._encode(spec, guided=guided)
         latents: list[np.ndarray] = []
 
@@ -98,14 +103,15 @@ class Reference:
 
     def _encode(self, spec: ImageSpec, *, guided: bool) -> dict[str, Any]:
         """The text embeddings, as keyword arguments of the pipeline."""
-        made = self.pipeline.encode_prompt(
-            prompt=spec.prompt,
-            negative_prompt=spec.negative_prompt,
-            device="cpu",
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
-            clip_skip=self._clip_skip,
-        )
+        with _own_text_model(self.pipeline.text_encoder):
+            made = self.pipeline.encode_prompt(
+                prompt=spec.prompt,
+                negative_prompt=spec.negative_prompt,
+                device="cpu",
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+                clip_skip=self._clip_skip,
+            )
         names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
         return {name: one for name, one in zip(names, made, strict=False) if one is not None}
 
@@ -147,6 +153,22 @@ def _named(embeddings: dict[str, Any]) -> dict[str, np.ndarray]:
         "negative_pooled_prompt_embeds": f"{NEGATIVE}, pooled",
     }
     return {shown: embeddings[name][0].cpu().numpy() for name, shown in names.items() if name in embeddings}
+
+
+@contextlib.contextmanager
+def _own_text_model(encoder: "torch.nn.Module") -> Iterator[None]:
+    """With `clip_skip` diffusers 0.42 looks for the last norm in `text_model`, which transformers 5 does not have.
+
+    Only here: where LoRAs are read, diffusers takes it for the text encoder of an older transformers.
+    """
+    if hasattr(encoder, "text_model"):
+        yield
+        return
+    object.__setattr__(encoder, "text_model", encoder)  # not as a module, which would be a part of itself
+    try:
+        yield
+    finally:
+        object.__delattr__(encoder, "text_model")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from tpusd.checkpoints import Checkpoint, load_weights, save_checkpoint
+from tpusd.checkpoints import Checkpoint, load_weights, model_index, save_checkpoint
+from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.opened import FolderWeights, OriginalWeights
 from tpusd.checkpoints.save import save_configs
 from tpusd.errors import UserError, show, show_path
@@ -29,12 +30,13 @@ _LEFT_OUT = {
     "requires_safety_checker": False,
     "add_watermarker": False,
 }
+_LIBRARIES = (None, "diffusers", "transformers", "stable_diffusion")  # the last is diffusers' own safety checker
 OWN, CONVERTED = "diffusers' own reader", "the weights as tpusd read and saved them"
 
 
-def check_installed() -> None:
-    """Raises UserError where the reference is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def check_installed(*more: str) -> None:
+    """Raises UserError where the reference is not installed. more: packages that it needs besides."""
+    missing = [name for name in (*NEEDED, *more) if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"verify: needs {' and '.join(missing)}; pip install 'tpusd[parity]'")
 
@@ -62,6 +64,13 @@ class _NotRead(Exception):
 
 
 def _of_directory(cls: type["DiffusionPipeline"], checkpoint: Checkpoint) -> "DiffusionPipeline":
+    index = Directory(checkpoint.directory).json(model_index.FILE)
+    for name, value in index.items():  # a library that a file names is imported
+        if isinstance(value, list) and value and value[0] not in _LIBRARIES:
+            raise UserError(
+                f"{show_path(checkpoint.directory / model_index.FILE)}: {show(name)} is of the library "
+                f"{show(value[0])}; diffusers would import it: correct the file"
+            )
     return _called(cls.from_pretrained, str(checkpoint.directory), cls, variant=checkpoint.identity.variant)
 
 
@@ -114,9 +123,6 @@ def _called(
 
 def _finished(pipeline: "DiffusionPipeline") -> "DiffusionPipeline":
     pipeline.set_progress_bar_config(disable=True)
-    encoder = pipeline.text_encoder
-    if not hasattr(encoder, "text_model"):  # since transformers 5; diffusers 0.42 looks there for clip_skip's last norm
-        object.__setattr__(encoder, "text_model", encoder)  # not as a module, which would be a part of itself
     return pipeline.to("cpu", importlib.import_module("torch").float32)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tpusd import __version__
 from tpusd.checkpoints import Checkpoint, ModelSource, open_checkpoint, weights_digest
+from tpusd.checkpoints.source import is_single_file
 from tpusd.config.schema import RunConfig
 from tpusd.engine.faults import local_devices, out_of_memory
 from tpusd.engine.jax_settings import check_settings
@@ -14,6 +15,7 @@ from tpusd.process import signals
 from tpusd.process.report import report
 from tpusd.process.waiting import waiting
 from tpusd.runs.executors.local import load_pipeline
+from tpusd.runs.loras import scaled
 from tpusd.runs.prepare import PreparedRun, prepare_run
 from tpusd.runs.session import check_weights
 from tpusd.verify.covered import check_rows, compared
@@ -43,6 +45,8 @@ def verify(config: RunConfig, reference_path: str | None) -> Report:
         report(warning)
     specs = compared(prepared.config)
     check_rows(specs)
+    if prepared.loras:
+        check_installed("peft")
     checkpoint, other = prepared.checkpoint, prepared.checkpoint
     if reference_path is not None:
         other = _other(reference_path, checkpoint, config)
@@ -55,7 +59,8 @@ def verify(config: RunConfig, reference_path: str | None) -> Report:
     with waiting("comparing the weights"):
         modules = {part: getattr(pipeline, part) for part in checkpoint.family.components}
         weights = compare_weights(checkpoint, modules)
-    reference = Reference(pipeline, config.model.clip_skip)
+    with waiting("reading the LoRAs into PyTorch"):
+        reference = Reference(pipeline, config.model.clip_skip, prepared.loras)
     devices = local_devices()[:1]
     pipelines: dict[ImageSize, Pipeline] = {}
     images: list[Compared] = []
@@ -82,10 +87,12 @@ def _load(
     return load_pipeline(prepared.of_size(*size), devices, weights_of=weights_of)
 
 
-def _ours(pipeline: "Pipeline", spec: ImageSpec, table: "Table", devices: "list[jax.Device]") -> Made:
+def _ours(
+    prepared: PreparedRun, pipeline: "Pipeline", spec: ImageSpec, table: "Table", devices: "list[jax.Device]"
+) -> Made:
     """Raises UserError where the device's memory is too small."""
     try:
-        return make_ours(pipeline, spec, table)
+        return make_ours(pipeline, spec, table, scaled(spec.loras, prepared.loras))
     except Exception as error:
         if out_of_memory(error, devices, 1) is None:
             raise
@@ -100,7 +107,7 @@ def _compared(
 ) -> Compared:
     checkpoint, table = prepared.checkpoint, prepared.table(spec)
     with waiting(f"image {spec.name}, by tpusd"):
-        ours = _ours(pipeline, spec, table, devices)
+        ours = _ours(prepared, pipeline, spec, table, devices)
     h, w, c = checkpoint.family.latent_shape(checkpoint.configs, spec.height, spec.width)
     noise = noise_of(spec, table, (c, h, w))
     with waiting(f"image {spec.name}, by diffusers"):
@@ -110,7 +117,13 @@ def _compared(
 
 def _other(path: str, checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     """The checkpoint of the reference. Raises UserError where it is of another family."""
-    other = open_checkpoint(ModelSource(path=path, clip_skip=config.model.clip_skip))
+    model, source = config.model, ModelSource(path=path, clip_skip=config.model.clip_skip)
+    if is_single_file(source):  # what the file does not say of itself
+        source = replace(source, config=model.config, prediction_type=model.prediction_type)
+    try:
+        other = open_checkpoint(source)
+    except UserError as error:
+        raise UserError(str(error).replace("model.path=", "reference.path=")) from None
     if other.family.name != checkpoint.family.name:
         raise UserError(
             f"reference.path={show(path)}: is a checkpoint of {other.family.name}, and the model is one of "

@@ -1,18 +1,20 @@
-"""Small files of torch.save (PyTorch 1.6 and later) as plain data, without PyTorch and without unpickling.
+"""Small files of torch.save as plain data, without PyTorch and without unpickling: archives, and the form before 1.6.
 
 A pickle is a program of a stack machine, and Python's own reader calls whatever that program names. This reader has no
 way to call anything: a name that the pickle mentions stays a name. It knows the instructions that build dicts, lists
 and numbers, and two names that mean a tensor. It refuses everything else.
 """
 
+import io
 import math
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
 import numpy as np
@@ -22,7 +24,9 @@ from tpusd.errors import UserError, show
 MAX_FILE_BYTES = 64 << 20
 MAX_PICKLE_BYTES = 1 << 18  # those of embeddings have a thousand bytes
 MAX_ENTRIES = 4096
+MAGIC, OLD_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # with which a file of PyTorch before 1.6 begins
 MAX_VALUES = 1 << 24  # of a tensor
+MAX_ALL_VALUES = 1 << 26  # a tensor of few bytes may repeat them
 _DTYPES = {
     "FloatStorage": "float32",
     "HalfStorage": "float16",
@@ -58,13 +62,15 @@ class Refused(Exception):
     """What in the file is not read: the end of an error line."""
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Any:
     """Dicts, lists, texts, numbers, and tensors as NumPy arrays. Raises Refused, with a reason, for anything else."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise Refused(f"is over {MAX_FILE_BYTES >> 20} MiB")
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise Refused(f"is over {max_bytes >> 20} MiB")
         if not zipfile.is_zipfile(path):
-            raise Refused("was not saved by PyTorch 1.6 or later")
+            with open(path, "rb") as file:
+                return _read_old(file, size)
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
     except (Refused, UserError):
@@ -94,6 +100,41 @@ def _read(archive: zipfile.ZipFile) -> Any:
     return _Machine(entry).run(entry("data.pkl", MAX_PICKLE_BYTES))
 
 
+def _read_old(file: BinaryIO, size: int) -> Any:
+    """A file of PyTorch before 1.6: pickles in a row, and behind them each storage with its number of values."""
+    head = io.BytesIO(file.read(2 * MAX_PICKLE_BYTES))
+    if [_Machine(_no_entry).run(head) for _ in range(2)] != [MAGIC, OLD_PROTOCOL]:
+        raise Refused("is not a file of torch.save")
+    machine = _Machine(_no_entry).run(head)
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise Refused("was saved on a machine of another byte order")
+    start = head.tell()
+    names = _Names(_no_entry)
+    names.run(head)
+    keys, at = _Machine(_no_entry).run(head), head.tell()
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        file.seek(at)
+        (number,) = struct.unpack("<q", file.read(8))
+        length = number * np.dtype(names.dtypes[key]).itemsize
+        if not 0 <= length <= size - at - 8:
+            raise Refused("is cut off")
+        places[key] = (at + 8, length)
+        at += 8 + length
+
+    def entry(name: str, limit: int) -> bytes:
+        begin, length = places[name.removeprefix("data/")]
+        file.seek(begin)
+        return file.read(length)
+
+    head.seek(start)
+    return _Machine(entry).run(head)
+
+
+def _no_entry(name: str, limit: int) -> bytes:
+    raise Refused("has a tensor where none belongs")
+
+
 class _Machine:
     """Runs the instructions of one pickle. entry: (name, most bytes) -> the content of an entry of the archive."""
 
@@ -102,8 +143,9 @@ class _Machine:
         self._stack: list[Any] = []
         self._memo: dict[object, Any] = {}
         self._stored: dict[str, bytes] = {}
+        self._num_values = 0
 
-    def run(self, pickled: bytes) -> Any:
+    def run(self, pickled: bytes | BinaryIO) -> Any:
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name == "STOP":
                 return self._stack[-1]
@@ -146,7 +188,7 @@ class _Machine:
             stack.append(_Name(*map(_text, self._popped(2))))
         elif name == "BINPERSID":
             (place,) = self._popped(1)
-            stack.append(_storage(place))
+            stack.append(self._storage(place))
         elif name == "REDUCE":
             of, arguments = self._popped(2)
             stack.append(self._reduced(of, arguments))
@@ -155,6 +197,9 @@ class _Machine:
             self._top(dict)
         else:
             raise Refused(f"has the pickle instruction {name}, which no tensor needs")
+
+    def _storage(self, place: object) -> _Storage:
+        return _storage(place)
 
     def _top(self, kind: type) -> Any:
         if not isinstance(self._stack[-1], kind):
@@ -194,6 +239,9 @@ class _Machine:
             raise Refused("has a tensor that is broken")
         if len(shape) != len(strides) or len(shape) > 8 or math.prod(shape) > MAX_VALUES:
             raise Refused(f"has a tensor of the shape {show(shape, 60)}")
+        self._num_values += math.prod(shape)
+        if self._num_values > MAX_ALL_VALUES:
+            raise Refused(f"has over {MAX_ALL_VALUES} values")
         if storage.key not in self._stored:
             self._stored[storage.key] = self._entry(f"data/{storage.key}", MAX_FILE_BYTES)
         values = np.frombuffer(self._stored[storage.key], np.dtype(storage.dtype))
@@ -209,6 +257,22 @@ class _Machine:
         return np.asarray(values[places])
 
 
+class _Names(_Machine):
+    """Reads no tensor, and notes the type of each storage. dtypes: by its key."""
+
+    def __init__(self, entry: Callable[[str, int], bytes]):
+        super().__init__(entry)
+        self.dtypes: dict[str, str] = {}
+
+    def _storage(self, place: object) -> _Storage:
+        found = _storage(place)
+        self.dtypes[found.key] = found.dtype
+        return found
+
+    def _tensor(self, arguments: tuple[Any, ...]) -> np.ndarray:
+        return np.zeros(0)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise Refused("has a pickle that is broken")
@@ -216,7 +280,12 @@ def _text(value: object) -> str:
 
 
 def _storage(place: object) -> _Storage:
-    """What a persistent id of torch.save means: ("storage", class, key, device, number of values)."""
+    """What a persistent id of torch.save means: ("storage", class, key, device, number of values).
+
+    Before PyTorch 1.6 it has None as a sixth.
+    """
+    if isinstance(place, tuple) and len(place) == 6 and place[5] is None:
+        place = place[:5]
     if not isinstance(place, tuple) or len(place) != 5 or place[0] != "storage" or not isinstance(place[1], _Name):
         raise Refused("has a pickle that is broken")
     of, key = place[1], _text(place[2])
