@@ -32,9 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "directories", nargs="+", type=path_argument, metavar="directory", help="run directories, or sweeps'"
     )
+    parser.add_argument("--sizes", action="store_true", help="look at the sizes of the images, and read none of them")
     with exit_status() as status:
-        for path in _run_directories(parser.parse_args(argv).directories):
-            found = _faults(path)
+        arguments = parser.parse_args(argv)
+        for path in _run_directories(arguments.directories):
+            found = _faults(path, only_sizes=arguments.sizes)
             with waiting(f"checking {show_path(path)}"):
                 first = next(found, None)
             number = 0
@@ -48,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status[0]
 
 
-def _faults(path: Path) -> Iterator[str]:
+def _faults(path: Path, *, only_sizes: bool) -> Iterator[str]:
     if is_sweep(path.parent) and not storage.exists(path):
         yield "was never made"
         return
-    yield from faults(path)
+    yield from faults(path, only_sizes=only_sizes)
     yield from limit_faults(path)
 
 

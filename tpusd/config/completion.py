@@ -91,7 +91,7 @@ def _listed(option: Option) -> tuple[Sequence[str], bool]:
             return ("false", "true"), False
         if get_origin(member) is Literal:
             return [str(one) for one in get_args(member)], False
-        if get_origin(member) is tuple:
+        if get_origin(member) in (tuple, Sequence):
             item = split_hint(get_args(member)[0])[0]
             return [str(one) for one in get_args(item)] if get_origin(item) is Literal else (), True
     default = option.default

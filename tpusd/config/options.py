@@ -5,7 +5,7 @@ The command line's field names and the option tables of docs/ come from here. Kn
 
 import dataclasses
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Literal, Union, get_args, get_origin
@@ -62,7 +62,7 @@ def describe(hint: object) -> str:
         return " or ".join(kinds) + (", or null" if NoneType in args else "")
     if origin is Literal:
         return _listed(args)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         item = split_hint(args[0])[0]
         if get_origin(item) is tuple:
             return "a list of lists"

@@ -45,6 +45,7 @@ ROW_FIELDS = (
     *SIZE_FIELDS,
 )
 _counted = operator.attrgetter(*(name for name in ROW_FIELDS if name != "loras"))
+_beside = operator.attrgetter(*(name for name in ROW_FIELDS if name not in ("prompt", "seed")))
 _OWN_COLUMNS = frozenset((*ROW_FIELDS, CONTROL_IMAGE)) - {"prompt", "negative_prompt"}
 MAX_LORAS = 64
 MAX_PATH_CHARS = 4096
@@ -90,6 +91,11 @@ class Row:
     def to_values(self) -> dict[str, Any]:
         """The row as an inline row of a config: what a saved config.yaml holds, so that it needs no other file."""
         return self.own_values() | dict(self.extra)
+
+    @property
+    def is_text_alone(self) -> bool:
+        """Whether the row has only a prompt, and perhaps a seed."""
+        return not self.extra and all(value is None for value in _beside(self))
 
     def own_values(self) -> dict[str, Any]:
         """The same without the further columns."""

@@ -7,7 +7,7 @@ where the values come from; a saved config.yaml is read in the same way.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -122,7 +122,7 @@ class PromptsConfig:
     """A prompt set: either `rows`, or a file at `path`."""
 
     name: Annotated[str, Help("the file in conf/prompts that it comes from; the run directory's name ends in it")]
-    rows: Annotated[tuple[Row, ...] | None, Help("the prompts themselves, a group of fields each")] = None
+    rows: Annotated[Sequence[Row] | None, Help("the prompts themselves, a group of fields each")] = None
     path: Annotated[str | None, Help("a prompt file: txt, csv, tsv, jsonl, json or parquet")] = None
     column: Annotated[str | None, Help("the file's column that holds the prompts; null: `prompt`")] = None
     on_empty: Annotated[
@@ -418,7 +418,7 @@ class RunConfig:
 class SavedPrompts(PromptsConfig):
     """A prompt set whose rows are all there."""
 
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,7 +437,7 @@ _Config = TypeVar("_Config", bound=RunConfig)
 def saved_config(
     config: RunConfig,
     *,
-    rows: tuple[Row, ...],
+    rows: Sequence[Row],
     height: int,
     width: int,
     prompts_name: str | None = None,

@@ -9,7 +9,7 @@ first fault, so a hostile value costs no more than it takes to find that fault. 
 import dataclasses
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import (
@@ -64,6 +64,10 @@ class ReadsItself(Protocol):
     def to_values(self) -> dict[str, Any]:
         """The inverse."""
         ...
+
+
+class AlreadyRead:
+    """A value that was checked before: `read` and `plain` give it as it is. YAML and JSON cannot hold one."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ def read_value(hint: object, value: object, where: str, advice: str = "") -> Any
 
     Raises UserError.
     """
+    if isinstance(value, AlreadyRead):
+        return value
     hint, notes = split_hint(hint)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
@@ -152,7 +158,7 @@ def read_value(hint: object, value: object, where: str, advice: str = "") -> Any
             near = suggest(str(value), [str(arg) for arg in args]).removeprefix("; ")
             _refuse(where, value, f"must be one of {', '.join(map(str, args))}", near or advice)
         return value
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return _read_list(args[0], notes, value, where, advice)
     if origin is Mapping:
         return _read_mapping(args[1], value, where, advice)
@@ -166,6 +172,8 @@ def plain(value: object, *, whole: bool = False) -> Any:
 
     whole: with the fields that are saved only where they are set.
     """
+    if isinstance(value, AlreadyRead):
+        return value
     if isinstance(value, ReadsItself):
         return plain(value.to_values())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -232,7 +240,7 @@ def range_rule(notes: tuple[object, ...]) -> str | None:
 def _member(args: tuple[object, ...], value: object) -> object:
     """The member of a union that `value` is meant for: the list for a list, else the first that is not None."""
     members = [arg for arg in args if arg is not NoneType]
-    lists = [arg for arg in members if get_origin(split_hint(arg)[0]) is tuple]
+    lists = [arg for arg in members if get_origin(split_hint(arg)[0]) in (tuple, Sequence)]
     return lists[0] if lists and isinstance(value, list | tuple) else members[0]
 
 

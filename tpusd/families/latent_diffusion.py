@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from tpusd.config.cache import CacheConfig
+from tpusd.config.packed_rows import first_rows
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import PrecisionConfig, SavedConfig, Weighting
 from tpusd.errors import UserError
@@ -276,7 +277,7 @@ class LatentDiffusion(Family):
         if width is None:
             return
         idle = [name for name in ("negative_prompt", "guidance_rescale") if getattr(config, name)]
-        if not idle and any(row.negative_prompt for row in config.prompts.rows):
+        if not idle and any(row.negative_prompt for _, row in first_rows(config.prompts.rows)):
             idle = ["negative_prompt"]
         if idle:
             yield (

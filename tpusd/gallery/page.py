@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tpusd.config.packed_rows import first_rows
 from tpusd.config.rows import Row
 from tpusd.config.schema import RunConfig, SavedConfig
 from tpusd.config.typed import flatten
@@ -205,6 +206,7 @@ def _job(run: PageRun) -> dict[str, Any]:
 
 
 def _settings(config: SavedConfig) -> dict[str, Any]:
+    rows = [row for _, row in first_rows(config.prompts.rows)]
     return {
         "seed": config.seed,
         "guidance_scale": config.guidance_scale,
@@ -216,8 +218,8 @@ def _settings(config: SavedConfig) -> dict[str, Any]:
         "sampler": config.sampler.name,
         "sampler_text": _sampler_text(config),
         "num_inference_steps": config.sampler.num_inference_steps,
-        **({"strength": config.strength} if any(row.image is not None for row in config.prompts.rows) else {}),
-        **({"control_scale": config.control_scale} if any(map(has_control, config.prompts.rows)) else {}),
+        **({"strength": config.strength} if any(row.image is not None for row in rows) else {}),
+        **({"control_scale": config.control_scale} if any(map(has_control, rows)) else {}),
     }
 
 

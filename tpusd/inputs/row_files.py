@@ -1,10 +1,11 @@
 """Which files a row has, and which of them are the run's own. Reads none of them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tpusd.config.packed_rows import first_rows
 from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError, show
@@ -61,11 +62,11 @@ def _ends_with(path: str | None, given: str) -> bool:
     return path is not None and Path(path).parts[-len(end) :] == end
 
 
-def check_controls(rows: tuple[Row, ...], config: RunConfig) -> None:
+def check_controls(rows: Sequence[Row], config: RunConfig) -> None:
     """Raises UserError where control images and ControlNets do not go together. rows: with the run's own pictures."""
     nets = len(config.model.controlnets)
-    for number, row in enumerate(rows, config.first_row):
-        images = row.control_images
+    for index, row in first_rows(rows):
+        number, images = config.first_row + index, row.control_images
         if not has_control(row):
             if row.control_scale is not None:
                 raise UserError(
@@ -82,17 +83,21 @@ def check_controls(rows: tuple[Row, ...], config: RunConfig) -> None:
                 f"row {number}: has {len(images)} control images for {nets} ControlNets; write control_images=[A,B], "
                 "one for each, in the order of model.controlnets"
             )
-    if any(map(has_control, rows)):
+    if _any_control(rows):
         return
     for name in ("control_scale", "guess_mode"):
         if (value := getattr(config, name)) != getattr(RunConfig, name):
             raise UserError(f"{name}={show(value)}: there is no control image; add control_image=FILE")
 
 
-def control_notes(rows: tuple[Row, ...], config: RunConfig, num_calls: int) -> tuple[str, ...]:
+def _any_control(rows: Sequence[Row]) -> bool:
+    return any(has_control(row) for _, row in first_rows(rows))
+
+
+def control_notes(rows: Sequence[Row], config: RunConfig, num_calls: int) -> tuple[str, ...]:
     """A line where ControlNets have no effect. num_calls: model calls of the run's sampler."""
     nets = config.model.controlnets
-    if not nets or not any(map(has_control, rows)):
+    if not nets or not _any_control(rows):
         idle = "model.controlnets: have no effect, because no row has a control image; add control_image=FILE"
         return (idle,) if nets else ()
     return tuple(

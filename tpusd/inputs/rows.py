@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tpusd import storage
+from tpusd.config.packed_rows import Packer, first_rows, pack
 from tpusd.config.paths import is_address
 from tpusd.config.rows import CONTROL_IMAGE, Row
 from tpusd.config.schema import RunConfig, SavedConfig
@@ -48,25 +49,28 @@ def _whole(path: str, folder: Path) -> str:
     return path if is_address(path) else str(folder / path)
 
 
-def with_inputs(rows: Sequence[Row], config: RunConfig) -> tuple[Row, ...]:
+def with_inputs(rows: Sequence[Row], config: RunConfig) -> Sequence[Row]:
     """The rows with the run's own pictures where they have none. Raises UserError for what lacks one."""
     own = {name: getattr(config, name) for name, _ in PICTURES if getattr(config, name) is not None}
     shared: dict[str, Any] = {name: _whole(path, Path.cwd()) for name, path in own.items()}
     if controls := shared_controls(config):
         shared[CONTROLS[0]] = tuple(_whole(path, Path.cwd()) for path in controls)
-    filled = tuple(
-        replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) if shared else row
-        for row in rows
-    )
+    filled = rows
+    if shared:
+        filled = pack(
+            replace(row, **{name: path for name, path in shared.items() if getattr(row, name) is None}) for row in rows
+        )
     check_controls(filled, config)
-    if all(row.image is None for row in filled):
-        names = ("strength",) if any(map(has_control, filled)) else ("strength", "resize")
+    each = list(first_rows(filled))
+    if all(row.image is None for _, row in each):
+        names = ("strength",) if any(has_control(row) for _, row in each) else ("strength", "resize")
         for name in names:
             if (value := getattr(config, name)) != getattr(RunConfig, name):
                 raise UserError(f"{name}={show(value)}: there is no image to start from; add image=FILE")
-    if config.mask_feather and all(row.mask is None for row in filled):
+    if config.mask_feather and all(row.mask is None for _, row in each):
         raise UserError(f"mask_feather={config.mask_feather}: there is no mask; add mask=FILE")
-    for number, row in enumerate(filled, config.first_row):
+    for index, row in each:
+        number = config.first_row + index
         for name in ("mask", "strength"):
             value = getattr(row, name)
             if value is not None and row.image is None:
@@ -91,8 +95,10 @@ def released(saved: SavedConfig, fields: Collection[str]) -> SavedConfig:
     shared = [name for name, _ in PICTURES if name in fields and getattr(saved, name) is not None]
     if CONTROL_FIELDS & set(fields) and shared_controls(saved):
         shared.append(CONTROLS[0])
-    rows = tuple(_released(row, saved, shared) for row in saved.prompts.rows)
-    return replace(saved, prompts=replace(saved.prompts, rows=rows)) if shared else saved
+    if not shared:
+        return saved
+    rows = pack(_released(row, saved, shared) for row in saved.prompts.rows)
+    return replace(saved, prompts=replace(saved.prompts, rows=rows))
 
 
 def _released(row: Row, saved: SavedConfig, names: Sequence[str]) -> Row:
@@ -132,7 +138,7 @@ def pinned(
     box: ImageSize,
     multiple: int,
     used: Callable[[int], bool] = lambda number: True,
-) -> tuple[Row, ...]:
+) -> Sequence[Row]:
     """The rows with the sha256 of their files, each of which is read and decoded once, and the sizes of SIZING.
 
     rows: as `with_inputs` gives them.
@@ -147,23 +153,23 @@ def pinned(
         for file in files_of(row) if used(number) else ():
             wanted.setdefault((file.column, file.path), number)
     if not wanted:
-        return tuple(rows)
+        return rows
     with ThreadPoolExecutor(NUM_READERS, thread_name_prefix="inputs") as pool:
         looked = list(zip(wanted.items(), pool.map(_look_at, wanted), strict=True))
     _refuse([_of_row(number, found) for (_, number), found in looked if isinstance(found, UserError)])
     files = {key: found for (key, _), found in looked if not isinstance(found, UserError)}
-    made: list[Row] = []
+    made = Packer()
     faults: list[UserError] = []
     for number, row in enumerate(rows, config.first_row):
         try:
-            made.append(_pinned(row, files) if used(number) else row)
+            made.add(_pinned(row, files) if used(number) else row)
         except UserError as error:
             faults.append(_of_row(number, error))
     _refuse(faults)
     if config.resize not in SIZING:
-        return tuple(made)
+        return made.rows()
     sized = functools.partial(SIZING[config.resize], multiple=multiple)
-    return tuple(_sized(row, files, box, sized) for row in made)
+    return pack(_sized(row, files, box, sized) for row in made.rows())
 
 
 def _pinned(row: Row, files: Mapping[tuple[str, str], _Found]) -> Row:
@@ -202,13 +208,13 @@ def refuse_other_pictures(rows: Sequence[Row], wanted: Callable[[str], str | Non
     first_row: the number of the first of the rows.
     """
     faults: list[UserError] = []
-    for number, row in enumerate(rows, first_row):
+    for index, row in first_rows(rows):
         for file in files_of(row):
             if file.sha256 is not None:
                 try:
                     _refuse_other(file.column, file.path, file.sha256, wanted(file.path))
                 except ChangedFile as error:
-                    faults.append(_of_row(number, error))
+                    faults.append(_of_row(first_row + index, error))
     _refuse(faults)
 
 

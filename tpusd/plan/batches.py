@@ -176,7 +176,7 @@ def count_batches(kinds: Iterable[tuple[Hashable, int]], size: int) -> int:
     """How many batches `pack` makes of images of these kinds.
 
     kinds: (what images of one batch have in common, number of model calls) of each image: `kind_of`, and its size
-        where there are several.
+        where there are several. Or a Counter of these.
     size: images of a full batch.
     """
     left_over: Counter[Hashable] = Counter()

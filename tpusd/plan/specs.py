@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from tpusd.config.cache import NO_CACHE, CacheConfig
 from tpusd.config.controls import ControlNet
 from tpusd.config.embeddings import AppliedEmbedding, applied_embeddings
 from tpusd.config.limits import MAX_ROWS
+from tpusd.config.packed_rows import PackedRows, first_rows
 from tpusd.config.rows import Row
 from tpusd.config.sampler import GuidanceSchedule, SamplerSettings
 from tpusd.config.schema import Noise, Resize, RunConfig, SavedConfig
@@ -340,12 +341,47 @@ def make_specs(
 
 def image_sizes(config: SavedConfig) -> tuple[ImageSize, ...]:
     """The different sizes of a run's images, in the order of its rows. Each has programs of its own."""
-    return tuple(dict.fromkeys(_size_of(config, row_of(config, number)) for number in planned(config).rows))
+    return tuple(dict.fromkeys(_size_of(config, row) for _, row in settings_of(config)))
+
+
+def settings_of(config: SavedConfig) -> Iterator[tuple[int, Row]]:
+    """(number, row) of enough of the rows that a run makes to see all that they set, see `first_rows`."""
+    first, numbers = config.first_row, planned(config).rows
+    chosen = first_rows(config.prompts.rows, range(numbers.start - first, numbers.stop - first))
+    return ((first + index, row) for index, row in chosen)
+
+
+def counted_specs(
+    config: SavedConfig,
+    done: Container[tuple[int, int]] = (),
+    size: ImageSize | None = None,
+    stripe: Stripe | None = None,
+) -> Iterator[tuple[ImageSpec, int]]:
+    """Images that are made alike, and how many of them `make_specs` would give. Arguments as of `make_specs`.
+
+    Where the text of an image says nothing of how it is made, one of each kind of row is looked at.
+    """
+    rows = config.prompts.rows
+    if not isinstance(rows, PackedRows) or not text_rules(config).is_plain:
+        yield from ((spec, 1) for spec in make_specs(config, done, size, stripe))
+        return
+    number: dict[int, int] = {}
+    first: dict[int, tuple[int, int]] = {}
+    for key in planned(config, stripe):
+        if key not in done:
+            kind = rows.kind(key[0] - config.first_row)
+            number[kind] = number.get(kind, 0) + 1
+            first.setdefault(kind, key)
+    for kind, key in first.items():
+        spec = make_spec(config, *key)
+        if size is None or (spec.height, spec.width) == size:
+            yield spec, number[kind]
 
 
 def row_of(config: SavedConfig, number: int) -> Row:
     """A row by its number."""
-    return config.prompts.rows[number - config.first_row]
+    rows: Sequence[Row] = config.prompts.rows
+    return rows[number - config.first_row]
 
 
 def _size_of(config: SavedConfig, row: Row) -> ImageSize:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tpusd.config.limits import MAX_ROWS
 from tpusd.config.meanings import meant_field
+from tpusd.config.packed_rows import PackedRows, Packer, first_rows, pack
 from tpusd.config.rows import ROW_FIELDS, Row, parse_row
 from tpusd.config.schema import PromptsConfig, RunConfig, field_names
 from tpusd.config.yaml_files import MAX_VALUES
@@ -23,13 +24,16 @@ MAX_LISTED = 10  # faulty rows that an error names
 TEXTS = ("prompt", "negative_prompt")
 
 
-def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
+def read_rows(prompts: PromptsConfig) -> Sequence[Row]:
     """All rows of a prompt set, checked. Raises UserError that names the places (file and line) of the faults."""
     if prompts.rows is not None:
-        check_columns(prompts.rows)
-        return _replaced(tuple(located(row, Path()) for row in prompts.rows), prompts.replace or ())
+        rows = prompts.rows
+        if not isinstance(rows, PackedRows):  # those of a saved run are checked, and have whole paths
+            check_columns(rows)
+            rows = pack(located(row, Path()) for row in rows)
+        return _replaced(rows, prompts.replace or ())
     assert prompts.path is not None
-    rows: list[Row] = []
+    packer, num_rows = Packer(), 0
     faults: list[str] = []  # the first of them
     num_faults = 0
     room, names = MAX_VALUES - SPARE_VALUES, set[str]()
@@ -37,7 +41,7 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
     for place, record in read_file(prompts.path, prompts.column):
         if prompts.on_empty == "skip" and _is_empty(record, column):
             continue
-        if len(rows) == MAX_ROWS:
+        if num_rows == MAX_ROWS:
             raise UserError(
                 f"prompts.path={show(prompts.path)}: more than {MAX_ROWS} prompts; split them over several runs"
             )
@@ -53,7 +57,8 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
             if num_faults == MAX_FAULTS or _is_of_every_row(record, column):
                 break
         else:
-            rows.append(located(row, folder))
+            packer.add(located(row, folder))
+            num_rows += 1
             room -= row.num_values(names)
             if room < 0:
                 raise UserError(
@@ -62,12 +67,12 @@ def read_rows(prompts: PromptsConfig) -> tuple[Row, ...]:
                 )
     if faults:
         raise UserError(_listed(faults, num_faults, prompts.path))
-    if not rows:
+    if not num_rows:
         raise UserError(f"prompts.path={show_path(prompts.path)}: holds no prompt; add at least one")
-    return _replaced(tuple(rows), prompts.replace or ())
+    return _replaced(packer.rows(), prompts.replace or ())
 
 
-def run_rows(config: RunConfig) -> tuple[Row, ...]:
+def run_rows(config: RunConfig) -> Sequence[Row]:
     """All rows of a run's prompt set, as its images are made from them. Raises UserError.
 
     They have the run's picture and mask where they have none of their own, and no wildcards and marks of LoRAs.
@@ -75,7 +80,7 @@ def run_rows(config: RunConfig) -> tuple[Row, ...]:
     return with_inputs(_with_loras(_expanded(read_rows(config.prompts), config), config), config)
 
 
-def _expanded(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
+def _expanded(rows: Sequence[Row], config: RunConfig) -> Sequence[Row]:
     """The rows without wildcards. The run's negative prompt is then that of each row which has none."""
     directory = config.prompts.wildcards_dir
     if directory is None and not config.prompts.wildcards:
@@ -83,7 +88,7 @@ def _expanded(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
     if directory is not None and not Path(directory).is_dir():
         raise UserError(f"prompts.wildcards_dir={show_path(directory)}: is not a directory; correct the path")
     files = Wildcards(root=None if directory is None else Path(directory))
-    made, faults = list[Row](), list[str]()
+    made, faults = Packer(), list[str]()
     for number, row in enumerate(rows, config.first_row):
         whole = row if row.negative_prompt is not None else replace(row, negative_prompt=config.negative_prompt)
         seed, place = (config.seed, number) if row.seed is None else (row.seed, None)
@@ -100,21 +105,21 @@ def _expanded(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
                 continue
             if expanded != text:
                 changed |= {name: expanded, f"{name}_template": getattr(whole, f"{name}_template") or text}
-        made.append(replace(row, **changed) if changed else row)
+        made.add(replace(row, **changed) if changed else row)
         if len(faults) == MAX_LISTED:
             break
     if faults:
         raise UserError("; ".join(faults))
-    return tuple(made)
+    return made.rows()
 
 
-def _with_loras(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
+def _with_loras(rows: Sequence[Row], config: RunConfig) -> Sequence[Row]:
     """The rows whose prompts name LoRAs, with these as their own and without the marks. Raises UserError."""
     directory = config.prompts.lora_dir
     if directory is None:
         return rows
     files, where = lora_files(directory), f"prompts.lora_dir={show_path(directory)}"
-    made, faults = list[Row](), list[str]()
+    made, faults = Packer(), list[str]()
     for number, row in enumerate(rows, config.first_row):
         try:
             prompt, loras = without_loras(row.prompt, files, where)
@@ -126,27 +131,31 @@ def _with_loras(rows: tuple[Row, ...], config: RunConfig) -> tuple[Row, ...]:
         if loras:
             own: dict[str, Any] = {"prompt": prompt, "prompt_template": row.prompt_template or row.prompt}
             row = replace(row, loras=(*(row.loras or ()), *loras), **own)
-        made.append(row)
+        made.add(row)
     if faults:
         raise UserError("; ".join(faults[:MAX_LISTED]))
-    return tuple(made)
+    return made.rows()
 
 
-def _replaced(rows: tuple[Row, ...], pairs: Iterable[Sequence[str]]) -> tuple[Row, ...]:
+def _replaced(rows: Sequence[Row], pairs: Iterable[Sequence[str]]) -> Sequence[Row]:
     """The rows with a text of each pair in the place of the other, one pair after another. Raises UserError."""
     for old, new in pairs:
         if not any(old in row.prompt for row in rows):
             raise UserError(f"prompts.replace: no prompt has {show(old)}; write it as the prompts have it")
-        rows = tuple(replace(row, prompt=row.prompt.replace(old, new)) for row in rows)
+        rows = pack(_with_text(row, old, new) for row in rows)
         empty = next((number for number, row in enumerate(rows) if not row.prompt.strip()), None)
         if empty is not None:
             raise UserError(f"prompts.replace: without {show(old)} row {empty} has no prompt; leave a word in it")
     return rows
 
 
-def column_notes(rows: Iterable[Row]) -> tuple[str, ...]:
+def _with_text(row: Row, old: str, new: str) -> Row:
+    return replace(row, prompt=row.prompt.replace(old, new))
+
+
+def column_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     """A line for each further column whose name looks like a field, and which has no effect on the images."""
-    names = dict.fromkeys(name for row in rows for name in row.extra)
+    names = dict.fromkeys(name for _, row in first_rows(rows) for name in row.extra)
     notes = []
     for name in names:
         meant = name if name in field_names() else meant_field(name)

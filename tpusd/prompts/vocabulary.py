@@ -40,7 +40,7 @@ def unknown_words(texts: Iterable[str], tokenizer: CountsTokens) -> list[str]:
     return [word for word, number in zip(words, pieces, strict=True) if number > 1]
 
 
-def vocabulary_notes(model: ModelConfig, texts: Sequence[str], tokenizers: Sequence[CountsTokens]) -> tuple[str, ...]:
+def vocabulary_notes(model: ModelConfig, texts: Iterable[str], tokenizers: Sequence[CountsTokens]) -> tuple[str, ...]:
     """One note that lists the words which the embedded model does not know; for another model no note."""
     if model.asset != ASSET:
         return ()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tpusd import storage
-from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import UserError, printable, show, show_path
 from tpusd.records.dropped import append_dropped, dropped_line
 from tpusd.records.layout import (
@@ -44,6 +43,7 @@ from tpusd.records.layout import (
     THUMBNAILS,
 )
 from tpusd.records.manifest import ImageRecord, manifest_lines, read_manifest
+from tpusd.records.prompt_file import is_half_a_prompt_file, is_prompt_file, write_config_files
 from tpusd.records.provenance import scrub
 from tpusd.storage import local, os_errors_as_user_errors
 from tpusd.storage.local import LineFile
@@ -226,8 +226,9 @@ class RunDir:
             return cls(path)
 
     def write_config(self, values: Mapping[str, Any]) -> None:
-        """The whole resolved config: the only file that making the run again needs."""
-        self.write(CONFIG, to_yaml(values).encode())
+        """The whole resolved config, with the file of its rows where they are many: all that making it again needs."""
+        with os_errors_as_user_errors(self.path, MAKE_ROOM):
+            write_config_files(self.path, values)
 
     def write_weights(self, values: Mapping[str, Any]) -> None:
         """The config, with the sha256 of the weights that were found."""
@@ -284,6 +285,7 @@ class RunDir:
         found = [self.path / f"{name}{storage.TEMPORARY}" for name in _OURS]
         found += [self.path / HYDRA / f"{name}.yaml{storage.TEMPORARY}" for name in ("overrides", "config", "hydra")]
         found = [file for file in found if storage.exists(file)]
+        found += [self.path / name for name in storage.list_directory(self.path) if is_half_a_prompt_file(name)]
         return found + [file for name in (IMAGES, THUMBNAILS) for _, file in temporary_images(self.path / name)]
 
     def lines(self) -> Iterator[tuple[str, int, bytes]]:
@@ -354,7 +356,7 @@ def _abandoned(path: Path) -> bool:
     """Whether `path` holds only what a claim leaves when its process ends before it wrote the config."""
     parts = {LOG, MANIFEST, IMAGES, HYDRA, CONFIG + storage.TEMPORARY}
     with contextlib.suppress(OSError):
-        names = set(storage.list_directory(path))
+        names = {name for name in storage.list_directory(path) if not _holds_rows(name)}
         empty = {IMAGES} if LOG in names else {IMAGES, HYDRA}  # .hydra is filled while run.log is there
         return (
             names <= parts
@@ -363,6 +365,11 @@ def _abandoned(path: Path) -> bool:
             and not any(storage.list_directory(path / name) for name in empty & names)
         )
     return False
+
+
+def _holds_rows(name: str) -> bool:
+    """Whether it is a file that is written before config.yaml: rows, or half of them."""
+    return is_prompt_file(name) or is_half_a_prompt_file(name)
 
 
 class Closes(Protocol):
@@ -382,7 +389,11 @@ def _discard(path: Path | None, made: list[Path]) -> None:
     path: None where nothing was claimed yet, only parents made.
     """
     # run.log is the last: while it is there, the lock on it holds others off.
-    ours = {} if path is None else {path / HYDRA: None, path / IMAGES: None, path: (CONFIG, MANIFEST, RUN, LOG)}
+    ours: dict[Path, Sequence[str] | None] = {}
+    if path is not None:
+        with contextlib.suppress(OSError):
+            rows = [name for name in storage.list_directory(path) if _holds_rows(name)]
+            ours = {path / HYDRA: None, path / IMAGES: None, path: (CONFIG, *rows, MANIFEST, RUN, LOG)}
     _remove(ours, made)
 
 

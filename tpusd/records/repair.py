@@ -6,6 +6,7 @@ twice, a line that is not a manifest line. An image without a line is made again
 another config made.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show, show_path
-from tpusd.plan.specs import image_name, make_spec, planned
+from tpusd.plan.specs import image_name, planned
 from tpusd.records.directory import RunWriter
 from tpusd.records.layout import CHECK_PERMISSIONS, CONFIG, MAKE_ROOM, MANIFEST
-from tpusd.records.manifest import DECIDED_BY_CONFIG, ImageRecord, manifest_lines, recipe_values
+from tpusd.records.manifest import manifest_lines, parse_line, value_faults
+from tpusd.records.recipes import Recipes
 from tpusd.storage import os_errors_as_user_errors
 
-HASHED_BYTES = 256 << 20  # of images, the newest first, whose sha256 is checked too; `validate` checks all of them
+# Images, the newest first, whose sha256 is checked too; `validate` checks all of them.
+HASHED_BYTES, HASHED_IMAGES = 256 << 20, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +40,14 @@ def repair(run_dir: RunWriter, config: SavedConfig) -> Repaired:
     """
     notes = _Notes()
     _remove_waste(run_dir, notes)
-    whole, num_lines = _whole_lines(run_dir.path, run_dir.lines(), config, notes)
-    for key in _wrong_hashes(run_dir, whole):
-        notes.add("its sha256 is wrong", image_name(*key))
-        del whole[key]
-    if len(whole) < num_lines:
-        kept = {(entry.file, entry.number) for entry in whole.values()}
-        run_dir.rewrite_manifest(line for file, number, line in run_dir.lines() if (file, number) in kept)
-    return Repaired(done=frozenset(whole), notes=notes.lines())
+    found = _whole_lines(run_dir.path, run_dir.lines(), config, notes)
+    for entry in _wrong_hashes(run_dir, found.newest):
+        notes.add("its sha256 is wrong", image_name(*entry.key))
+        found.whole.remove(entry.key)
+        found.others.add((entry.file, entry.number))
+    if found.others:
+        run_dir.rewrite_manifest(line for file, number, line in run_dir.lines() if (file, number) not in found.others)
+    return Repaired(done=frozenset(found.whole), notes=notes.lines())
 
 
 def whole_images(path: Path, config: SavedConfig) -> frozenset[tuple[int, int]]:
@@ -53,17 +56,38 @@ def whole_images(path: Path, config: SavedConfig) -> frozenset[tuple[int, int]]:
     path: a run directory.
     config: its saved one.
     """
-    whole, _ = _whole_lines(path, manifest_lines(path), config, _Notes())
-    return frozenset(whole)
+    return frozenset(_whole_lines(path, manifest_lines(path), config, _Notes()).whole)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    key: tuple[int, int]  # (row, copy)
     file: str  # that has its line
     number: int  # of its line, from 1
     file_name: str
     sha256: str
     num_bytes: int
+
+
+class _Lines:
+    """What is kept of a manifest of any length.
+
+    whole: (row, copy) of the images of the lines that stay. newest: the last of these lines.
+    others: (file, number) of the lines to remove.
+    """
+
+    def __init__(self) -> None:
+        self.whole: set[tuple[int, int]] = set()
+        self.others: set[tuple[str, int]] = set()
+        self.newest: deque[_Entry] = deque()
+        self._num_bytes = 0
+
+    def add(self, entry: _Entry) -> None:
+        self.whole.add(entry.key)
+        self.newest.append(entry)
+        self._num_bytes += entry.num_bytes
+        while self._num_bytes > HASHED_BYTES or len(self.newest) > HASHED_IMAGES:
+            self._num_bytes -= self.newest.popleft().num_bytes
 
 
 class _Notes:
@@ -91,67 +115,60 @@ def _remove_waste(run_dir: RunWriter, notes: _Notes) -> None:
             notes.add("half a file of an interrupted write, removed", file.name)
 
 
-def _whole_lines(
-    path: Path, lines: Iterable[tuple[str, int, bytes]], config: SavedConfig, notes: _Notes
-) -> tuple[dict[tuple[int, int], _Entry], int]:
-    """(row, copy) -> its line, for lines whose image has the size that they say; and the number of lines.
+def _whole_lines(path: Path, lines: Iterable[tuple[str, int, bytes]], config: SavedConfig, notes: _Notes) -> _Lines:
+    """The lines whose image has the size that they say.
 
     path: the run directory.
     lines: of its manifest, or of a part of it.
     config: its saved one.
     notes: gets what is wrong.
     """
-    whole: dict[tuple[int, int], _Entry] = {}
-    images = planned(config)
-    num_lines = 0
+    found = _Lines()
+    images, recipes = planned(config), Recipes(config)
     for file, number, line in lines:
-        num_lines += 1
-        record = ImageRecord.from_line(line)
-        if record is None:
+        values = parse_line(line)
+        if values is None or next(value_faults(values), None) is not None:
             notes.add(f"is not a line of {MANIFEST}, removed", f"line {number}")
+            found.others.add((file, number))
             continue
-        where = f"{show_path(path / file)} line {number}"
-        if record.key not in images:
+        key = values["row"], values["copy"]
+        name = image_name(*key)
+        if key not in images:
             raise UserError(
-                f"{where}: {record.name} is not in the run that {CONFIG} describes; restore the {CONFIG} that it was "
-                "made from"
+                f"{show_path(path / file)} line {number}: {name} is not in the run that {CONFIG} describes; restore "
+                f"the {CONFIG} that it was made from"
             )
-        _check_recipe(where, config, record)
-        if record.key in whole:
-            notes.add("is listed twice in the manifest, the second line removed", record.name)
+        _check_recipe(path, file, number, recipes.difference(values, *key))
+        if key in found.whole:
+            notes.add("is listed twice in the manifest, the second line removed", name)
+            found.others.add((file, number))
             continue
         with os_errors_as_user_errors(path, CHECK_PERMISSIONS, operation="read"):
-            size = storage.file_size(path / record.file_name)
-        if not size or size != record.num_bytes:
+            size = storage.file_size(path / values["file_name"])
+        if not size or size != values["num_bytes"]:
             kind = "its file is missing" if size is None else "its file is not as long as it was"
-            notes.add(kind, record.name)
+            notes.add(kind, name)
+            found.others.add((file, number))
             continue
-        whole[record.key] = _Entry(file, number, record.file_name, record.sha256, size)
-    return whole, num_lines
+        found.add(_Entry(key, file, number, values["file_name"], values["sha256"], size))
+    return found
 
 
-def _check_recipe(where: str, config: SavedConfig, record: ImageRecord) -> None:
+def _check_recipe(path: Path, file: str, number: int, difference: tuple[str, object, object] | None) -> None:
     """The config that made the lines must be the one that will make the rest."""
-    recipe = recipe_values(config, make_spec(config, *record.key))
-    for name in DECIDED_BY_CONFIG:
-        value = recipe.get(name)
-        if getattr(record, name) != value:
-            raise UserError(
-                f"{where}: {name}={show(getattr(record, name))}, and {CONFIG} says {show(value)}; "
-                f"restore the {CONFIG} that it was made from"
-            )
+    if difference is not None:
+        name, own, wanted = difference
+        raise UserError(
+            f"{show_path(path / file)} line {number}: {name}={show(own)}, and {CONFIG} says {show(wanted)}; "
+            f"restore the {CONFIG} that it was made from"
+        )
 
 
-def _wrong_hashes(run_dir: RunWriter, whole: dict[tuple[int, int], _Entry]) -> list[tuple[int, int]]:
-    """Images whose bytes are not those of their line, among the newest HASHED_BYTES of them."""
-    budget = HASHED_BYTES
+def _wrong_hashes(run_dir: RunWriter, newest: Iterable[_Entry]) -> list[_Entry]:
+    """The lines whose image has other bytes."""
     wrong = []
-    for key in reversed(whole):
-        entry = whole[key]
-        budget -= entry.num_bytes
-        if budget < 0:
-            break
+    for entry in newest:
         with os_errors_as_user_errors(run_dir.path, CHECK_PERMISSIONS, operation="read"):
             if storage.file_sha256(run_dir.path / entry.file_name) != entry.sha256:
-                wrong.append(key)
+                wrong.append(entry)
     return wrong

@@ -8,6 +8,7 @@ from typing import Any
 
 from tpusd import storage
 from tpusd.config.grammar import hydra_value
+from tpusd.config.packed_rows import PackedRows, pack
 from tpusd.config.schema import RunConfig, SavedConfig, config_values, make_config, saved_config
 from tpusd.config.typed import flatten
 from tpusd.config.yaml_files import parse_yaml
@@ -15,6 +16,7 @@ from tpusd.errors import UserError, show, show_path
 from tpusd.records.directory import check_run_directory
 from tpusd.records.layout import CONFIG, MAX_CONFIG_BYTES
 from tpusd.records.manifest import check_columns
+from tpusd.records.prompt_file import with_rows
 from tpusd.samplers.registry import find_sampler
 
 GROUPS = (
@@ -60,9 +62,10 @@ def read_config(path: Path) -> Any:
         if (storage.file_size(file) or 0) > MAX_CONFIG_BYTES:
             raise UserError(f"{show_path(file)}: is over {MAX_CONFIG_BYTES >> 30} GiB, more than a run writes")
         with storage.open_file(file) as stream:
-            return parse_yaml(stream, show_path(file))
+            values = parse_yaml(stream, show_path(file))
     except OSError as error:
         raise UserError(f"{show_path(file)}: cannot be read: {error.strerror}") from None
+    return with_rows(path, values)
 
 
 def read_saved(path: Path) -> SavedConfig:
@@ -72,13 +75,15 @@ def read_saved(path: Path) -> SavedConfig:
     try:
         config = make_config(values)
         find_sampler(config.sampler.name)
-        if config.prompts.rows is not None:
-            check_columns(config.prompts.rows)
+        rows = config.prompts.rows
+        if rows is not None and not isinstance(rows, PackedRows):  # packed ones are checked as they are read
+            check_columns(rows)
+            rows = pack(rows)
     except UserError as error:
         raise UserError(f"{show_path(path / CONFIG)}: {error}") from None
-    if config.prompts.rows is None or config.height is None or config.width is None:
+    if rows is None or config.height is None or config.width is None:
         raise UserError(f"{show_path(path / CONFIG)}: prompts.path must be null, and height and width must be set")
-    saved = saved_config(config, rows=config.prompts.rows, height=config.height, width=config.width)
+    saved = saved_config(config, rows=rows, height=config.height, width=config.width)
     return dataclasses.replace(saved, on_changed_weights="error")  # a one-time "warn" must not become permanent
 
 
@@ -147,6 +152,8 @@ def refuse_other_run(path: Path, there: SavedConfig, asked: SavedConfig, *, advi
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise UserError(f"{name}={show(new.get(name))}: {show_path(path)} has {show(old.get(name))}; {advice}")
+    if there.prompts.rows == asked.prompts.rows:
+        return
     rows = zip_longest(there.prompts.rows, asked.prompts.rows)
     for number, (before, after) in enumerate(rows, asked.first_row):
         if before != after:

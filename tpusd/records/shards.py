@@ -52,6 +52,7 @@ from tpusd.records.layout import (
 from tpusd.records.manifest import ImageRecord, key_of, manifest_lines, parse_line, records_of
 from tpusd.records.parts import FACTS, LINES, lines_of, part_name, shards_of
 from tpusd.records.parts import LOG as PART_LOG
+from tpusd.records.prompt_file import write_config_files
 from tpusd.records.run_json import read_facts, read_run
 from tpusd.records.saved import read_config, read_saved, refuse_other_run
 from tpusd.records.sweep import Sweep, is_sweep, read_sweep, refuse_other_sweep, write_sweep
@@ -104,7 +105,7 @@ class ShardDir(RunDir):
                         text = values if isinstance(values, str) else to_yaml(values)
                         storage.write_file(path / HYDRA / name, text.encode())
                     assert config is not None
-                    storage.write_file(path / CONFIG, to_yaml(config_values(config)).encode())
+                    write_config_files(path, config_values(config))
                 return cls(path, stripe)
 
     def write_config(self, values: Mapping[str, Any]) -> None:

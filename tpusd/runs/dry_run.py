@@ -1,5 +1,6 @@
 """`dry_run=true`: what runs have, and what they would make, load and compile. Nothing is loaded, made or changed."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.schema import RunConfig
 from tpusd.errors import UserError, show
-from tpusd.plan.batches import count_batches, grouped, num_programs, program_key, weights_key
-from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, image_sizes, make_specs, planned
+from tpusd.plan.batches import Kind, count_batches, grouped, num_programs, program_key, weights_key
+from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, counted_specs, image_sizes, make_specs, planned
 from tpusd.process.report import report, say
 from tpusd.records.dropped import read_dropped
 from tpusd.records.layout import CONFIG
@@ -133,11 +134,10 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int | No
     """
     config = group[0][0].prepared.config
     height, width = group[0][1]
-    kinds = [
-        (one.prepared.kind(spec), one.prepared.num_calls(spec))
-        for one, image_size in group
-        for spec in one.specs(image_size)
-    ]
+    kinds = Counter[tuple[Kind, int]]()
+    for one, image_size in group:
+        for spec, number in counted_specs(one.prepared.config, one.done, image_size, one.stripe):
+            kinds[one.prepared.kind(spec), one.prepared.num_calls(spec)] += number
     programs = num_programs(kind for kind, _ in kinds)
     if num_devices is None:
         batches = f"batches of {config.batch_size_per_device} for each device of a worker"
@@ -146,7 +146,7 @@ def _show_group(group: Sequence[tuple[_Shown, ImageSize]], num_devices: int | No
         batches = f"{count(count_batches(kinds, size), 'batch')} of {size}"
     say(
         f"model={show(config.model.name)} precision={show(config.precision.name)} {width}x{height}: "
-        f"{count(len(group), 'run')}, {count(len(kinds), 'image')} in {batches}, "
+        f"{count(len(group), 'run')}, {count(kinds.total(), 'image')} in {batches}, "
         f"{programs} programs"
     )
     return programs

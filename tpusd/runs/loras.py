@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tpusd.config.adapters import AppliedLora, LoraConfig, same_file
+from tpusd.config.packed_rows import first_rows, pack
 from tpusd.config.rows import Row
 from tpusd.config.schema import ModelConfig, RunConfig
 from tpusd.errors import ChangedFile, show
@@ -50,13 +51,15 @@ def open_loras_once() -> OpenLoras:
 
 def loras_of(config: RunConfig, rows: Sequence[Row]) -> tuple[LoraConfig, ...]:
     """The LoRAs of a run, then each file that its rows name besides."""
-    return (*config.loras, *dict.fromkeys(same_file(lora) for row in rows for lora in row.loras or ()))
+    return (*config.loras, *dict.fromkeys(same_file(lora) for _, row in first_rows(rows) for lora in row.loras or ()))
 
 
-def rows_to_save(config: RunConfig, rows: tuple[Row, ...], loras: Sequence["Lora"]) -> tuple[Row, ...]:
+def rows_to_save(config: RunConfig, rows: Sequence[Row], loras: Sequence["Lora"]) -> Sequence[Row]:
     """The rows, whose own LoRAs are pinned as those of the run are. loras: opened, in the order of `loras_of`."""
+    if not any(row.loras for _, row in first_rows(rows)):
+        return rows
     files = {same_file(given): lora.file for given, lora in zip(loras_of(config, rows), loras, strict=True)}
-    return tuple(
+    return pack(
         row
         if row.loras is None
         else replace(row, loras=tuple(lora_to_save(own, files[same_file(own)]) for own in row.loras))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tpusd.config.controls import ControlNet
+from tpusd.config.packed_rows import first_rows
 from tpusd.config.rows import Row
 from tpusd.config.sampler import SamplerSettings
 from tpusd.config.schema import ModelConfig, OtherPart, RunConfig, SavedConfig, saved_config
@@ -21,7 +22,7 @@ from tpusd.inputs.rows import pinned
 from tpusd.loggers.registry import check_loggers
 from tpusd.plan.batches import Kind, kind_of
 from tpusd.plan.sizes import check_image_size, image_size
-from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, row_of, text_rules
+from tpusd.plan.specs import ImageSpec, image_sizes, make_spec, planned, settings_of, text_rules
 from tpusd.process.waiting import waiting
 from tpusd.prompts.rows import MAX_LISTED, column_notes, run_rows
 from tpusd.prompts.vocabulary import vocabulary_notes
@@ -36,7 +37,7 @@ from tpusd.runs.embeddings import (
 from tpusd.runs.loras import OpenLoras, check_loras, lora_to_save, loras_of, open_loras, rows_to_save
 from tpusd.runs.safety import OpenSafety, check_checker, open_safety, safety_to_save
 from tpusd.runs.scores import check_scores
-from tpusd.runs.texts import count_tokens, measure_texts
+from tpusd.runs.texts import count_tokens, measure_texts, run_texts
 from tpusd.syntax.chunks import Extent, shape_of
 from tpusd.syntax.rules import TextShape
 
@@ -159,7 +160,12 @@ def prepare_run(
     notes = [*file_notes, *_size_notes(saved), *column_notes(rows), *control_notes(rows, saved, num_calls)]
     notes += checkpoint.family.schedule_notes(config.sampler, checkpoint.scheduler_config)
     notes += [*checkpoint.family.guidance_notes(checkpoint.configs, saved), *card_notes(saved)]
-    warnings = (*checkpoint.notes, *warnings, *notes, *vocabulary_notes(model, list(tokens), checkpoint.tokenizers))
+    warnings = (
+        *checkpoint.notes,
+        *warnings,
+        *notes,
+        *vocabulary_notes(model, run_texts(saved, tokens), checkpoint.tokenizers),
+    )
     return PreparedRun(
         config=saved,
         checkpoint=checkpoint,
@@ -201,13 +207,13 @@ def _with_pictures(config: SavedConfig, checkpoint: "Checkpoint") -> SavedConfig
     """The config with the sha256 of every picture of its rows. Raises UserError for a broken one."""
     images = planned(config)
     if checkpoint.family.inpaints(checkpoint.configs):
-        bare = next((number for number in images.rows if row_of(config, number).mask is None), None)
+        bare = next((number for number, row in settings_of(config) if row.mask is None), None)
         if bare is not None:
             raise UserError(
                 f"model={show(config.model.name)}: makes the masked part of a picture, and row {bare} has no mask; add "
                 "image=FILE mask=FILE, or choose a model that makes whole pictures"
             )
-    if not any(next(files_of(row), None) for row in config.prompts.rows):
+    if not any(next(files_of(row), None) for _, row in first_rows(config.prompts.rows)):
         return config
     with waiting("reading pictures"):
         rows = pinned(
@@ -229,7 +235,7 @@ def _check_rows(
     """
     faults: list[str] = []
     seen: set[object] = {(config.height, config.width), (config.sampler, 1.0)}
-    for number in planned(config).rows:
+    for number, _ in settings_of(config):
         spec = make_spec(config, number, config.first_copy)
         checks: dict[object, Callable[[], object]] = {
             (spec.height, spec.width): functools.partial(check_image_size, config, checkpoint, spec.height, spec.width),
@@ -279,7 +285,7 @@ def _part_to_save(part: Part, checkpoint: "Checkpoint", name: str) -> Part:
 
 def config_to_save(
     config: RunConfig,
-    rows: tuple[Row, ...],
+    rows: Sequence[Row],
     checkpoint: "Checkpoint",
     height: int,
     width: int,

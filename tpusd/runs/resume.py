@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpusd.config.grammar import hydra_value
+from tpusd.config.packed_rows import pack
 from tpusd.config.rows import ROW_FIELDS, Row
 from tpusd.config.schema import RunConfig, SavedConfig, saved_config
 from tpusd.config.typed import plain
@@ -71,14 +72,15 @@ def resume_run(
 def extended_config(before: SavedConfig, after: RunConfig) -> SavedConfig:
     """`after` as a saved config, where it is `before` or more of it. Raises UserError for what differs."""
     rows = run_rows(after)
-    for index, row in enumerate(before.prompts.rows):
+    for index, row in () if rows == before.prompts.rows else enumerate(before.prompts.rows):
         if index >= len(rows) or not same_rows(row, rows[index]):
             what = "is removed" if index >= len(rows) else _what_it_is(row, rows[index])
             raise UserError(
                 f"prompts: row {index} of the run, {show(row.prompt)}, {what}; a run is extended by rows at its end; "
                 "start a new run for others"
             )
-    rows = (*before.prompts.rows, *rows[len(before.prompts.rows) :])  # with what they say of their pictures
+    own = before.prompts.rows
+    rows = own if len(rows) == len(own) else pack((*own, *rows[len(own) :]))  # with what they say of their pictures
     if after.num_images_per_prompt < before.num_images_per_prompt:
         raise UserError(
             f"num_images_per_prompt={after.num_images_per_prompt}: the run was made with "

@@ -12,6 +12,7 @@ from pathlib import Path
 from tpusd import storage
 from tpusd.config.adapters import LoraConfig
 from tpusd.config.embeddings import EmbeddingConfig
+from tpusd.config.packed_rows import first_rows, pack
 from tpusd.config.safety import OFF, SafetyConfig
 from tpusd.config.schema import ModelConfig, SavedConfig
 from tpusd.errors import UserError
@@ -54,12 +55,14 @@ def joining(runs: Sequence[Path]) -> JoinRuns:
         config = prepared.config
         refuse_other_pictures(config.prompts.rows, sha256_of, config.first_row)
         loras = tuple(_bound(lora, sha256_of) for lora in config.loras)
-        rows = tuple(
-            row
-            if row.loras is None
-            else dataclasses.replace(row, loras=tuple(_bound(own, sha256_of) for own in row.loras))
-            for row in config.prompts.rows
-        )
+        rows = config.prompts.rows
+        if any(row.loras for _, row in first_rows(rows)):
+            rows = pack(
+                row
+                if row.loras is None
+                else dataclasses.replace(row, loras=tuple(_bound(own, sha256_of) for own in row.loras))
+                for row in rows
+            )
         words = tuple(dataclasses.replace(one, sha256=sha256_of(_embedding(one))) for one in config.embeddings)
         model = dataclasses.replace(config.model, sha256=sha256_of(_model(config.model)))
         safety = dataclasses.replace(config.safety, sha256=sha256_of(_safety(config))) if prepared.safety else OFF
@@ -96,7 +99,7 @@ def _files_of(run: Path) -> Iterator[tuple[Source, str]]:
             yield _embedding(one), one.sha256
     if config.safety.sha256 is not None:
         yield _safety(config), config.safety.sha256
-    for row in config.prompts.rows:
+    for _, row in first_rows(config.prompts.rows):
         for file in files_of(row):
             if file.sha256 is not None:
                 yield file.path, file.sha256

@@ -17,7 +17,7 @@ from tpusd.engine.not_finite import NotFinite
 from tpusd.errors import ChangedFile, UserError, show, show_path
 from tpusd.gallery.run import write_results
 from tpusd.loggers.registry import log_run
-from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, make_specs, planned
+from tpusd.plan.specs import ImageSize, ImageSpec, Stripe, counted_specs, make_specs, planned
 from tpusd.process.report import report
 from tpusd.records.directory import Claim, RunDir, RunWriter, close_quietly, now
 from tpusd.records.dropped import read_dropped
@@ -127,6 +127,10 @@ class RunSession:
     def specs(self, size: ImageSize | None = None) -> Iterator[ImageSpec]:
         """The images to make, in order. size: only those of this size."""
         return make_specs(self.prepared.config, self.done | self.dropped, size, self.stripe)
+
+    def counted_specs(self) -> Iterator[tuple[ImageSpec, int]]:
+        """The same, with one of those that are made alike, and their number."""
+        return counted_specs(self.prepared.config, self.done | self.dropped, stripe=self.stripe)
 
     def open(self) -> None:
         """Opens the run's directory, which then says what will happen in it. Raises UserError; then call `leave`."""

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -150,11 +151,12 @@ def make_alone(session: RunSession, load: LoadPipeline, *, started: float | None
         say(f"see {session.path / PAGE}")
 
 
-def _kinds(session: RunSession) -> Iterator[tuple[tuple[ImageSize, Kind], int]]:
-    """Of each image that is missing: what it has in common with those of its batch, and its number of model calls."""
-    for spec in session.specs():
-        calls = session.prepared.num_calls(spec)
-        yield ((spec.height, spec.width), session.prepared.kind(spec)), calls
+def _kinds(session: RunSession) -> Counter[tuple[tuple[ImageSize, Kind], int]]:
+    """How many images are missing, by what those of a batch have in common and by their number of model calls."""
+    kinds = Counter[tuple[tuple[ImageSize, Kind], int]]()
+    for spec, number in session.counted_specs():
+        kinds[((spec.height, spec.width), session.prepared.kind(spec)), session.prepared.num_calls(spec)] += number
+    return kinds
 
 
 @contextlib.contextmanager

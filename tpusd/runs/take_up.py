@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from tpusd.config.packed_rows import first_rows, pack
 from tpusd.config.schema import SavedConfig, config_values
 from tpusd.errors import UserError
 from tpusd.gallery.run import results_are_whole
@@ -70,10 +71,9 @@ def take_up(
         run_dir.log(f"stopped: {error}")
         raise
     own = len(saved.prompts.rows)
-    rows = (
-        *config.prompts.rows[:own],
-        *session.prepared.config.prompts.rows[own:],
-    )
+    rows = config.prompts.rows
+    if len(rows) > own:
+        rows = pack((*rows[:own], *session.prepared.config.prompts.rows[own:]))
     lasting = dataclasses.replace(
         config,
         prompts=dataclasses.replace(config.prompts, rows=rows),
@@ -97,7 +97,7 @@ def _dropped(run_dir: RunDir, config: SavedConfig, done: frozenset[Key]) -> froz
 
 
 def _guides_below_one(config: SavedConfig) -> bool:
-    own = (row.guidance_scale for row in config.prompts.rows)
+    own = (row.guidance_scale for _, row in first_rows(config.prompts.rows))
     return any(scale is not None and scale < 1 for scale in (config.guidance_scale, *own))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tpusd.config.executor import LOCAL
+from tpusd.config.packed_rows import first_rows, pack
 from tpusd.config.rows import Row
 from tpusd.config.schema import SavedConfig
 from tpusd.errors import UserError, show
@@ -380,9 +381,11 @@ def refusal(hello: Hello, own: Mapping[str, str | None] | None = None) -> str | 
     return None
 
 
-def _loras_alone(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _loras_alone(rows: Sequence[Row]) -> Sequence[Row]:
     """What a worker needs of the prompt rows beside the specs of its images: LoRAs of their own, where any row has."""
-    return tuple(Row(prompt="", loras=row.loras) for row in rows) if any(row.loras for row in rows) else ()
+    if not any(row.loras for _, row in first_rows(rows)):
+        return ()
+    return pack(Row(prompt=".", loras=row.loras) for row in rows)
 
 
 def _once(result: RemoteResult) -> float:
