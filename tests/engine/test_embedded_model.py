@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import tpusd
-from tpusd.config.paths import picture_path
+from tpusd.config.paths import packaged_picture
 from tpusd.scores.portraits.draw import BACKGROUND, HAIR, draw
 from tpusd.scores.portraits.measure import MIDDLE
 from tpusd.scores.portraits.world import from_labels
@@ -110,7 +110,7 @@ def test_the_packaged_lora_makes_old_photographs(ten):
 
 def test_the_packaged_controlnet_follows_an_outline(tmp_path):
     """Where the prompt leaves open who it is, most of the lines are there at scale 1, and few without it."""
-    lines = np.asarray(Image.open(picture_path("asset:outline", "control_image")).convert("L")) > 128
+    lines = np.asarray(Image.open(packaged_picture("asset:outline", "control_image")).convert("L")) > 128
     followed = []
     for scale in (0, 1):
         run = tpusd.generate(

@@ -140,3 +140,9 @@ def test_a_web_server_is_read(bucket, tmp_path):
         assert local_file(f"{at}/a.png", "image").read_bytes() == png(3)
         assert "no such file" in line_of(local_file, f"{at}/b.png", "image")
         server.shutdown()
+
+
+@pytest.mark.parametrize("given", ["foo://x.png", "memory://", "ftp://a/b.png"])
+def test_what_looks_like_an_address_and_is_none_is_refused(given):
+    line = line_of(config, "prompts.rows=[{prompt: a}]", f"image={given}")
+    assert line.startswith(f"image={given}: is no address that is read") and "s3://" in line

@@ -285,7 +285,9 @@ def test_a_picture_of_the_package_is_known_by_its_name(tmp_path, in_rows):
     (line,) = manifest(run)
     assets = Path(tpusd.__file__).parent / "assets" / "pictures"
     for name, file in {"image": assets / "portrait.png", "mask": assets / "eyes.png"}.items():
-        assert Path(line[name]) == file and line[f"{name}_sha256"] == sha256(file)
+        assert line[name] == names[name] and line[f"{name}_sha256"] == sha256(file)
+    assert str(assets) not in (run / "config.yaml").read_text() + (run / "index.html").read_text()
+    assert reproduce(run, [f"output={tmp_path / 'again'}"], load=load)
 
 
 @pytest.mark.parametrize("name", ["hat", "", "../tiny/unet/config", "portrait.png"])

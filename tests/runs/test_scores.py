@@ -165,6 +165,7 @@ WRONG = {
         "score_weights.clip.path=/nowhere",
     ): r"scores=\[clip_score\]: score_weights.clip.path=/now",
     ("scores=[fid]",): "scores.*must be one of aesthetic, attributes, clip_score",
+    ("scores=[colorfulness,colorfulness]",): "names colorfulness twice; leave one out",
     ("scores=colorfulness",): "scores=colorfulness: .*list",
     (
         "score_weights.clip.path=a",

@@ -19,7 +19,9 @@ class HasPath(DataclassInstance, Protocol):
 
 
 _HasPath = TypeVar("_HasPath", bound=HasPath)
-_ADDRESS = re.compile(r"(https?|s3|gs|gcs|az|abfs|hf|memory)://[^/\s]", re.IGNORECASE)
+SCHEMES = ("https://", "http://", "s3://", "gs://", "gcs://", "az://", "abfs://", "hf://", "memory://")
+_ADDRESS = re.compile(f"({'|'.join(SCHEMES)})[^/\\s]", re.IGNORECASE)
+_SCHEME = re.compile(r"\w[\w+.-]+://")
 PACKAGED = "asset:"  # in front of the name of a picture that the package holds
 
 
@@ -37,25 +39,35 @@ def expanded_path(given: str, field: str) -> str:
 
 
 def is_address(given: str) -> bool:
-    """Whether it is an address of a kind that fsspec opens, and not a path."""
-    return _ADDRESS.match(given) is not None
+    """Whether it is no path: an address of a kind that fsspec opens, or `asset:NAME`, a picture inside the package."""
+    return given.startswith(PACKAGED) or _ADDRESS.match(given) is not None
 
 
 def picture_path(given: str, field: str) -> str:
-    """`expanded_path` of a picture's file, or the file of one inside the package: `asset:NAME`. Raises UserError.
+    """`expanded_path` of a picture's file. An address, or the name of a packaged picture, stays as it is.
 
-    An address stays as it is.
+    Raises UserError.
     """
-    if is_address(given):
-        return given
-    if not given.startswith(PACKAGED):
+    if not is_address(given):
+        if (scheme := _SCHEME.match(given)) is not None:
+            raise UserError(
+                f"{field}={show(given)}: is no address that is read; those begin with {', '.join(SCHEMES)}, and "
+                f"{show(scheme[0])} is none of them or names nothing"
+            )
         return expanded_path(given, field)
+    if given.startswith(PACKAGED):
+        packaged_picture(given, field)
+    return given
+
+
+def packaged_picture(given: str, field: str) -> Path:
+    """The file of `asset:NAME`. Raises UserError."""
     folder = Path(str(resources.files("tpusd"))) / "assets" / "pictures"
     files = {file.stem: file for file in sorted(folder.glob("*.png"))}
     name = given.removeprefix(PACKAGED)
     if name not in files:
         raise UserError(f"{field}={show(given)}: the package holds no such picture; it holds {', '.join(files)}")
-    return str(files[name])
+    return files[name]
 
 
 def with_whole_path(group: _HasPath, field: str) -> _HasPath:

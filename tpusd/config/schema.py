@@ -24,7 +24,7 @@ from tpusd.config.paths import expanded_path, picture_path, with_whole_path
 from tpusd.config.rows import MAX_LORAS, Row
 from tpusd.config.safety import OFF, SafetyConfig, check_safety
 from tpusd.config.sampler import GuidanceSchedule, PredictionType, SamplerSettings
-from tpusd.config.scores import PUBLISHED, Metric, ScoreWeights, check_score_weights, with_home
+from tpusd.config.scores import PUBLISHED, Metric, ScoreWeights, check_score_weights, check_scores_once, with_home
 from tpusd.config.shards import check_shard, parse_rows
 from tpusd.config.sizes import Pair
 from tpusd.config.typed import Advice, Help, SavedIfSet, plain, read, split_hint
@@ -583,6 +583,7 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"cache={config.cache.name}: does not go with ControlNets; remove it, or model.controlnets")
     check_executor(config.executor)
     check_safety(config.safety)
+    check_scores_once(config.scores)
     check_score_weights(config.score_weights)
 
 

@@ -40,6 +40,13 @@ class ScoreWeights:
 PUBLISHED = ScoreWeights()
 
 
+def check_scores_once(scores: tuple[Metric, ...]) -> None:
+    """Raises UserError for a metric that is named twice."""
+    for number, name in enumerate(scores):
+        if name in scores[:number]:
+            raise UserError(f"scores=[{', '.join(scores)}]: names {name} twice; leave one out")
+
+
 def check_score_weights(weights: ScoreWeights) -> None:
     """The rules between its fields. Raises UserError."""
     for name, place in weights.given().items():

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tpusd.config.grammar import hydra_value, in_quotes, unescaped
-from tpusd.config.paths import PACKAGED, expanded_path, is_address
+from tpusd.config.paths import expanded_path, is_address
 from tpusd.config.schema import text_fields
 from tpusd.errors import UserError, show
 
@@ -75,7 +75,7 @@ def with_whole_paths(words: Sequence[str]) -> list[str]:
     """The words of a sweep, whose sources are then found from every working directory. Raises UserError."""
 
     def whole(field: str, path: str) -> str:
-        if not path or path.startswith(PACKAGED) or is_address(path):
+        if not path or is_address(path):
             return path
         if field == "model.config" and not Path(expanded_path(path, field)).is_dir():
             return path  # a name of the package's own configs

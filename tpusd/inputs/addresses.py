@@ -11,7 +11,7 @@ import threading
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from tpusd.config.paths import is_address
+from tpusd.config.paths import PACKAGED, is_address, packaged_picture
 from tpusd.errors import UserError, show, show_path
 
 MAX_BYTES = 1 << 30
@@ -28,6 +28,8 @@ def local_file(path: str, column: str) -> Path:
 
     column: for the error.
     """
+    if path.startswith(PACKAGED):
+        return packaged_picture(path, column)
     if not is_address(path):
         return Path(path).resolve()
     with _lock:
@@ -40,6 +42,8 @@ def local_file(path: str, column: str) -> Path:
 
 def local_file_if_fetched(path: str) -> Path | None:
     """`local_file` without reaching any network: None where this process has not read the address."""
+    if path.startswith(PACKAGED):
+        return packaged_picture(path, "image")
     return _fetched.get(path) if is_address(path) else Path(path).resolve()
 
 
@@ -81,7 +85,8 @@ def _fetch(address: str, folder: Path, column: str) -> Path:
 def _reason(error: Exception, scheme: str) -> str:
     """Why it could not be read: the libraries share no base class."""
     if isinstance(error, ImportError | ValueError) and (library := _LIBRARIES.get(scheme)) and library in str(error):
-        return f"needs a library; pip install {library}"
+        extra = " (the extra http)" if scheme.startswith("http") else ""
+        return f"needs a library{extra}; pip install {library}"
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

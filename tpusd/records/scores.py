@@ -142,7 +142,7 @@ def score_faults(path: Path) -> Iterator[str]:
         for name in column_names(path):
             for number, score in _lines(path, name):
                 if score is None:
-                    yield f"{SCORES}/{name}{_SUFFIX} line {number}: is not a score; score again, which removes it"
+                    yield f"{SCORES}/{name}{_SUFFIX} line {number}: is not a score; python -m tpusd.score removes it"
 
 
 def scores_by_line(path: Path) -> Iterator[tuple[str, Score]]:

@@ -59,7 +59,7 @@ def set_score_faults(path: Path) -> Iterator[str]:
         except (OSError, JsonError):
             whole = False
         if not whole:
-            yield f"{FILE}: holds something that is not a score; score again, which removes it"
+            yield f"{FILE}: holds something that is not a score; python -m tpusd.score removes it"
 
 
 def read_set_scores(path: Path) -> list[SetScore]:
