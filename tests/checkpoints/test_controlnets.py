@@ -141,7 +141,7 @@ def test_a_saved_config_has_the_whole_path(tmp_path, monkeypatch):
     run = prepare_run(config(*fields, "model.controlnets=[{path: net, scale: 0.5}]"))
     (saved,) = config_values(run.config)["model"]["controlnets"]
     assert saved == {
-        "path": str(tmp_path / "net"), "repo": None, "revision": None, "file": None,
+        "asset": None, "path": str(tmp_path / "net"), "repo": None, "revision": None, "file": None,
         "scale": 0.5, "start": 0.0, "end": 1.0,
     }  # fmt: skip
     assert any("no row has a control image" in warning for warning in run.warnings)

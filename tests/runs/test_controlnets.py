@@ -231,7 +231,7 @@ def test_a_sweep_has_whole_paths(tmp_path, monkeypatch):
         ([{"prompt": "a"}], ["guess_mode=true"], [], "guess_mode=True: there is no control image"),
         ([{"prompt": "a"}], ["control_image=A", "control_images=[A]"], None, "control_images: control_image is set"),
         ([{"prompt": "a"}], ["control_image=''"], None, "control_image='': must name a picture"),
-        ([{"prompt": "a", "control_image": "A"}], [], [{"scale": 1}], "exactly one of path and repo must be set"),
+        ([{"prompt": "a", "control_image": "A"}], [], [{"scale": 1}], "exactly one of asset, path and repo must"),
         ([{"prompt": "a", "control_image": "A"}], [], [{"path": "x", "start": 0.5, "end": 0.5}], "must be smaller"),
         ([{"prompt": "a", "control_image": "A"}], [], [{"path": "x", "scale": -1}], "must be from 0 to 100"),
         ([{"prompt": "a", "control_image": "A"}], [], [{"path": "x", "file": "y"}], "is for a ControlNet from the Hub"),

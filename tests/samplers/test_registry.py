@@ -12,8 +12,8 @@ from support.sampler_cases import CASES
 from tpusd.config.choices import group_choices
 from tpusd.config.sampler import SamplerOptions, SamplerSettings
 from tpusd.config.schema import config_values
+from tpusd.config.yaml_files import to_yaml
 from tpusd.errors import UserError
-from tpusd.records.directory import to_yaml
 from tpusd.records.saved import read_saved
 from tpusd.samplers.registry import samplers
 from tpusd.samplers.schedule import SchedulerConfig

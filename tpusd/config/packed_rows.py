@@ -142,7 +142,7 @@ def only_prompt(line: bytes) -> bytes | None:
     return None if found is None or not found[1].strip() else found[1]
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> object:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 

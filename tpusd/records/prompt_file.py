@@ -58,12 +58,14 @@ def is_half_a_prompt_file(name: str) -> bool:
     return _TORN.fullmatch(name) is not None
 
 
-def with_rows(path: Path, values: Any) -> Any:
+def with_rows(path: Path, values: object) -> object:
     """The values of a config.yaml with its rows, where it has the name of their file. Raises UserError.
 
     path: the directory of both.
     """
-    prompts = values.get("prompts") if isinstance(values, dict) else None
+    if not isinstance(values, dict):
+        return values
+    prompts = values.get("prompts")
     if not isinstance(prompts, dict) or not isinstance(named := prompts.get("rows"), dict):
         return values
     return values | {"prompts": prompts | {"rows": _read(path, named)}}

@@ -119,14 +119,14 @@ class Reference:
 
     def _tokens(self, text: str) -> np.ndarray:
         """(encoders*l,): as the pipeline tokenizes a text."""
-        tokenizers = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2")]
+        parts = sorted(self.pipeline.components.items())
         return np.concatenate(
             [
                 own(
                     text, padding="max_length", max_length=own.model_max_length, truncation=True, return_tensors="np"
                 ).input_ids[0]
-                for own in tokenizers
-                if own is not None
+                for name, own in parts
+                if name.startswith("tokenizer") and own is not None
             ]
         )
 
