@@ -9,7 +9,7 @@ from tpusd.api.words import command_words, swept_words
 from tpusd.config.choices import group_choices
 from tpusd.config.compose import compose_jobs
 from tpusd.config.meanings import COMMANDS
-from tpusd.config.schema import field_names
+from tpusd.config.schema import field_names, make_config
 from tpusd.config.synonyms import ABSENT, CHOICES, COMMAND_FIELDS, FIELDS
 from tpusd.config.typed import flatten
 from tpusd.config.words import expanded, with_whole_paths
@@ -295,3 +295,21 @@ def test_commands_are_those_of_the_console_script():
 def test_words_without_a_prompt_stay_as_they_are():
     words = ["seed=1", "prompts=portraits", "prompts.rows=[{prompt: a}]"]
     assert expanded(words) == words
+
+
+@pytest.mark.parametrize("field", ["output", "model.path", "prompts.path", "prompts.wildcards_dir", "prompts.lora_dir"])
+def test_an_address_is_no_path_of_this_machine(field):
+    """As a path it would be a folder `s3:` in the working directory, on a disk that goes with its host."""
+    more = ["model=local"] if field == "model.path" else ["prompts=file"] if field == "prompts.path" else []
+    with pytest.raises(UserError, match="must be a path on this machine") as refused:
+        (job,) = compose_jobs([*more, f"{field}=s3://bucket/thing"])
+        make_config(job.values)
+    assert str(refused.value).startswith(f"{field}=s3://bucket/thing: ")
+
+
+def test_a_command_refuses_an_address_too(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["validate", "gs://b/run"], ["run", "resume=gs://b/run"], ["results", "gs://b/run"]):
+        assert cli.main(words) == 2
+        assert "gs://b/run: is an address" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -28,8 +28,13 @@ PACKAGED = "asset:"  # in front of the name of a picture that the package holds
 def expanded_path(given: str, field: str) -> str:
     """The path with the user's home for a leading `~`. Raises UserError where that home is not known.
 
+    An address such as s3://bucket/run is refused: as a path it would name a folder `s3:` of this machine.
     field: as the error names it.
     """
+    if _SCHEME.match(given):
+        raise UserError(
+            f"{field}={show(given)}: is an address, and must be a path on this machine; copy what it names, or mount it"
+        )
     if not given.startswith("~"):
         return given
     try:
