@@ -63,6 +63,7 @@ def line_of(act, *arguments, **options):
     return line
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_addresses_goes_on_and_is_made_again(bucket, tmp_path):
     rows = [
         {"prompt": "a", "image": put(f"{bucket}/a.png", png(0))},

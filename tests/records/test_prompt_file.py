@@ -50,6 +50,7 @@ def _with_rows(own, rows):
     return dataclasses.replace(own, prompts=dataclasses.replace(own.prompts, rows=rows))
 
 
+@pytest.mark.slow
 def test_a_thousand_rows_stay_in_the_config_and_more_are_a_file(tmp_path):
     written(tmp_path / "few", 1000)
     assert yaml.safe_load((tmp_path / "few/config.yaml").read_text())["prompts"]["rows"][999] == {
@@ -178,6 +179,7 @@ def test_another_name_of_a_file_of_rows_is_refused(tmp_path, named):
         read_saved(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_a_run_has_the_rows_of_its_config_at_every_moment(tmp_path, monkeypatch, fails_at):
     old, done = written(tmp_path, 1001), []
@@ -209,6 +211,7 @@ def resumed(path, *argv):
     resume_run(path, argv, prepare=prepare, load=lambda *_, **__: StandInPipeline())
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_its_rows_in_a_file(tmp_path, monkeypatch, capsys):
     """Stopped, continued, extended, checked, and found complete."""
     lines = {}
@@ -241,6 +244,7 @@ def test_sizes_alone_do_not_read_an_image(tmp_path, capsys):
     assert "has 1 bytes, and the manifest says" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_page_of_a_large_run_shows_a_sample_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gallery, "MAX_SHOWN", 2)
     path = made(tmp_path / "run", MORE, "num_images_per_prompt=2")
@@ -256,6 +260,7 @@ def test_page_of_a_large_run_shows_a_sample_and_says_so(tmp_path, monkeypatch, c
     assert len((path / "metadata.jsonl").read_bytes().splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_long_texts_of_a_large_set_are_counted_as_those_of_a_small_one(tmp_path, monkeypatch):
     rows = (
         "prompts.rows=[{prompt: a}, {prompt: a b c d e f}, {prompt: b, negative_prompt: a b c d e f g}, {prompt: ab c}]"

@@ -71,6 +71,7 @@ def measured_by(monkeypatch, measure):
     monkeypatch.setitem(metrics(), "colorfulness", metric)
 
 
+@pytest.mark.slow
 def test_a_run_has_the_scores_of_the_command(tmp_path, capsys):
     path = start(tmp_path / "run", SCORES)
     out = capsys.readouterr().out
@@ -83,6 +84,7 @@ def test_a_run_has_the_scores_of_the_command(tmp_path, capsys):
     assert "\nscores:\n- colorfulness\n" in (path / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_while_it_scored_continues(tmp_path, stopping, capsys):
     first = stopping(2)
     with pytest.raises(Interrupted) as stopped:
@@ -99,6 +101,7 @@ def test_a_run_that_was_stopped_while_it_scored_continues(tmp_path, stopping, ca
     assert again == [] and (path / "index.html").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_gets_scores_and_its_config_stays(tmp_path):
     path = start(tmp_path / "run")
     before = (path / "config.yaml").read_bytes()
@@ -106,6 +109,7 @@ def test_a_finished_run_gets_scores_and_its_config_stays(tmp_path):
     assert len(lines(path)) == 3 and (path / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_extended_run_scores_what_is_new(tmp_path, stopping):
     path = start(tmp_path / "run", SCORES)
     seen = stopping(None)
@@ -210,6 +214,7 @@ def test_a_sweep_over_scores_is_refused(tmp_path):
         make("scores=[],[colorfulness]", INLINE, f"output={tmp_path / 'sweep'}")
 
 
+@pytest.mark.slow
 def test_validate_knows_the_range_of_a_metric(tmp_path, capsys):
     path = start(tmp_path / "run", SCORES)
     assert validate_main([str(path)]) == 0

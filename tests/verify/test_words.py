@@ -150,6 +150,7 @@ def report(*stages, different=()):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_report_names_the_first_place():
     good, bad = (stage(name, np.ones(2), np.full(2, value), LATENTS_BOUND) for name, value in (("a", 1), ("b", 2)))
     assert report(good).first is None and list(text_of(report(good)))[-1].startswith("same: 1 of the run's 3 images")

@@ -116,6 +116,7 @@ def test_a_picture_of_any_mode_is_scaled():
     np.testing.assert_array_equal(scaled(Image.fromarray(alpha)), found)  # as PIL's convert leaves alpha out
 
 
+@pytest.mark.slow
 def test_another_file_is_one_line(tmp_path):
     from safetensors.numpy import save_file
 
@@ -134,6 +135,7 @@ def test_another_file_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_network_has_the_names_of_the_published_file():
     from flax import nnx
 
