@@ -55,6 +55,7 @@ def test_a_file_of_one_tensor_has_its_own_name_as_its_word(tmp_path, name):
     np.testing.assert_array_equal(made.vectors[0], OWN)
 
 
+@pytest.mark.slow
 def test_a_file_of_diffusers_has_its_word_inside(tmp_path):
     made = fitted(write(tmp_path / "learned_embeds.safetensors", {"<cat-toy>": OWN[0]}))
     assert made.token == "<cat-toy>" and made.num_vectors == 1
@@ -91,6 +92,7 @@ def test_a_link_has_the_word_of_its_own_name(tmp_path):
     assert fitted(tmp_path / "ink.pt").token == "ink"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "tensors", "said"),
     [
@@ -264,6 +266,7 @@ def test_the_form_before_1_6_is_read_too(tmp_path):
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write_one", [write_archive, write_old])
 def test_a_few_bytes_are_not_repeated_without_bound(tmp_path, write_one):
     tensors = {f"t{number}": pickled_tensor((1 << 12, 1 << 11), (0, 0), numel=4) for number in range(20)}

@@ -146,6 +146,7 @@ def test_negative_prompts_come_first():
     np.testing.assert_array_equal(hidden[:, 0, 0], [2, 2, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["sd1", "sdxl"])
 def test_sizes_are_those_of_the_configs(layout):
     checkpoint = opened(tiny(layout))

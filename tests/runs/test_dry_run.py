@@ -76,6 +76,7 @@ def test_dry_run_reports_truncated_prompts(capsys):
     assert "their ends are left out: prompt of row 0 (8 tokens, without 'six')" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_sweep_names_each_run_that_cannot_be_made(capsys):
     def failing(made):
         if made.seed % 2:

@@ -108,6 +108,7 @@ def test_stopping_and_going_on_changes_nothing():
         np.testing.assert_array_equal(np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32))
 
 
+@pytest.mark.slow
 def test_nothing_compiles_again_for_another_sampler_steps_or_bounds():
     before = run._cache_size()
     for name in NAMES:
