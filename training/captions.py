@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tpusd.scores.portraits.world import Portrait
+from tpusd.scores.portraits.world import Portrait, from_labels
 
 FULL_SHARE = 0.3  # of the captions name every attribute that shows
 FEW_SHARE = 0.1  # of them name one or two, as people's own prompts and negative prompts do
@@ -35,6 +35,13 @@ def draw_named(portrait: Portrait, rng: np.random.Generator) -> set[str]:
     if draw < FULL_SHARE + FEW_SHARE:
         return set(rng.choice(portrait.visible, size=rng.integers(1, 3), replace=False).tolist())
     return {name for name in portrait.visible if rng.random() >= RARELY_LEFT_OUT.get(name, LEFT_OUT)}
+
+
+def draw_captions(labels: np.ndarray, rng: np.random.Generator, dropout: float | np.ndarray) -> list[str]:
+    """Random captions of a batch, (b,attributes) labels. dropout: the chance that one is empty, of all or of each."""
+    captions = [make_caption(p, draw_named(p, rng), rng) for p in map(from_labels, labels)]
+    dropped = rng.random(len(captions)) < dropout
+    return ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
 
 
 def make_caption(portrait: Portrait, named: set[str], rng: np.random.Generator) -> str:

@@ -7,6 +7,7 @@ A copy of the UNet's first half learns (Zhang et al. 2023); the model itself sta
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -17,13 +18,11 @@ from flax import nnx
 from tpusd.checkpoints.save import save_part
 from tpusd.families.controls import CONTROLNET_COMPONENT
 from tpusd.networks.controlnet import ControlNetConfig, ControlNetModel
-from tpusd.scores.portraits.world import from_labels
-from training import autoencoder
-from training.captions import draw_named, make_caption
+from training.captions import draw_captions
 from training.denoiser import Denoiser, make_loss, unet_config
 from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, restore, start_state
-from training.lora import TINY, scaling_factor
+from training.lora import TINY, embedded_latents
 from training.outlines import drawn, outline
 from training.pool import make_pictures
 from training.text_encoder import tokenizer_in
@@ -36,12 +35,7 @@ WIDTHS = (8, 16, 32, 48)  # of the convolutions from pixels to latents
 
 def controlnet_config() -> ControlNetConfig:
     """The embedded UNet's first half."""
-    fields = ControlNetConfig.of_unet(unet_config())
-    return ControlNetConfig(**{**vars_of(fields), "conditioning_embedding_out_channels": WIDTHS})
-
-
-def vars_of(config: ControlNetConfig) -> dict:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return dataclasses.replace(ControlNetConfig.of_unet(unet_config()), conditioning_embedding_out_channels=WIDTHS)
 
 
 class Controlled(Denoiser):
@@ -75,11 +69,7 @@ def load_pairs(directory: Path, count: int) -> tuple[np.ndarray, np.ndarray, np.
     files = [directory / f"{name}_{count}.npy" for name in ("latents", "outlines", "labels")]
     if not all(file.exists() for file in files):
         images, labels = make_pictures(count, seed=SEED)
-        graphdef, _ = autoencoder.make_model()
-        vae = load_exported(TINY, "vae")
-        encode = jax.jit(lambda vae, x: nnx.merge(graphdef, vae).encode(x)[0])
-        chunks = (images[i : i + 50].astype(np.float32) / 127.5 - 1 for i in range(0, count, 50))
-        np.save(files[0], np.concatenate([np.asarray(encode(vae, chunk)) for chunk in chunks]) * scaling_factor())
+        np.save(files[0], embedded_latents(images))
         np.save(files[1], outline(images))
         np.save(files[2], labels)
     return tuple(np.load(file) for file in files)
@@ -114,10 +104,7 @@ def main() -> None:
     def batch_of(step):
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(latents), size=args.batch_size)
-        portraits = [from_labels(row) for row in labels[chosen]]
-        captions = [make_caption(p, draw_named(p, rng), rng) for p in portraits]
-        dropped = rng.random(args.batch_size) < CAPTION_DROPOUT
-        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+        captions = draw_captions(labels[chosen], rng, CAPTION_DROPOUT)
         pictures = drawn(outlines[chosen]).astype(np.float32) / 255
         return latents[chosen], (tokenizer(captions).input_ids, pictures)
 

@@ -22,7 +22,7 @@ from tpusd.networks.unet import UNet2DConditionModel
 from tpusd.networks.unet_config import UNetConfig
 from tpusd.scores.portraits.world import from_labels
 from training import autoencoder, text_encoder
-from training.captions import draw_named, make_caption
+from training.captions import draw_captions, make_caption
 from training.exported import load_exported
 from training.fit import fit, make_optimizer, make_step, random_params, restore, start_state
 from training.pool import load_pictures, make_pictures, sheet, to_uint8
@@ -217,19 +217,12 @@ def main() -> None:
         params = with_text_encoder(params, root / "text_encoder", tokenizer.vocab_size)
     optimizer = make_optimizer(args.learning_rate, args.steps)
 
-    def captions_of(rows, rng):
-        portraits = [from_labels(row) for row in rows]
-        return [make_caption(p, draw_named(p, rng), rng) for p in portraits]
-
     def batch_of(step):
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(latents), size=args.batch_size)
-        captions = captions_of(labels[chosen], rng)
         clear = round(CLEAR_SHARE * args.batch_size)  # the loss gives timesteps in rising order
         dropout = np.where(np.arange(args.batch_size) < clear, CLEAR_CAPTION_DROPOUT, CAPTION_DROPOUT)
-        dropped = rng.random(args.batch_size) < dropout
-        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
-        return latents[chosen], tokenizer(captions).input_ids
+        return latents[chosen], tokenizer(draw_captions(labels[chosen], rng, dropout)).input_ids
 
     shown, shown_labels = make_pictures(16, seed=SEED, held_out=True, processes=1)
     portraits = [from_labels(row) for row in shown_labels]

@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 
 from tpusd.checkpoints import ModelSource, open_checkpoint
 from tpusd.checkpoints.fill import parameters
+from tpusd.scores.portraits.measure import Look, as_drawn
 from tpusd.scores.portraits.world import from_labels
 from training import autoencoder
-from training.captions import draw_named, make_caption
+from training.captions import draw_captions, make_caption
 from training.denoiser import (
     CAPTION_DROPOUT,
     SAMPLE_GUIDANCE,
@@ -80,13 +81,18 @@ def load_latents(directory: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     files = [directory / f"{name}_{count}.npy" for name in ("latents", "labels")]
     if not all(file.exists() for file in files):
         images, labels = make_pictures(count, seed=SEED)
-        graphdef, _ = autoencoder.make_model()
-        vae = load_exported(TINY, "vae")
-        encode = jax.jit(lambda vae, x: nnx.merge(graphdef, vae).encode(x)[0])
-        styled = (old_photograph(images[i : i + 50]) / 127.5 - 1 for i in range(0, count, 50))
-        np.save(files[0], np.concatenate([np.asarray(encode(vae, chunk)) for chunk in styled]) * scaling_factor())
+        np.save(files[0], embedded_latents(images, old_photograph))
         np.save(files[1], labels)
     return tuple(np.load(file) for file in files)
+
+
+def embedded_latents(images: np.ndarray, look: Look = as_drawn) -> np.ndarray:
+    """Pictures (n,128,128,3) of 0..255, in a look -> (n,16,16,4) as the embedded model's denoiser sees them."""
+    graphdef, _ = autoencoder.make_model()
+    vae = load_exported(TINY, "vae")
+    encode = jax.jit(lambda vae, x: nnx.merge(graphdef, vae).encode(x)[0])
+    chunks = (look(images[i : i + 50]) / np.float32(127.5) - 1 for i in range(0, len(images), 50))
+    return np.concatenate([np.asarray(encode(vae, chunk)) for chunk in chunks]) * scaling_factor()
 
 
 def scaling_factor() -> float:
@@ -144,10 +150,7 @@ def main() -> None:
     def batch_of(step):
         rng = np.random.default_rng([SEED, step])
         chosen = rng.integers(len(latents), size=args.batch_size)
-        portraits = [from_labels(row) for row in labels[chosen]]
-        captions = [make_caption(p, draw_named(p, rng), rng) for p in portraits]
-        dropped = rng.random(args.batch_size) < CAPTION_DROPOUT
-        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+        captions = draw_captions(labels[chosen], rng, CAPTION_DROPOUT)
         return latents[chosen], tokenizer(captions).input_ids
 
     shown, shown_labels = make_pictures(8, seed=SEED, held_out=True, processes=1)

@@ -3,7 +3,6 @@
 The checkpoints are random, saved by PyTorch diffusers; all noise is tpusd's own. Pictures have the image's size.
 """
 
-import contextlib
 import functools
 import itertools
 import json
@@ -16,12 +15,12 @@ pytest.importorskip("diffusers")
 import diffusers  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from diffusers.models.autoencoders import vae as torch_vae  # noqa: E402
 from PIL import Image  # noqa: E402
 from support.checkpoints import tiny  # noqa: E402
+from support.given_draws import PROMPTS, SIZE, given_draws  # noqa: E402
 from support.runs import config  # noqa: E402
 from support.sampler_cases import NAMES  # noqa: E402
-from support.scheduler_reference import given_noise, make_scheduler  # noqa: E402
+from support.scheduler_reference import make_scheduler  # noqa: E402
 
 from tpusd.checkpoints import ModelSource, open_checkpoint  # noqa: E402
 from tpusd.engine import noise as keys  # noqa: E402
@@ -37,14 +36,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the reference's own deprecations are not ours
 ]
 MAX, MEAN = 5e-3, 5e-4  # of pixels in 0..1
-SIZE, GUIDANCE = 64, 3.0
-LATENTS = (4, SIZE // 8, SIZE // 8)
+GUIDANCE = 3.0
 STRENGTHS = (0.02, 0.3, 0.75, 1.0)
 STEPS = 50  # of which strength 0.02 makes one
 FEW_STEPS = 8  # of the sample that CI compares
 MASKED = ("pndm", "ddim", "euler", "heun", "unipc", "dpmpp_2m_sde", "lcm")  # samplers that are compared with a mask
 LAYOUTS = ("sd1", "sd2", "sdxl")
-PROMPTS = ("a red fox", "an owl at night")
 
 
 def picture():
@@ -62,39 +59,12 @@ def mask():
     return masked
 
 
-def image_keys():
-    return np.stack([keys.image_key(0, row, 0) for row in range(len(PROMPTS))])
-
-
-def as_torch(noise):
-    return torch.from_numpy(np.asarray(noise).transpose(0, 3, 1, 2).copy())
-
-
 @functools.cache
 def torch_pipeline(layout, inpaint):
     name = f"StableDiffusion{'XL' if layout.startswith('sdxl') else ''}{'Inpaint' if inpaint else 'Img2Img'}Pipeline"
     pipeline = getattr(diffusers, name).from_pretrained(str(tiny(layout)), local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-@contextlib.contextmanager
-def given_draws(pipeline, samples):
-    """The samples of the autoencoder, the initial noise and the steps' noise of the reference are tpusd's.
-
-    samples: which noise each sample has, in the order in which the reference takes them.
-    """
-    module = __import__(type(pipeline).__module__, fromlist=["randn_tensor"])
-    before = module.randn_tensor, torch_vae.randn_tensor
-    module.randn_tensor = lambda shape, **kw: as_torch(keys.initial_latents(image_keys(), LATENTS))
-    wanted = iter(samples)
-    torch_vae.randn_tensor = lambda shape, **kw: as_torch(keys.folded_noise(image_keys(), next(wanted), LATENTS))
-    steps = itertools.count()
-    try:
-        with given_noise(pipeline.scheduler, lambda: as_torch(keys.step_noise(image_keys(), next(steps), LATENTS))):
-            yield
-    finally:
-        module.randn_tensor, torch_vae.randn_tensor = before
 
 
 def reference(layout, name, strength, *, steps=STEPS, inpaint=False):

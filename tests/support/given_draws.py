@@ -33,7 +33,10 @@ def as_torch(noise):
 
 @contextlib.contextmanager
 def given_draws(pipeline, samples):
-    """The samples of the autoencoder, the initial noise and the steps' noise of the reference are tpusd's."""
+    """The samples of the autoencoder, the initial noise and the steps' noise of the reference are tpusd's.
+
+    samples: which noise each sample has, in the order in which the reference takes them.
+    """
     module = __import__(type(pipeline).__module__, fromlist=["randn_tensor"])
     before = module.randn_tensor, torch_vae.randn_tensor
     module.randn_tensor = lambda shape, **kw: as_torch(keys.initial_latents(image_keys(), LATENTS))
