@@ -5,8 +5,9 @@ import gzip
 import numpy as np
 import pytest
 
-from tpusd.checkpoints.packaged import ASSETS, clip_tokenizer
+from tpusd.checkpoints.packaged import clip_tokenizer
 from tpusd.checkpoints.tokenizer import clip_vocabulary
+from tpusd.config.assets import ASSETS
 
 BOS, EOS = 49406, 49407
 MERGES = gzip.decompress((ASSETS / "clip" / "merges.txt.gz").read_bytes()).decode().splitlines()

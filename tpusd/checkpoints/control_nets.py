@@ -12,8 +12,8 @@ from tpusd.checkpoints.hub_file import hub_file
 from tpusd.checkpoints.kinds import is_controlnet, is_t2i_adapter
 from tpusd.checkpoints.opened import Checkpoint
 from tpusd.checkpoints.other_part import CONFIG, PartKind, open_part
-from tpusd.checkpoints.packaged import ASSETS
 from tpusd.checkpoints.source import local_or_hub_file
+from tpusd.config.assets import packaged
 from tpusd.config.controls import ControlNet
 from tpusd.errors import UserError, show
 from tpusd.families.base import CONTROLNET, T2I_ADAPTER, Component, Family, NetworkConfig, entry
@@ -92,12 +92,8 @@ def _with_path(net: ControlNet, field: str) -> ControlNet:
     """Where one of the package is. Raises UserError."""
     if net.asset is None:
         return net
-    folders = {folder.name: folder for folder in sorted((ASSETS / "controlnets").iterdir()) if folder.is_dir()}
-    if net.asset not in folders:
-        raise UserError(
-            f"{field}.asset={show(net.asset)}: the package holds no such ControlNet; it holds {', '.join(folders)}"
-        )
-    return replace(net, asset=None, path=str(folders[net.asset]))
+    folder = packaged("controlnets", net.asset, f"{field}.asset={show(net.asset)}", "ControlNet")
+    return replace(net, asset=None, path=str(folder))
 
 
 _FOLDERS = ("controlnet", "adapter")  # in which a pipeline of diffusers has them: a ControlNet, a T2I-Adapter

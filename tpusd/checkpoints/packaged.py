@@ -5,17 +5,15 @@ import gzip
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tpusd.checkpoints.architecture import Architecture, read_architecture, with_scheduler
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.tokenizer import Tokenizer, clip_vocabulary, open_tokenizer, write_tokenizer
+from tpusd.config.assets import ASSETS
 from tpusd.families.base import changed_config
 from tpusd.families.latent_diffusion import UNET
-
-ASSETS = Path(str(resources.files("tpusd"))) / "assets"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from tpusd.checkpoints.architecture import Architecture, read_architecture
 from tpusd.checkpoints.control_nets import with_controlnet_configs
 from tpusd.checkpoints.files import Directory
-from tpusd.checkpoints.packaged import ASSETS, packaged_architecture
+from tpusd.checkpoints.packaged import packaged_architecture
 from tpusd.checkpoints.single_file import describe_single_file
 from tpusd.checkpoints.source import CheckpointSource, is_single_file, local_or_hub_file
+from tpusd.config.assets import ASSETS
 from tpusd.errors import UserError, show
 from tpusd.families.base import changed_config
 from tpusd.families.latent_diffusion import UNET

@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -16,6 +15,7 @@ from tpusd.checkpoints.architecture import SCHEDULER_FILE
 from tpusd.checkpoints.copies import PUBLISHED
 from tpusd.checkpoints.files import Directory
 from tpusd.checkpoints.hub_file import HubFile, check_cache, hub_file, refusal
+from tpusd.config.assets import ASSETS
 from tpusd.config.controls import ControlNet
 from tpusd.config.schema import OtherPart
 from tpusd.errors import UserError, show, show_path
@@ -130,8 +130,8 @@ def resolve_source(source: CheckpointSource, *, only_cached: bool = False) -> Re
     only_cached: the Hub is not asked. Raises Unreachable if its cache has not all of the checkpoint.
     """
     if source.asset is not None:
-        folder = resources.files("tpusd") / "assets" / source.asset
-        if "/" in source.asset or "\\" in source.asset or not Path(str(folder)).is_dir():
+        folder = ASSETS / source.asset
+        if "/" in source.asset or "\\" in source.asset or not folder.is_dir():
             raise UserError(f"model.asset={show(source.asset)}: the package holds no such checkpoint; try model=tiny")
         return Resolved(directory=Directory(str(folder)), variant=source.variant, replaced=_replaced(source))
     if source.path is not None:

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import replace
-from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from tpusd.config.assets import packaged
 from tpusd.config.typed import DataclassInstance
 from tpusd.errors import UserError, show
 
@@ -54,10 +54,10 @@ def picture_path(given: str, field: str) -> str:
     Raises UserError.
     """
     if not is_address(given):
-        if (scheme := _SCHEME.match(given)) is not None:
+        if _SCHEME.match(given):
             raise UserError(
-                f"{field}={show(given)}: is no address that is read; those begin with {', '.join(SCHEMES)}, and "
-                f"{show(scheme[0])} is none of them or names nothing"
+                f"{field}={show(given)}: is no address that is read; an address begins with "
+                f"{', '.join(SCHEMES)} and has a name behind it"
             )
         return expanded_path(given, field)
     if given.startswith(PACKAGED):
@@ -67,12 +67,7 @@ def picture_path(given: str, field: str) -> str:
 
 def packaged_picture(given: str, field: str) -> Path:
     """The file of `asset:NAME`. Raises UserError."""
-    folder = Path(str(resources.files("tpusd"))) / "assets" / "pictures"
-    files = {file.stem: file for file in sorted(folder.glob("*.png"))}
-    name = given.removeprefix(PACKAGED)
-    if name not in files:
-        raise UserError(f"{field}={show(given)}: the package holds no such picture; it holds {', '.join(files)}")
-    return files[name]
+    return packaged("pictures", given.removeprefix(PACKAGED), f"{field}={show(given)}", "picture")
 
 
 def with_whole_path(group: _HasPath, field: str) -> _HasPath:

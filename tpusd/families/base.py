@@ -344,7 +344,7 @@ class Family(abc.ABC):
         t: timesteps (b,) float32.
         conditioning: the result of `prepare`.
         guidance: None where no image of the batch uses classifier-free guidance.
-        control: of the networks of `model.controlnets` among them, in their order; None: there are none.
+        control: of the networks of `model.controlnets` among them, in their order; None without any.
         """
 
     def check_controlnet(self, configs: Configs, config: NetworkConfig, where: str) -> None:

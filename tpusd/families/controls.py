@@ -118,7 +118,7 @@ def residuals(
 
 
 def features(networks: Networks, control: Control | None, halves: int) -> Features:
-    """What the T2I-Adapters among the networks add together, float32; empty: there are none.
+    """What the T2I-Adapters among the networks add together, float32; an empty tuple without any.
 
     control: of b images; what is added is of halves * b, the same for each half.
     """

@@ -8,13 +8,13 @@ import os
 import shlex
 import stat
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from tpusd import storage
 from tpusd.checkpoints.hub_file import hub_file, refusal
 from tpusd.checkpoints.source import is_pickle
+from tpusd.config.assets import packaged
 from tpusd.errors import UserError, show, show_path
 
 _TO_SAFETENSORS = (
@@ -80,7 +80,7 @@ def find_lora(source: AdapterSource, field: str) -> AdapterFile:
     """The file that a source names, downloaded if need be. field: such as `loras[0]`. Raises UserError."""
     if source.asset is not None:
         where = f"{field}.asset={show(source.asset)}"
-        return AdapterFile(path=_packaged(source.asset, where), where=where, asset=source.asset)
+        return AdapterFile(path=packaged("loras", source.asset, where, "LoRA"), where=where, asset=source.asset)
     if source.path is not None:
         where = f"{field}.path={show_path(source.path)}"
         return AdapterFile(path=_plain_file(Path(source.path), where), where=where)
@@ -99,14 +99,6 @@ def find_embedding(source: FileSource, field: str) -> AdapterFile:
 def _command(program: str, path: Path) -> str:
     target = path.with_suffix(".safetensors").name
     return show(f'python -c "{program}" {shlex.quote(path.name)} {shlex.quote(target)}', 600)
-
-
-def _packaged(name: str, where: str) -> Path:
-    folder = Path(str(resources.files("tpusd"))) / "assets" / "loras"
-    names = sorted(file.stem for file in folder.glob("*.safetensors"))
-    if name not in names:
-        raise UserError(f"{where}: the package holds no such LoRA; it holds {', '.join(names)}")
-    return folder / f"{name}.safetensors"
 
 
 def _refuse_pickle(path: Path, where: str) -> NoReturn:
