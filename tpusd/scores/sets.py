@@ -157,10 +157,11 @@ def read_reference(path: Path, embed: Embed | None, metric: SetMetric, width: in
         raise UserError(
             f"reference={show_path(path)}: must be an .npz file where features= is given; or remove features="
         )
-    features = read_kept(metric.network, embed.weights, _digest_in(path))
-    digest, faults = hashlib.sha256(), list[str]()
+    wanted = _digest_in(path)
+    features = read_kept(metric.network, embed.weights, wanted)
     if features is not None:
-        return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=_digest_in(path))
+        return Reference(features=features, gaussian=None, num_pictures=len(features), sha256=wanted)
+    digest, faults = hashlib.sha256(), list[str]()
     features = _embedded(embed, _pictures_in(path, digest, faults), path)
     if faults:
         raise UserError(f"{faults[0]}; remove it from the reference")
