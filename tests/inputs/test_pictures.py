@@ -60,8 +60,8 @@ def test_resizing(tmp_path):
     pixels = np.zeros((24, 40, 3), np.uint8)
     pixels[:, 8:32] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    made = {way: read(tmp_path / "a.png", (24, 24), resize=way).pixels for way in ("fill", "pad", "stretch")}
-    assert (made["fill"] == 255).all()
+    made = {way: read(tmp_path / "a.png", (24, 24), resize=way).pixels for way in ("fill", "pad", "stretch", "bucket")}
+    assert (made["fill"] == 255).all() and (made["bucket"] == 255).all()
     assert made["pad"][[0, -1]].max() == 0 and made["pad"][12, 12].min() == 255 and made["pad"][12, 0].max() < 10
     assert made["stretch"][0, 12].min() == 255 and made["stretch"][:, 0].max() < 10
     assert fitted_size((24, 40), (512, 512), 8) == (304, 512)

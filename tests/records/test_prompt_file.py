@@ -255,9 +255,11 @@ def test_page_of_a_large_run_shows_a_sample_and_says_so(tmp_path, monkeypatch, c
     assert [line["file_name"] for line in metadata] == [line["file_name"] for line in manifest(path)]
     resumed(path)
     assert "complete, 8 images" in capsys.readouterr().out
-    (path / "metadata.jsonl").write_bytes((path / "metadata.jsonl").read_bytes()[:-5])
-    resumed(path)
-    assert len((path / "metadata.jsonl").read_bytes().splitlines()) == 8
+    data = (path / "metadata.jsonl").read_bytes()
+    for damaged in (data[:-5], b"".join(data.splitlines(keepends=True)[:-1]), data + b'{"torn'):
+        (path / "metadata.jsonl").write_bytes(damaged)
+        resumed(path)
+        assert (path / "metadata.jsonl").read_bytes() == data
 
 
 @pytest.mark.slow
